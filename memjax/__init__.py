@@ -1,0 +1,31 @@
+"""memjax: the curse of memory in recurrent models, measured."""
+
+from .flows import AbstractDisplacedFlow as AbstractDisplacedFlow
+from .flows import AbstractFlow as AbstractFlow
+from .flows import GradientFlow as GradientFlow
+from .losses import AbstractLoss as AbstractLoss
+from .losses import FunctionLoss as FunctionLoss
+from .losses import WhiteNoiseLoss as WhiteNoiseLoss
+from .models import AbstractModel as AbstractModel
+from .models import DiagonalLinearRNN as DiagonalLinearRNN
+from .models import trainable as trainable
+from .plateaus import AbstractExit as AbstractExit
+from .plateaus import FirstOf as FirstOf
+from .plateaus import LossChange as LossChange
+from .plateaus import LossCurve as LossCurve
+from .plateaus import measure_plateau as measure_plateau
+from .plateaus import ParameterDistance as ParameterDistance
+from .plateaus import Plateau as Plateau
+from .plateaus import RelativeLossDrop as RelativeLossDrop
+from .plateaus import RESULTS as RESULTS
+from .plateaus import TrainingState as TrainingState
+from .reparam import AbstractReparametrisation as AbstractReparametrisation
+from .reparam import Direct as Direct
+from .reparam import Exp as Exp
+from .targets import AbstractKernel as AbstractKernel
+from .targets import AbstractTarget as AbstractTarget
+from .targets import ExponentialSum as ExponentialSum
+from .targets import GaussianBump as GaussianBump
+from .targets import inner_product as inner_product
+from .targets import KernelSum as KernelSum
+from .targets import SampledKernel as SampledKernel

@@ -1,0 +1,7 @@
+"""Losses: a target and a model joined into one number."""
+
+from ._base import AbstractLoss as AbstractLoss
+from ._base import displaced as displaced
+from ._base import weights as weights
+from ._function import FunctionLoss as FunctionLoss
+from ._white_noise import WhiteNoiseLoss as WhiteNoiseLoss

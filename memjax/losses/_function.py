@@ -1,0 +1,52 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..models import AbstractModel, trainable
+from ._base import AbstractLoss, displaced, weights
+
+
+class FunctionLoss(AbstractLoss):
+    """Any differentiable function of a model as a loss; derivatives by JAX.
+
+    **Arguments:**
+
+    - `function`: maps a model to a scalar. If it closes over arrays that are to be swept,
+        make it an Equinox module with a `__call__`.
+
+    !!! Example
+
+        ```python
+        loss = mj.FunctionLoss(lambda model: jnp.sum((model.kernel()(ts) - measured) ** 2))
+        ```
+
+    Rounding of the gradient is estimated as that of the weights propagated by the Hessian,
+    which misses cancellation inside `function` itself.
+    """
+
+    function: Callable[[AbstractModel], Float[Array, ""]]
+
+    def __call__(self, model: AbstractModel) -> Float[Array, ""]:
+        return self.function(model)
+
+    def gradient(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        moved = displaced(model, displacement)
+        free, fixed = eqx.partition(moved, trainable(moved))
+        return jax.grad(lambda p: self.function(eqx.combine(p, fixed)))(free)
+
+    def gradient_noise(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        moved = displaced(model, displacement)
+        flat, unravel = jfu.ravel_pytree(weights(moved))
+        _, fixed = eqx.partition(moved, trainable(moved))
+        gradient = jax.grad(lambda p: self.function(eqx.combine(unravel(p), fixed)))
+        hessian = jax.jacfwd(gradient)(flat)
+        noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
+        return unravel(jnp.finfo(flat.dtype).eps * noise)

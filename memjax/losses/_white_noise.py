@@ -1,0 +1,246 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import as_float_array, check_positive, is_traced
+from ..models import AbstractModel, trainable
+from ..targets import (
+    AbstractKernel,
+    ExponentialSum,
+    KernelSum,
+    split_exponential,
+)
+from ..targets._special import exponential_moment
+from ._base import AbstractLoss, displaced
+
+
+class WhiteNoiseLoss(AbstractLoss):
+    r"""The squared error under white-noise input: the distance of two memory kernels.
+
+    $$J(\theta) = \int_0^T |\hat\rho_\theta(t) - \rho(t)|^2\,dt, \qquad T \le \infty.$$
+
+    For a model whose kernel is an exponential sum, loss, gradient and Hessian are closed
+    forms. The exponential part of the target is kept apart from the remainder, so that
+    $\hat\rho - \bar\rho$ cancels exactly where the model matches it, and the gradient sees the
+    remainder alone.
+
+    **Arguments:**
+
+    - `target`: the kernel to be learnt.
+    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+
+    **Raises:**
+
+    `TypeError` if the target is not a kernel, `ValueError` if the horizon is not positive.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
+        and Optimization Analysis*, ICLR 2021, Section 5.
+    """
+
+    target: AbstractKernel
+    horizon: Float[Array, ""] | None
+
+    def __init__(self, target: AbstractKernel, horizon: float | Float[Array, ""] = jnp.inf):
+        if not isinstance(target, AbstractKernel):
+            raise TypeError(
+                f"`target` must be a memory kernel, got {type(target).__name__}; pass for "
+                "example memjax.ExponentialSum(...) + memjax.GaussianBump(...)."
+            )
+        self.target = target
+        if not is_traced(horizon) and np.all(np.asarray(horizon) == np.inf):
+            self.horizon = None
+        else:
+            self.horizon = as_float_array("horizon", horizon)
+            check_positive("horizon", self.horizon, "pass T > 0 or jnp.inf")
+
+    def __call__(self, model: AbstractModel) -> Float[Array, ""]:
+        kernel = _kernel(model)
+        active, remainder = _split(self.target)
+        residual = _residual(kernel.amplitudes, kernel.rates, active)
+        b, v = residual
+        cauchy = _decay(0, v[:, None] + v[None, :], self.horizon)
+        horizon = jnp.inf if self.horizon is None else self.horizon
+        value = b @ cauchy @ b
+        if remainder is not None:
+            value = value - 2 * jnp.dot(b, remainder.laplace(v, horizon))
+            value = value + remainder.squared_norm(horizon)
+        return value
+
+    def gradient(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        moves, rest, pullback = self._spectral(model, displacement)
+        return pullback(_spectral_gradient(moves, rest))
+
+    def gradient_noise(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        moves, rest, pullback = self._spectral(model, displacement)
+        noise = pullback(_spectral_noise(moves, rest))
+        return jax.tree.map(jnp.abs, noise)
+
+    def _spectral(self, model: AbstractModel, displacement: PyTree[Array] | None):
+        """The problem in amplitudes and rates, and the way back to the weights."""
+        kernel = _kernel(model)
+        if displacement is None:
+            moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
+        else:
+            moves = model.kernel_displacement(displacement)  # pyright: ignore
+        active, remainder = _split(self.target)
+        residual = _residual(kernel.amplitudes, kernel.rates, active)
+        rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
+
+        moved = displaced(model, displacement)
+        free, fixed = eqx.partition(moved, trainable(moved))
+
+        def amplitudes_and_rates(free: PyTree[Array]):
+            kernel = eqx.combine(free, fixed).kernel()
+            return kernel.amplitudes, kernel.rates
+
+        _, pullback = jax.vjp(amplitudes_and_rates, free)
+        return moves, rest, lambda cotangent: pullback(cotangent)[0]
+
+
+def _kernel(model: AbstractModel) -> ExponentialSum:
+    kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
+    if not isinstance(kernel, ExponentialSum):
+        raise TypeError(
+            f"`model` must have a kernel that is an exponential sum, got "
+            f"{type(model).__name__}; use memjax.DiagonalLinearRNN, or memjax.FunctionLoss "
+            "for a loss of your own."
+        )
+    return kernel
+
+
+def _split(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+    active, terms = split_exponential(target)
+    if not terms:
+        return active, None
+    return active, terms[0] if len(terms) == 1 else KernelSum(terms)
+
+
+def _residual(
+    amplitudes: Float[Array, " width"], rates: Float[Array, " width"], active: ExponentialSum
+) -> tuple[Float[Array, " modes"], Float[Array, " modes"]]:
+    """The modes of model minus target, those of equal rate merged into the first of them.
+
+    Where the model matches the target the merged amplitudes are exact zeros, instead of
+    terms that cancel up to rounding in every sum they enter.
+    """
+    b = jnp.concatenate([amplitudes, -active.amplitudes])
+    v = jnp.concatenate([rates, active.rates])
+    equal = v[:, None] == v[None, :]
+    first = jnp.argmax(equal, axis=1)
+    merged = jnp.zeros_like(b).at[first].add(b)
+    return merged, v
+
+
+def _decay(order: int, s: Array, horizon: Float[Array, ""] | None) -> Array:
+    r"""The derivative of that order of $\int_0^T e^{-st} dt$."""
+    if horizon is None:
+        return [1.0, -1.0, 2.0][order] / s ** (order + 1)
+    sign = -1.0 if order % 2 else 1.0
+    return sign * horizon ** (order + 1) * exponential_moment(order, s * horizon)
+
+
+def _change(
+    order: int,
+    s: Array,
+    moves: tuple[Array, Array],
+    start: tuple[Array, Array],
+    horizon: Float[Array, ""] | None,
+) -> tuple[Array, Array]:
+    r"""How the transform of the model's kernel changed, $\partial_s^k$ of
+    $\sum_i (a_i + \alpha_i) K(w_i + \nu_i + s) - a_i K(w_i + s)$, and the sum of the moduli of
+    its terms."""
+    (alpha, nu), (a0, w0) = moves, start
+    s = s[:, None]
+    x, x0 = w0 + nu + s, w0 + s
+    moved = alpha * _decay(order, x, horizon)
+    if horizon is None:
+        # The difference of two reciprocals as one product: exact for tiny changes.
+        p, q = 1 / x, 1 / x0
+        powers = [p * q, -(p**2 * q + p * q**2), 2 * (p**3 * q + p**2 * q**2 + p * q**3)]
+        shifted = -a0 * nu * powers[order]
+        moduli = jnp.abs(moved) + jnp.abs(shifted)
+    else:
+        after, before = (a0 * _decay(order, y, horizon) for y in (x, x0))
+        shifted = after - before
+        moduli = jnp.abs(moved) + jnp.abs(after) + jnp.abs(before)
+    return jnp.sum(moved + shifted, axis=1), jnp.sum(moduli, axis=1)
+
+
+def _residual_transform(
+    order: int, s: Array, moves: tuple[Array, Array], rest: tuple
+) -> tuple[Array, Array]:
+    r"""$\partial_s^k E(s)$, $E$ the Laplace transform of model minus target, with the sum of
+    the moduli of its terms."""
+    a0, w0, b, v, remainder, horizon = rest
+    value, moduli = _change(order, s, moves, (a0, w0), horizon)
+    start = b * _decay(order, v + s[:, None], horizon)
+    value = value + jnp.sum(start, axis=1)
+    moduli = moduli + jnp.sum(jnp.abs(start), axis=1)
+    if remainder is not None:
+        transform = lambda s: remainder.laplace(s, jnp.inf if horizon is None else horizon)
+        for _ in range(order):
+            transform = _elementwise_derivative(transform)
+        tail = transform(s)
+        value, moduli = value - tail, moduli + jnp.abs(tail)
+    return value, moduli
+
+
+def _elementwise_derivative(function: Any) -> Any:
+    return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+
+
+def _plain_gradient(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+    a, w = rest[0] + moves[0], rest[1] + moves[1]
+    e0, _ = _residual_transform(0, w, moves, rest)
+    e1, _ = _residual_transform(1, w, moves, rest)
+    return 2 * e0, 2 * a * e1
+
+
+@eqx.filter_custom_jvp
+def _spectral_gradient(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+    """The gradient in amplitudes and rates. Its derivative along `moves` is the Hessian in
+    closed form, which costs one Cauchy matrix instead of one per direction."""
+    return _plain_gradient(moves, rest)
+
+
+@_spectral_gradient.def_jvp
+def _spectral_gradient_jvp(primals: Any, tangents: Any) -> Any:
+    (moves, rest), (t_moves, t_rest) = primals, tangents
+    out = _plain_gradient(moves, rest)
+    t_out = tuple(jnp.zeros_like(x) for x in out)
+    is_none = lambda x: x is None
+    if any(t is not None for t in t_moves):
+        t_alpha, t_nu = (
+            jnp.zeros_like(x) if t is None else t for x, t in zip(moves, t_moves, strict=True)
+        )
+        a, w = rest[0] + moves[0], rest[1] + moves[1]
+        e1, _ = _residual_transform(1, w, moves, rest)
+        e2, _ = _residual_transform(2, w, moves, rest)
+        sums = w[:, None] + w[None, :]
+        k0, k1, k2 = (_decay(order, sums, rest[-1]) for order in range(3))
+        t_out = (
+            2 * (k0 @ t_alpha + k1 @ (a * t_nu) + e1 * t_nu),
+            2 * (a * (k1 @ t_alpha) + e1 * t_alpha + a * (k2 @ (a * t_nu)) + a * e2 * t_nu),
+        )
+    if not all(t is None for t in jax.tree.leaves(t_rest, is_leaf=is_none)):
+        _, t_target = eqx.filter_jvp(lambda r: _plain_gradient(moves, r), (rest,), (t_rest,))
+        t_out = jax.tree.map(jnp.add, t_out, t_target)
+    return out, t_out
+
+
+def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+    a, w = rest[0] + moves[0], rest[1] + moves[1]
+    _, m0 = _residual_transform(0, w, moves, rest)
+    _, m1 = _residual_transform(1, w, moves, rest)
+    unit = 4 * jnp.finfo(w.dtype).eps
+    return 2 * unit * m0, 2 * unit * jnp.abs(a) * m1

@@ -1,0 +1,168 @@
+import abc
+from collections.abc import Callable
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from .._checks import as_float_array, check_finite, is_traced
+from ..reparam import AbstractReparametrisation
+
+
+class AbstractModel(eqx.Module):
+    r"""A continuous-time recurrent model: a vector field for its hidden state, and a readout.
+
+    $$\dot h_t = f(t, h_t, x_t), \qquad \hat y_t = r(h_t), \qquad h_{-\infty} = 0.$$
+
+    Calling the model integrates the hidden state with Diffrax along an input path. To write a
+    model, subclass it and give `initial_hidden`, `vector_field` and `readout`; every
+    inexact-array leaf outside a reparametrisation is then trained by the flows.
+    """
+
+    @abc.abstractmethod
+    def initial_hidden(self) -> PyTree[Array]:
+        """The hidden state at rest, before any input."""
+
+    @abc.abstractmethod
+    def vector_field(
+        self, t: Float[Array, ""], hidden: PyTree[Array], x: Shaped[Array, "..."]
+    ) -> PyTree[Array]:
+        """The time derivative of the hidden state under the input `x` at time `t`."""
+
+    @abc.abstractmethod
+    def readout(self, hidden: PyTree[Array]) -> Shaped[Array, "..."]:
+        """The output of a hidden state."""
+
+    def __call__(
+        self,
+        ts: Float[Array, " times"],
+        xs: Float[Array, "times ..."] | Callable[[Float[Array, ""]], Array],
+        *,
+        interpolation: Literal["linear", "cubic", "previous"] = "linear",
+        solver: diffrax.AbstractSolver | None = None,
+        stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+        max_steps: int | None = None,
+    ) -> Float[Array, "times ..."]:
+        """The outputs at times `ts`, starting from rest at `ts[0]`.
+
+        **Arguments:**
+
+        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock.
+        - `xs`: the input path: samples at `ts`, shape `(times, ...)`, or a function of time.
+        - `interpolation`: how samples become a path: `"linear"`, `"cubic"` (Hermite with
+            backward differences) or `"previous"` (held constant until the next sample).
+            Ignored if `xs` is a function.
+        - `solver`: a Diffrax solver. Defaults to `diffrax.Kvaerno5()`, since rates of very
+            different size make the hidden state stiff.
+        - `stepsize_controller`: defaults to `PIDController(rtol=1e-8, atol=1e-10)`, told of
+            the kinks or jumps that the interpolation makes at `ts`.
+        - `max_steps`: bound on the number of steps. Defaults to 4096 plus 64 per sample.
+
+        **Returns:**
+
+        The outputs, shape `(times, ...)`.
+
+        **Raises:**
+
+        `ValueError` if `ts` does not increase or does not match `xs`.
+        """
+        ts = as_float_array("ts", ts)
+        _check_times(ts)
+        jump_ts = step_ts = None
+        if callable(xs):
+            path = xs
+        else:
+            xs = as_float_array("xs", xs)
+            check_finite("xs", xs)
+            if xs.ndim == 0 or xs.shape[0] != ts.shape[0]:
+                raise ValueError(
+                    f"`xs` must have one sample per time, got shape {xs.shape} for "
+                    f"{ts.shape[0]} times; pass samples at every entry of `ts`."
+                )
+            path, kinked = _interpolate(ts, xs, interpolation)
+            if interpolation == "previous":
+                jump_ts = ts[1:-1]
+            elif kinked:
+                step_ts = ts[1:-1]
+        if solver is None:
+            solver = diffrax.Kvaerno5()
+        if stepsize_controller is None:
+            stepsize_controller = diffrax.PIDController(rtol=1e-8, atol=1e-10)
+            if jump_ts is not None or step_ts is not None:
+                stepsize_controller = diffrax.ClipStepSizeController(
+                    stepsize_controller, step_ts=step_ts, jump_ts=jump_ts
+                )
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, hidden, args: self.vector_field(t, hidden, path(t))),
+            solver,
+            t0=ts[0],
+            t1=ts[-1],
+            dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
+            y0=self.initial_hidden(),
+            saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
+            stepsize_controller=stepsize_controller,
+            max_steps=4096 + 64 * ts.shape[0] if max_steps is None else max_steps,
+        )
+        assert solution.ys is not None
+        return solution.ys
+
+
+_ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeController)
+
+
+def _check_times(ts: Float[Array, " times"]) -> None:
+    if ts.ndim != 1 or ts.shape[0] < 2:
+        raise ValueError(
+            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
+            "pass the times at which outputs are wanted."
+        )
+    check_finite("ts", ts)
+    if not is_traced(ts):
+        gaps = np.diff(np.asarray(ts))
+        if not np.all(gaps > 0):
+            index = int(np.argmax(gaps <= 0))
+            raise ValueError(
+                f"`ts` must increase, got {ts[index]} followed by {ts[index + 1]}; sort the "
+                "times and remove repeats."
+            )
+
+
+def _interpolate(
+    ts: Float[Array, " times"], xs: Float[Array, "times ..."], interpolation: str
+) -> tuple[Callable[[Any], Array], bool]:
+    if interpolation == "linear":
+        return diffrax.LinearInterpolation(ts, xs).evaluate, True
+    if interpolation == "cubic":
+        coefficients = diffrax.backward_hermite_coefficients(ts, xs)
+        return diffrax.CubicInterpolation(ts, coefficients).evaluate, True
+    if interpolation == "previous":
+
+        def held(t: Any) -> Array:
+            index = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, ts.shape[0] - 1)
+            return xs[index]
+
+        return held, True
+    raise ValueError(
+        f"`interpolation` must be 'linear', 'cubic' or 'previous', got {interpolation!r}; "
+        "choose one of these."
+    )
+
+
+def trainable(model: PyTree) -> PyTree[bool]:
+    """Which leaves of a model the flows train: its inexact arrays outside reparametrisations.
+
+    A filter specification for `equinox.partition` and `equinox.filter`.
+    """
+
+    def spec(node: Any) -> Any:
+        if isinstance(node, AbstractReparametrisation):
+            return jax.tree.map(lambda _: False, node)
+        return eqx.is_inexact_array(node)
+
+    return jax.tree.map(
+        spec, model, is_leaf=lambda node: isinstance(node, AbstractReparametrisation)
+    )

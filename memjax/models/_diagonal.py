@@ -1,0 +1,109 @@
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import as_float_array, check_finite, check_positive, check_same_shape
+from ..reparam import AbstractReparametrisation, Direct
+from ..targets import ExponentialSum
+from ._base import AbstractModel
+
+
+class DiagonalLinearRNN(AbstractModel):
+    r"""A linear RNN with real diagonal recurrence, whose kernel is an exponential sum.
+
+    $$\dot h_i = -w_i h_i + x, \qquad \hat y = \sum_i a_i h_i, \qquad
+      \hat\rho(t) = \sum_i a_i e^{-w_i t}, \qquad w = \varphi(v).$$
+
+    The amplitudes $a_i = c_i u_i$ and the free weights $v_i$ are trained.
+
+    **Arguments:**
+
+    - `amplitudes`: the $a_i$, shape `(width,)`.
+    - `rates`: the decay rates $w_i > 0$, shape `(width,)`, in units of one over the model's
+        clock.
+    - `reparametrisation`: the map from free weights to rates. Defaults to
+        [`memjax.Direct`][].
+
+    **Raises:**
+
+    `ValueError` for rates that are not positive, entries that are not finite, or shapes that
+    differ.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
+        and Optimization Analysis*, ICLR 2021, Section 5.
+    """
+
+    amplitudes: Float[Array, " width"]
+    free_rates: Float[Array, " width"]
+    reparametrisation: AbstractReparametrisation
+
+    def __init__(
+        self,
+        amplitudes: Float[Array, " width"],
+        rates: Float[Array, " width"],
+        reparametrisation: AbstractReparametrisation | None = None,
+    ):
+        amplitudes = as_float_array("amplitudes", amplitudes)
+        rates = as_float_array("rates", rates)
+        check_finite("amplitudes", amplitudes)
+        check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
+        check_same_shape("amplitudes", amplitudes, "rates", rates)
+        if amplitudes.ndim != 1 or amplitudes.shape[0] == 0:
+            raise ValueError(
+                f"`amplitudes` must be a 1-D array of at least one mode, got shape "
+                f"{amplitudes.shape}; pass one amplitude per neuron."
+            )
+        if reparametrisation is None:
+            reparametrisation = Direct()
+        elif not isinstance(reparametrisation, AbstractReparametrisation):
+            raise TypeError(
+                "`reparametrisation` must be an instance of AbstractReparametrisation, got "
+                f"{reparametrisation!r}; pass memjax.Direct() or memjax.Exp()."
+            )
+        self.amplitudes = amplitudes
+        self.free_rates = reparametrisation.inverse(rates)
+        self.reparametrisation = reparametrisation
+
+    @property
+    def width(self) -> int:
+        """The number of neurons."""
+        return self.amplitudes.shape[0]
+
+    @property
+    def rates(self) -> Float[Array, " width"]:
+        """The decay rates $w$, shape `(width,)`."""
+        return self.reparametrisation(self.free_rates)
+
+    def kernel(self) -> ExponentialSum:
+        """The memory kernel of the model, in closed form."""
+        return ExponentialSum(self.amplitudes, self.rates)
+
+    def kernel_displacement(
+        self, displacement: "DiagonalLinearRNN"
+    ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
+        """By how much amplitudes and rates change when the weights move by `displacement`.
+
+        **Arguments:**
+
+        - `displacement`: a model of the same structure that holds the changes of
+            `amplitudes` and `free_rates`.
+
+        **Returns:**
+
+        The changes of amplitudes and of rates, shape `(width,)` each, free of cancellation
+        however small the displacement is.
+        """
+        change = self.reparametrisation.displacement(self.free_rates, displacement.free_rates)
+        return displacement.amplitudes, change
+
+    def initial_hidden(self) -> Float[Array, " width"]:
+        return jnp.zeros_like(self.amplitudes)
+
+    def vector_field(
+        self, t: Float[Array, ""], hidden: Float[Array, " width"], x: Float[Array, ""]
+    ) -> Float[Array, " width"]:
+        return -self.rates * hidden + x
+
+    def readout(self, hidden: Float[Array, " width"]) -> Float[Array, ""]:
+        return jnp.dot(self.amplitudes, hidden)

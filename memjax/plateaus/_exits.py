@@ -1,0 +1,178 @@
+import abc
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from .._checks import as_float_array, check_positive, is_traced
+from ..flows import AbstractDisplacedFlow
+from ..models import AbstractModel
+
+
+class TrainingState(eqx.Module):
+    r"""What an exit condition sees of a training run.
+
+    **Attributes:**
+
+    - `loss`: $J(\theta(\tau))$.
+    - `initial_loss`: $J(\theta(0))$.
+    - `distance`: $\|\theta(\tau) - \theta(0)\|_2$ over the trained weights.
+    - `model`: the model at $\tau$.
+    """
+
+    loss: Float[Array, ""]
+    initial_loss: Float[Array, ""]
+    distance: Float[Array, ""]
+    model: AbstractModel
+
+
+class AbstractExit(eqx.Module):
+    """A condition that ends the plateau, at the first zero of its `margin`.
+
+    To write one, subclass it and give `margin`.
+    """
+
+    @abc.abstractmethod
+    def margin(self, state: TrainingState) -> Float[Array, ""]:
+        """A continuous number, positive on the plateau and not after it."""
+
+    def event(
+        self,
+        flow: AbstractDisplacedFlow,
+        root_finder: optx.AbstractRootFinder | None = None,
+    ) -> diffrax.Event:
+        """The exit as a Diffrax event of a displaced flow.
+
+        **Arguments:**
+
+        - `flow`: a flow at its start, from `GradientFlow(loss).displaced(model)`.
+        - `root_finder`: locates the exit inside a step. Defaults to bisection to rounding,
+            which needs no derivative and cannot leave the step.
+
+        **Returns:**
+
+        A `diffrax.Event` for `diffrax.diffeqsolve(flow, ..., y0=flow.initial_state())`.
+        """
+        if root_finder is None:
+            root_finder = optx.Bisection(rtol=1e-12, atol=0.0, flip=True)
+        return diffrax.Event(ExitCondition(self, flow, flow.loss(flow.model)), root_finder)
+
+
+class ExitCondition(eqx.Module):
+    """The condition function of [`memjax.AbstractExit.event`][]."""
+
+    exit: AbstractExit
+    flow: AbstractDisplacedFlow
+    initial_loss: Float[Array, ""]
+
+    def state(self, y: Float[Array, " weights"]) -> TrainingState:
+        """What is seen of the training run at a state of the flow."""
+        model = self.flow.model_at(y)
+        return TrainingState(self.flow.loss(model), self.initial_loss, self.flow.distance(y), model)
+
+    def __call__(self, t: Scalar, y: Float[Array, " weights"], args: PyTree, **kwargs) -> Scalar:
+        return self.exit.margin(self.state(y))
+
+
+class RelativeLossDrop(AbstractExit):
+    r"""The loss has fallen by a share of its start: $J(\theta(\tau)) \le (1 - \delta) J_0$.
+
+    What is read off a loss curve. One spare mode removes at most a share of about
+    $(2\sqrt\pi/e)\,\sigma\omega$ of a Gaussian bump's loss, so a long memory can put a given
+    drop out of reach; the flow then converges above the exit level.
+
+    **Arguments:**
+
+    - `delta`: the share $\delta$, in (0, 1).
+    - `reference`: the level $J_0$. Defaults to the loss at the start; for random starts pass
+        the height of the plateau.
+    """
+
+    delta: Float[Array, ""]
+    reference: Float[Array, ""] | None
+
+    def __init__(
+        self, delta: float | Float[Array, ""], reference: float | Float[Array, ""] | None = None
+    ):
+        self.delta = as_float_array("delta", delta)
+        check_positive("delta", self.delta, "pass a share between 0 and 1")
+        if not is_traced(self.delta) and bool(jnp.any(self.delta >= 1)):
+            raise ValueError(
+                f"`delta` must be below 1, got {self.delta}; the loss cannot fall by more than "
+                "all of itself, so pass a share between 0 and 1."
+            )
+        self.reference = None if reference is None else as_float_array("reference", reference)
+        if self.reference is not None:
+            check_positive("reference", self.reference)
+
+    def margin(self, state: TrainingState) -> Float[Array, ""]:
+        reference = state.initial_loss if self.reference is None else self.reference
+        return state.loss / reference - (1 - self.delta)
+
+
+class LossChange(AbstractExit):
+    r"""The loss has changed: $|J(\theta(\tau)) - J(\theta(0))| > \delta$.
+
+    The hitting time $\tau_J(\delta)$ of Li et al. 2021, Section 5.
+
+    **Arguments:**
+
+    - `delta`: the change $\delta > 0$, in units of the loss.
+    """
+
+    delta: Float[Array, ""]
+
+    def __init__(self, delta: float | Float[Array, ""]):
+        self.delta = as_float_array("delta", delta)
+        check_positive("delta", self.delta)
+
+    def margin(self, state: TrainingState) -> Float[Array, ""]:
+        return self.delta - jnp.abs(state.loss - state.initial_loss)
+
+
+class ParameterDistance(AbstractExit):
+    r"""The weights have moved: $\|\theta(\tau) - \theta(0)\|_2 > \delta$.
+
+    The hitting time $\tau_\theta(\delta)$ of Li et al. 2021, Section 5. The weights are those
+    that are trained: with a reparametrisation, the free ones.
+
+    **Arguments:**
+
+    - `delta`: the distance $\delta > 0$.
+    """
+
+    delta: Float[Array, ""]
+
+    def __init__(self, delta: float | Float[Array, ""]):
+        self.delta = as_float_array("delta", delta)
+        check_positive("delta", self.delta)
+
+    def margin(self, state: TrainingState) -> Float[Array, ""]:
+        return self.delta - state.distance
+
+
+class FirstOf(AbstractExit):
+    """The first of several exits.
+
+    **Arguments:**
+
+    - `exits`: one or more exit conditions, as separate arguments.
+    """
+
+    exits: tuple[AbstractExit, ...]
+
+    def __init__(self, *exits: AbstractExit):
+        for exit in exits:
+            if not isinstance(exit, AbstractExit):
+                raise TypeError(
+                    f"`exits` must be exit conditions, got {exit!r}; pass for example "
+                    "memjax.RelativeLossDrop(0.02)."
+                )
+        if not exits:
+            raise ValueError("`exits` must not be empty, got (); pass at least one exit.")
+        self.exits = exits
+
+    def margin(self, state: TrainingState) -> Float[Array, ""]:
+        return jnp.min(jnp.stack([exit.margin(state) for exit in self.exits]))

@@ -1,0 +1,603 @@
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+
+from .._checks import as_float_array, check_float64, is_traced
+from ..flows import AbstractDisplacedFlow, AbstractFlow
+from ..models import AbstractModel
+from ._exits import AbstractExit, ExitCondition
+from ._rounding import escape_rate, is_definite, rest_point, step_noise
+
+
+class RESULTS(eqx.Enumeration):
+    """How a plateau measurement ended."""
+
+    exited = "The exit condition was met."
+    converged = "The flow came to rest at a stationary point that does not meet the exit condition."
+    max_time_reached = "The exit condition was not met up to `max_time`."
+    max_steps_reached = (
+        "The maximum number of steps was reached. Raise `max_steps` or loosen `rtol`."
+    )
+    unresolved = (
+        "Rounding errors stand in the way of a trustworthy answer. Start closer to the "
+        "target's own rates, or shorten the memory."
+    )
+
+
+class LossCurve(eqx.Module):
+    r"""A training curve at given times; NaN after the end of the measurement.
+
+    **Attributes:**
+
+    - `times`: training times $\tau$, shape `(times,)`.
+    - `loss`: $J(\theta(\tau))$, shape `(times,)`.
+    - `distance`: $\|\theta(\tau) - \theta(0)\|_2$, shape `(times,)`.
+    """
+
+    times: Float[Array, " times"]
+    loss: Float[Array, " times"]
+    distance: Float[Array, " times"]
+
+
+class Plateau(eqx.Module):
+    r"""A measured plateau.
+
+    **Attributes:**
+
+    - `time`: the hitting time $\tau$ of the exit, in units of training time; infinite if the
+        flow converged without meeting it, NaN if the measurement was stopped before or could
+        not be resolved.
+    - `result`: how the measurement ended, a member of [`memjax.RESULTS`][].
+    - `time_reached`: the training time up to which the flow was integrated.
+    - `loss`, `distance`, `model`: loss, distance from the start and model at that time.
+    - `initial_loss`: the loss at the start.
+    - `curve`: the training curve if asked for, else `None`.
+    - `curvature`: the smallest curvature of the loss at that time, with the diagonal of the
+        Hessian scaled to one: its sign tells a minimum (positive) from a saddle (negative).
+    - `rounding`: an estimate of the relative error of `time` due to rounding.
+    - `stats`: `num_steps`, `num_accepted_steps` and `num_rejected_steps`.
+    """
+
+    time: Float[Array, ""]
+    result: RESULTS
+    time_reached: Float[Array, ""]
+    loss: Float[Array, ""]
+    distance: Float[Array, ""]
+    model: AbstractModel
+    initial_loss: Float[Array, ""]
+    curve: LossCurve | None
+    curvature: Float[Array, ""]
+    rounding: Float[Array, ""]
+    stats: dict[str, Int[Array, ""]]
+
+
+class _State(eqx.Module):
+    """One measurement under way. Everything in it has a fixed shape, so that it can be
+    stopped after any number of steps and taken up again."""
+
+    y: Float[Array, " n"]
+    time: Float[Array, ""]
+    dt: Float[Array, ""]
+    solver_state: PyTree[Array]
+    controller_state: PyTree[Array]
+    result: Int[Array, ""]
+    hessian: Float[Array, "n n"]
+    curvature: Float[Array, ""]
+    time_noise: Float[Array, ""]
+    cross_noise: Float[Array, ""]
+    num_steps: Int[Array, ""]
+    num_accepted_steps: Int[Array, ""]
+    curve_index: Int[Array, ""]
+    curve_loss: Float[Array, " times"]
+    curve_distance: Float[Array, " times"]
+
+
+# `_State.result`: the places in this order, and while a run goes on or has an exit ahead.
+OUTCOMES = ("exited", "converged", "max_time_reached", "max_steps_reached", "unresolved")
+_EXITED, _CONVERGED, _MAX_TIME_REACHED, _MAX_STEPS_REACHED, _UNRESOLVED = range(5)
+_RUNNING, _CROSSED = -1, -2
+
+
+def _item(code: Int[Array, ""]) -> RESULTS:
+    item = RESULTS.unresolved
+    for index, name in enumerate(OUTCOMES):
+        item = RESULTS.where(code == index, getattr(RESULTS, name), item)
+    return item
+
+
+def default_solver() -> diffrax.AbstractSolver:
+    """The solver of [`memjax.measure_plateau`][]: Kvaerno5 with a full Newton iteration."""
+    newton = diffrax.with_stepsize_controller_tols(optx.Newton)(cauchy_termination=False)
+    return diffrax.Kvaerno5(root_finder=newton)
+
+
+def default_stepsize_controller(
+    flow: AbstractDisplacedFlow, rtol: float = 1e-6
+) -> diffrax.PIDController:
+    """The step-size controller of [`memjax.measure_plateau`][].
+
+    Errors are counted relative to the displacement of every weight from its start, down to a
+    hundredth of the first unit of time's displacement: an exponentially small amplitude
+    decides how long the plateau lasts.
+    """
+    speed = jnp.linalg.norm(flow.vf(jnp.zeros(()), flow.initial_state(), None))
+    floor = jnp.clip(0.01 * speed, jnp.finfo(speed.dtype).tiny * 1e10, 0.01)
+    return diffrax.PIDController(rtol=rtol, atol=lax.stop_gradient(rtol * floor))
+
+
+@eqx.filter_jit
+def _measure(
+    flow: AbstractFlow,
+    model: AbstractModel,
+    exit: AbstractExit,
+    solver: diffrax.AbstractSolver | None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None,
+    max_time: Scalar,
+    max_steps: int,
+    curve_times: Float[Array, " times"] | None,
+    adjoint: diffrax.AbstractAdjoint,
+    resolution: float,
+) -> Plateau:
+    run = _Run.build(
+        flow, model, exit, solver, stepsize_controller, max_time, curve_times, resolution
+    )
+    if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        kind, checkpoints = "checkpointed", adjoint.checkpoints
+    else:
+        kind, checkpoints = "lax", None
+    state = eqxi.while_loop(
+        lambda state: state.result == _RUNNING,
+        run.step,
+        run.start(),
+        max_steps=max_steps,
+        kind=kind,
+        checkpoints=checkpoints,
+    )
+    return run.finish(state)
+
+
+class _Run(eqx.Module):
+    """One measurement: how it starts, makes a step, and ends."""
+
+    flow: AbstractDisplacedFlow
+    condition: ExitCondition
+    root_finder: optx.AbstractRootFinder
+    solver: diffrax.AbstractSolver
+    controller: diffrax.AbstractStepSizeController
+    max_time: Float[Array, ""]
+    curve_times: Float[Array, " times"]
+    resolution: float
+
+    @staticmethod
+    def build(flow, model, exit, solver, controller, max_time, curve_times, resolution) -> "_Run":
+        displaced = flow.displaced(model)
+        event = exit.event(displaced)
+        return _Run(
+            flow=displaced,
+            condition=event.cond_fn,
+            root_finder=event.root_finder,
+            solver=default_solver() if solver is None else solver,
+            controller=default_stepsize_controller(displaced) if controller is None else controller,
+            max_time=max_time,
+            curve_times=jnp.zeros(0) if curve_times is None else curve_times,
+            resolution=resolution,
+        )
+
+    def start(self) -> _State:
+        y = self.flow.initial_state()
+        hessian = self.hessian(y)
+        fastest = jnp.max(jnp.sum(jnp.abs(hessian), axis=1))
+        dt = lax.stop_gradient(0.01 / jnp.where(fastest > 0, fastest, 1))
+        dt = jnp.minimum(dt, self.max_time)
+        zero, order = jnp.zeros(()), self.solver.error_order(self.flow)
+        dt, controller_state = self.controller.init(
+            self.flow, zero, self.max_time, y, dt, None, self.solver.func, order
+        )
+        dt = jnp.asarray(dt)
+        solver_state = self.sized(y).init(self.flow, zero, dt, y, None)
+        curve_loss = jnp.full(self.curve_times.shape, jnp.nan)
+        count = jnp.zeros((), jnp.int32)
+        state = _State(
+            y=y,
+            time=zero,
+            dt=dt,
+            solver_state=jax.tree.map(jnp.asarray, solver_state),
+            controller_state=jax.tree.map(jnp.asarray, controller_state),
+            result=jnp.asarray(_RUNNING),
+            hessian=hessian,
+            curvature=zero,
+            time_noise=zero,
+            cross_noise=zero,
+            num_steps=count,
+            num_accepted_steps=count,
+            curve_index=count,
+            curve_loss=curve_loss,
+            curve_distance=curve_loss,
+        )
+        # A start that already meets the exit, and one already at rest.
+        out = self.condition(zero, y, None) <= 0
+        state = self.diagnose(state, state, dt)
+        result = jnp.where(out, _EXITED, state.result)
+        return eqx.tree_at(lambda s: s.result, state, result)
+
+    def step(self, state: _State) -> _State:
+        zero, order = jnp.zeros(()), self.solver.error_order(self.flow)
+        dt = lax.stop_gradient(state.dt)
+        y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
+        sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
+        sound = sound & is_definite(state.hessian, dt)
+        y1 = jnp.where(sound, y1, state.y)
+        if error is not None:
+            error = jnp.where(sound & jnp.isfinite(error), error, jnp.inf)
+        keep, t0, t1, _, controller_state, controller_result = self.controller.adapt_step_size(
+            zero, dt, state.y, y1, None, error, order, state.controller_state
+        )
+        keep = keep & sound
+        margin = self.condition(zero, lax.stop_gradient(y1), None)
+        crossed = keep & (margin <= 0)
+        advance = keep & ~crossed
+        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(advance, a, b), new, old)
+
+        interpolation = self.solver.interpolation_cls(t0=zero, t1=dt, **_constant(dense))
+        curve = self.record(state, interpolation, jnp.where(advance, dt, 0.0))
+
+        time = state.time + jnp.where(advance, dt, 0.0)
+        next_dt = jnp.minimum(lax.stop_gradient(t1 - t0), self.max_time - time)
+        result = jnp.where(
+            controller_result == diffrax.RESULTS.successful,
+            state.result,
+            _UNRESOLVED,
+        )
+        result = jnp.where(advance & (time >= self.max_time), _MAX_TIME_REACHED, result)
+        result = jnp.where(crossed, _CROSSED, result)
+        new = _State(
+            y=choose(y1, state.y),
+            time=time,
+            # The step that crosses the exit is made again to locate it.
+            dt=jnp.where(crossed, dt, next_dt),
+            solver_state=choose(solver_state, state.solver_state),
+            controller_state=jax.tree.map(jnp.asarray, controller_state),
+            result=result,
+            hessian=state.hessian,
+            curvature=state.curvature,
+            time_noise=state.time_noise,
+            cross_noise=state.cross_noise,
+            num_steps=state.num_steps + 1,
+            num_accepted_steps=state.num_accepted_steps + jnp.where(keep, 1, 0),
+            curve_index=curve[0],
+            curve_loss=curve[1],
+            curve_distance=curve[2],
+        )
+        new = eqx.tree_at(
+            lambda s: s.hessian, new, jnp.where(advance, self.hessian(new.y), state.hessian)
+        )
+        diagnosed = self.diagnose(new, state, dt)
+        return jax.tree.map(lambda a, b: jnp.where(advance, a, b), diagnosed, new)
+
+    def try_step(self, state: _State, dt: Scalar):
+        """One attempted step from `state`. Training time enters no vector field here, so that
+        every step starts at a local time of 0: in an absolute one, the short steps at the end
+        of a plateau of 1e17 would vanish below its last digit."""
+        return self.sized(state.y).step(
+            self.flow, jnp.zeros(()), dt, state.y, None, state.solver_state, False
+        )
+
+    def sized(self, y: Float[Array, " n"]) -> diffrax.AbstractSolver:
+        """The solver, its root finder told of the error that a step from `y` may make.
+
+        Only if the root finder leaves that open: a tolerance relative to the unknown of a
+        stage, which is an increment, would ask for digits that the gradient does not have.
+        """
+        root_finder = getattr(self.solver, "root_finder", None)
+        if not isinstance(self.controller, diffrax.PIDController) or not isinstance(
+            root_finder, (optx.Newton, optx.Chord, diffrax.VeryChord)
+        ):
+            return self.solver
+        if isinstance(root_finder.rtol, (float, int, jax.Array, np.ndarray)):
+            return self.solver
+        atol = lax.stop_gradient(self.scale(y))
+        return eqx.tree_at(
+            lambda s: (s.root_finder.rtol, s.root_finder.atol, s.root_finder.norm),
+            self.solver,
+            (0.0, atol, self.controller.norm),
+        )
+
+    def scale(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The error that a step from `y` may make in every weight."""
+        if isinstance(self.controller, diffrax.PIDController):
+            return self.controller.atol + self.controller.rtol * jnp.abs(y)
+        return 1e-6 * jnp.abs(y) + jnp.finfo(y.dtype).tiny
+
+    def hessian(self, y: Float[Array, " n"]) -> Float[Array, "n n"]:
+        """Minus the Jacobian of the flow: the Hessian of the loss for a gradient flow."""
+        y = lax.stop_gradient(y)
+        flow = _constant(self.flow)
+        return -jax.jacfwd(lambda y: flow.vf(jnp.zeros(()), y, None))(y)
+
+    def diagnose(self, new: _State, old: _State, dt: Scalar) -> _State:
+        """Whether the flow came to rest in `new`, and what rounding did on the way there."""
+        run = _constant(self)
+        y, hessian = lax.stop_gradient((new.y, new.hessian))
+        old = _constant(old)
+        velocity = run.flow.vf(jnp.zeros(()), y, None)
+        noise = run.flow.noise(y)
+        curvature, newton = rest_point(hessian, -velocity)
+        trusted = len(y) * 100 * jnp.finfo(y.dtype).eps
+
+        size = optx.rms_norm(newton / run.scale(y))
+        ahead = run.condition(jnp.zeros(()), y - newton, None)
+        at_minimum = (curvature > trusted) & (size <= 1) & (ahead > 0)
+        silent = jnp.all(jnp.abs(velocity) <= noise)
+        at_saddle = silent & (curvature < -trusted)
+
+        shaken = step_noise(hessian, dt, noise)
+        moved = jnp.linalg.norm(y - old.y)
+        lost = jnp.linalg.norm(shaken) / jnp.where(moved > 0, moved, 1)
+        time_noise = old.time_noise + lost * jnp.where(moved > 0, dt, 0)
+        growth = jnp.minimum(dt * escape_rate(hessian, velocity), 1.0)
+        cross_noise = old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken)
+
+        unresolved = silent & ~at_saddle & ~at_minimum & (jnp.max(jnp.abs(velocity)) > 0)
+        result = jnp.where(unresolved, _UNRESOLVED, new.result)
+        result = jnp.where(at_minimum | at_saddle, _CONVERGED, result)
+        return eqx.tree_at(
+            lambda s: (s.curvature, s.time_noise, s.cross_noise, s.result),
+            new,
+            (curvature, time_noise, jnp.where(moved > 0, cross_noise, old.cross_noise), result),
+        )
+
+    def record(self, state: _State, interpolation: Any, span: Scalar):
+        """Write the curve at the times within `span` after `state`."""
+        run, last = _constant(self), self.curve_times.shape[0]
+        index, losses, distances = state.curve_index, state.curve_loss, state.curve_distance
+        if last == 0:
+            return index, losses, distances
+        until = state.time + span
+
+        def due(carry):
+            index = carry[0]
+            return (index < last) & (run.curve_times[jnp.minimum(index, last - 1)] <= until)
+
+        def write(carry):
+            index, losses, distances = carry
+            y = interpolation.evaluate(jnp.clip(run.curve_times[index] - state.time, 0.0, span))
+            seen = run.condition.state(jnp.where(span > 0, y, lax.stop_gradient(state.y)))
+            return (
+                index + 1,
+                losses.at[index].set(seen.loss),
+                distances.at[index].set(seen.distance),
+            )
+
+        return lax.while_loop(due, write, (index, losses, distances))
+
+    def finish(self, state: _State) -> Plateau:
+        """Locate the exit if the last step crosses it, and collect the answer."""
+        crossed = state.result == _CROSSED
+        # A run without a crossing goes through the same motions for nothing, on sound values.
+        dt = lax.stop_gradient(jnp.where(jnp.isfinite(state.dt), state.dt, 1.0))
+        _, _, dense, _, _ = self.try_step(state, dt)
+        interpolation = self.solver.interpolation_cls(t0=jnp.zeros(()), t1=dt, **_constant(dense))
+        span, y = self.locate(state, dt, interpolation)
+        span = jnp.where(crossed, span, 0.0)
+        y = jnp.where(crossed, y, state.y)
+        time = state.time + span
+
+        curve = None
+        if self.curve_times.shape[0] > 0:
+            recorded = self.record(_constant(state), interpolation, lax.stop_gradient(span))
+            curve = LossCurve(self.curve_times, *recorded[1:])
+
+        seen = self.condition.state(y)
+        moved, elapsed = lax.stop_gradient((seen.distance, time))
+        rounding = jnp.maximum(
+            state.time_noise / jnp.where(elapsed > 0, elapsed, 1),
+            state.cross_noise / jnp.where(moved > 0, moved, 1),
+        )
+
+        result = jnp.where(crossed, _EXITED, state.result)
+        result = jnp.where(result == _RUNNING, _MAX_STEPS_REACHED, result)
+        doubtful = (rounding > self.resolution) & (result != _CONVERGED)
+        result = jnp.where(doubtful, _UNRESOLVED, result)
+        without = jnp.where(result == _CONVERGED, jnp.inf, jnp.nan)
+        accepted = state.num_accepted_steps
+        return Plateau(
+            time=jnp.where(result == _EXITED, time, without),
+            result=_item(result),
+            time_reached=time,
+            loss=seen.loss,
+            distance=seen.distance,
+            model=seen.model,
+            initial_loss=self.condition.initial_loss,
+            curve=curve,
+            curvature=state.curvature,
+            rounding=rounding,
+            stats={
+                "num_steps": state.num_steps,
+                "num_accepted_steps": accepted,
+                "num_rejected_steps": state.num_steps - accepted,
+            },
+        )
+
+    def locate(self, state: _State, dt: Scalar, interpolation: Any):
+        """The time in (0, dt] after `state` at which the exit is met, and the state there.
+
+        The root finder works on the dense output of the step. Since that is of lower order
+        than the solver, the step is then made again to the time found, and the rest removed by
+        Newton's method along the flow, which also carries the derivatives (implicit function
+        theorem).
+        """
+        condition = _constant(self.condition)
+        root = optx.root_find(
+            lambda span, _: condition(span, interpolation.evaluate(span), None),
+            self.root_finder,
+            dt,
+            options={"lower": jnp.zeros(()), "upper": dt},
+            throw=False,
+            max_steps=256,
+        )
+        span = lax.stop_gradient(jnp.where(root.value > 0, root.value, dt))
+        y, *_ = self.try_step(state, span)
+        velocity = lax.stop_gradient(self.flow.vf(jnp.zeros(()), y, None))
+        margin = self.condition(span, y, None)
+        along = lambda y: condition(span, y, None)
+        _, speed = jax.jvp(along, (lax.stop_gradient(y),), (velocity,))
+        correction = -margin / lax.stop_gradient(jnp.where(speed == 0, 1, speed))
+        # Far from the root the bracket knows more than Newton's method does.
+        close = jnp.abs(correction) <= 0.1 * dt
+        correction = jnp.where(close, correction, correction - lax.stop_gradient(correction))
+        return span + correction, y + correction * velocity
+
+
+def _constant(tree: PyTree) -> PyTree:
+    """The same values, cut off from differentiation."""
+    return jax.tree.map(
+        lambda leaf: lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
+
+
+def measure_plateau(
+    flow: AbstractFlow,
+    model: AbstractModel,
+    exit: AbstractExit,
+    *,
+    solver: diffrax.AbstractSolver | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    max_time: float | Scalar = 1e300,
+    max_steps: int = 4096,
+    saveat: diffrax.SaveAt | None = None,
+    throw: bool = True,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    resolution: float = 1e-3,
+) -> Plateau:
+    r"""Integrate a training flow from a model until an exit condition, and time it.
+
+    The flow is integrated in the displacement $y = \theta - \theta(0)$, with errors
+    controlled relative to $y$, and every step starts at a local time of zero. Steps are not
+    bounded: on a plateau they grow with the time that is left, so that $\tau = 10^{24}$ takes
+    a few hundred of them. (Integrating in $\log\tau$ was the alternative; it would lose the
+    short steps at the end of a long plateau below the last digit of time, as absolute time
+    does.) A step is refused where it would jump over an instability of the flow.
+
+    Works under `jax.jit` and `jax.vmap`; `time`, `loss`, `distance` and `model` are
+    differentiable, through the exit, with respect to everything in `flow`, `model` and `exit`.
+
+    **Arguments:**
+
+    - `flow`: the training dynamics, for example `memjax.GradientFlow(loss)`.
+    - `model`: the start, in float64.
+    - `exit`: when the plateau ends.
+    - `solver`: a Diffrax solver with error estimates. Defaults to `diffrax.Kvaerno5` with a
+        full Newton iteration. A root finder built with
+        `diffrax.with_stepsize_controller_tols` is given the tolerances of every step.
+    - `stepsize_controller`: a Diffrax controller acting on the displacement. Defaults to
+        `diffrax.PIDController` with `rtol=1e-6` and an `atol` that follows the gradient at
+        the start. Time is local to a step, so that controllers bound to absolute times
+        (`diffrax.ClipStepSizeController`) are refused.
+    - `max_time`: training time after which to stop. Defaults to 1e300.
+    - `max_steps`: number of attempted steps after which to stop.
+    - `saveat`: `diffrax.SaveAt(ts=times)` to record the training curve at increasing times
+        (log-spaced ones, say `jnp.geomspace(1e-1, 1e9, 100)`).
+    - `throw`: whether to raise if the answer is `unresolved` or `max_steps` was reached.
+        Otherwise such an answer is only marked in `result`, its `time` being NaN.
+    - `adjoint`: `diffrax.RecursiveCheckpointAdjoint()` (the default) for reverse-mode and
+        `diffrax.ForwardMode()` for forward-mode differentiation.
+    - `resolution`: the relative error of `time` due to rounding, as estimated along the way,
+        above which an answer is `unresolved`.
+
+    **Returns:**
+
+    A [`memjax.Plateau`][].
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for arguments that do not fit, among them float32 models;
+    an Equinox runtime error as described under `throw`.
+
+    ??? cite "Reference"
+
+        The hitting times are those of Li, Han, E, Li, *On the Curse of Memory in Recurrent
+        Neural Networks: Approximation and Optimization Analysis*, ICLR 2021, Section 5.
+    """
+    if not isinstance(flow, AbstractFlow):
+        raise TypeError(
+            f"`flow` must be a memjax flow, got {type(flow).__name__}; pass for example "
+            "memjax.GradientFlow(memjax.WhiteNoiseLoss(target))."
+        )
+    if not isinstance(model, AbstractModel):
+        raise TypeError(
+            f"`model` must be a memjax model, got {type(model).__name__}; pass for example "
+            "memjax.DiagonalLinearRNN(amplitudes, rates)."
+        )
+    if not isinstance(exit, AbstractExit):
+        raise TypeError(
+            f"`exit` must be an exit condition, got {exit!r}; pass for example "
+            "memjax.RelativeLossDrop(0.02)."
+        )
+    for name, value in (("model", model), ("flow", flow), ("exit", exit)):
+        check_float64(name, eqx.filter(value, eqx.is_inexact_array))
+    if solver is not None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise TypeError(
+            f"`solver` must estimate its errors, got {solver!r}; pass an adaptive Diffrax "
+            "solver such as diffrax.Kvaerno5()."
+        )
+    if isinstance(stepsize_controller, (diffrax.ClipStepSizeController, diffrax.StepTo)):
+        raise TypeError(
+            f"`stepsize_controller` must not depend on absolute time, got "
+            f"{type(stepsize_controller).__name__}; pass a diffrax.PIDController."
+        )
+    max_time = as_float_array("max_time", max_time)
+    if not is_traced(max_time) and not max_time > 0:
+        raise ValueError(f"`max_time` must be positive, got {max_time}; pass a time above 0.")
+    if not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"`max_steps` must be an integer above 0, got {max_steps!r}.")
+    curve_times = _curve_times(saveat)
+    if adjoint is None:
+        adjoint = diffrax.RecursiveCheckpointAdjoint()
+    elif not isinstance(adjoint, (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode)):
+        raise TypeError(
+            f"`adjoint` must be diffrax.RecursiveCheckpointAdjoint() or diffrax.ForwardMode(), "
+            f"got {adjoint!r}."
+        )
+    plateau = _measure(
+        flow,
+        model,
+        exit,
+        solver,
+        stepsize_controller,
+        max_time,
+        max_steps,
+        curve_times,
+        adjoint,
+        resolution,
+    )
+    if throw:
+        result = plateau.result
+        failed = (result == RESULTS.unresolved) | (result == RESULTS.max_steps_reached)
+        plateau = result.error_if(plateau, failed)
+    return plateau
+
+
+def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None:
+    if saveat is None:
+        return None
+    subs = saveat.subs if isinstance(saveat, diffrax.SaveAt) else None
+    times = getattr(subs, "ts", None)
+    if times is None:
+        raise ValueError(
+            f"`saveat` must be diffrax.SaveAt(ts=times), got {saveat!r}; pass the training "
+            "times at which the curve is wanted."
+        )
+    times = as_float_array("saveat.ts", times)
+    if not is_traced(times) and not (np.all(np.diff(times) > 0) and times[0] >= 0):
+        raise ValueError(
+            "`saveat.ts` must be increasing and not negative; sort the times and remove repeats."
+        )
+    return times

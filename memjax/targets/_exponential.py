@@ -1,0 +1,95 @@
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from .._checks import (
+    as_float_array,
+    as_horizon,
+    check_finite,
+    check_nonnegative,
+    check_positive,
+    check_same_shape,
+)
+from ._base import AbstractKernel
+from ._special import exponential_moment
+
+
+class ExponentialSum(AbstractKernel):
+    r"""A sum of decaying exponentials, $\rho(t) = \sum_j a_j e^{-w_j t}$ for $t \ge 0$.
+
+    Its transform is $R(s) = \sum_j a_j / (s + w_j)$ and its memory decays exponentially: it is
+    what a diagonal linear model represents exactly.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
+        Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
+    """
+
+    amplitudes: Float[Array, " terms"]
+    rates: Float[Array, " terms"]
+
+    def __init__(
+        self,
+        amplitudes: Real[ArrayLike, "..."],
+        rates: Real[ArrayLike, "..."],
+    ):
+        r"""**Arguments:**
+
+        - `amplitudes`: The amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no
+            terms at all is the zero kernel.
+        - `rates`: The rates $w_j > 0$, of the same shape, in units of one over time.
+
+        **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
+        shapes that differ or have more than one dimension.
+        """
+        amplitudes = jnp.atleast_1d(as_float_array("amplitudes", amplitudes))
+        rates = jnp.atleast_1d(as_float_array("rates", rates))
+        check_same_shape("amplitudes", amplitudes, "rates", rates)
+        if amplitudes.ndim > 1:
+            raise ValueError(
+                f"`amplitudes` must have one dimension, got shape {amplitudes.shape}; "
+                "batch kernels with `jax.vmap`."
+            )
+        check_finite("amplitudes", amplitudes)
+        check_positive("rates", rates, "a kernel decays only with rates above 0")
+        self.amplitudes = amplitudes
+        self.rates = rates
+
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = as_float_array("t", t)
+        decays = jnp.exp(-self.rates * jnp.maximum(t, 0)[..., None])
+        return jnp.where(t < 0, 0, jnp.sum(self.amplitudes * decays, axis=-1))
+
+    def laplace(
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+    ) -> Float[Array, "..."]:
+        s = as_float_array("s", s)
+        check_nonnegative("s", s)
+        return jnp.sum(
+            self.amplitudes * _decay_integral(s[..., None] + self.rates, as_horizon(horizon), 1),
+            axis=-1,
+        )
+
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+        pairs = self.amplitudes[:, None] * self.amplitudes
+        decays = self.rates[:, None] + self.rates
+        return jnp.sum(pairs * _decay_integral(decays, as_horizon(horizon), 2), axis=(-2, -1))
+
+    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = jnp.maximum(as_float_array("t", t), 0)
+        return jnp.sum(self.amplitudes * _decay_integral(self.rates, t, 1), axis=-1)
+
+    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = jnp.maximum(as_float_array("t", t), 0)[..., None]
+        x = self.rates * t
+        moments = exponential_moment(0, x) - exponential_moment(1, x)
+        return jnp.sum(self.amplitudes * t**2 * moments, axis=-1)
+
+
+def _decay_integral(rate: Array, horizon: Array | None, trailing: int) -> Array:
+    """`int_0^horizon exp(-rate t) dt`, where `rate` ends in `trailing` axes of its own."""
+    if horizon is None:
+        return 1 / rate
+    horizon = jnp.expand_dims(horizon, tuple(range(-trailing, 0)))
+    return horizon * exponential_moment(0, rate * horizon)

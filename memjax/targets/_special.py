@@ -1,0 +1,230 @@
+"""Two families of integrals with full relative accuracy and exact derivatives.
+
+Differentiating a quotient such as `(1 - exp(-x)) / x` loses all digits near `x = 0`, and a loss
+near its plateau is made of numbers as small as 1e-300. Both families are closed under
+differentiation, so their derivatives are stated in terms of themselves, to any order.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.scipy.special import erfc
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+
+def _as_floats(*values: ArrayLike) -> list[Array]:
+    """`values` as arrays of one floating-point type and one shape."""
+    dtype = jnp.result_type(*values, 1.0)
+    return jnp.broadcast_arrays(*(jnp.asarray(value, dtype) for value in values))
+
+
+def exponential_moment(k: int, x: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+    r"""Moments of an exponential over the unit interval,
+    $\varphi_k(x) = \int_0^1 u^k e^{-xu} \,\mathrm{d}u$.
+
+    In float64 the relative error is about 1e-15 for every $x \ge -1$, infinity included. The
+    derivative is $-\varphi_{k+1}$.
+
+    **Arguments:**
+
+    - `k`: The power, a Python integer of 0 or more.
+    - `x`: Any shape, elementwise.
+
+    **Returns:**
+
+    An array of the shape of `x`.
+    """
+    return _exponential_moment(k, *_as_floats(x))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _exponential_moment(k: int, x: Array) -> Array:
+    # Below `switch`, Kummer's series exp(-x) sum_n x^n / ((k+1) ... (k+1+n)), all terms positive;
+    # above it, the closed form, in which 1 - exp(-x) sum_j x^j / j! no longer cancels.
+    switch = k + 2.0
+    terms, size = 1, 1.0
+    while size > 1e-18:
+        size *= switch / (k + 1 + terms)
+        terms += 1
+    small = jnp.minimum(x, switch)
+    series = jnp.ones_like(x)
+    for n in reversed(range(1, terms)):
+        series = 1 + small * series / (k + 1 + n)
+    series = jnp.exp(-small) * series / (k + 1)
+
+    large = jnp.maximum(x, switch)
+    # exp(-x) x^k is far under one rounding unit by then; the cap keeps it from being 0 * inf.
+    capped = jnp.minimum(large, switch + 200.0)
+    partial_sum = jnp.ones_like(x)
+    for j in reversed(range(1, k + 1)):
+        partial_sum = 1 + capped * partial_sum / j
+    closed = math.factorial(k) * (1 - jnp.exp(-capped) * partial_sum) / large ** (k + 1)
+    return jnp.where(x < switch, series, closed)
+
+
+@_exponential_moment.defjvp
+def _exponential_moment_jvp(k, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return _exponential_moment(k, x), -_exponential_moment(k + 1, x) * x_dot
+
+
+def gaussian_moment(
+    k: int,
+    s: Real[ArrayLike, "..."],
+    center: Real[ArrayLike, "..."],
+    width: Real[ArrayLike, "..."],
+) -> Float[Array, "..."]:
+    r"""Laplace-transformed moments of a Gaussian on the half line,
+    $M_k = \int_0^\infty t^k e^{-st} e^{-(t-T)^2/(2\sigma^2)} \,\mathrm{d}t$.
+
+    In float64 the relative error stays below 1e-12 wherever the value is a normal number.
+    With $z = (s\sigma^2 - T)/(\sigma\sqrt 2)$ and $I_k(z) = \int_0^\infty u^k e^{-u^2-2zu}
+    \,\mathrm{d}u$ this is $M_k = (\sigma\sqrt 2)^{k+1} e^{-T^2/(2\sigma^2)} I_k(z)$, where
+    $I_0 = \tfrac{\sqrt\pi}{2} e^{z^2} \operatorname{erfc}(z)$. Derivatives of any order with
+    respect to `s`, `center` and `width` are combinations of the $M_k$ themselves.
+
+    **Arguments:**
+
+    - `k`: The power, a Python integer of 0 or more.
+    - `s`: The Laplace variable $s$.
+    - `center`: The centre $T$, of either sign.
+    - `width`: The width $\sigma > 0$.
+
+    **Returns:**
+
+    An array of the broadcast shape of the arguments.
+    """
+    return _gaussian_moment(k, *_as_floats(s, center, width))
+
+
+# From this argument on the recursion upwards in k cancels and the continued fraction is used;
+# its number of terms gives full accuracy at the switch, where it converges most slowly.
+_SWITCH = 1.25
+_FRACTION_TERMS = 60
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0)  # outside of jit the loop would compile every time
+def _gaussian_moment(k: int, s: Array, center: Array, width: Array) -> Array:
+    scale = width * math.sqrt(2)
+    z = (s * width**2 - center) / scale
+    below = z < _SWITCH
+
+    # Below the switch exp(z^2) joins the exponent, so that neither factor over- or underflows
+    # on its own: upwards recursion of exp(-z^2) I_k, free of cancellation for z <= 0.
+    near = jnp.minimum(z, _SWITCH)
+    previous, current = jnp.zeros_like(z), math.sqrt(math.pi) / 2 * erfc(near)
+    for j in range(k):
+        first = jnp.exp(-(near**2)) if j == 0 else j * previous
+        previous, current = current, first / 2 - near * current
+    upwards = current
+
+    # Above it, the ratios r_j = I_j / I_{j-1} = (j/2) / (z + r_{j+1}) from the far end, where r
+    # is the fixed point of its recursion, corrected for its slow drift with j.
+    far = jnp.maximum(z, _SWITCH)
+    last = k + _FRACTION_TERMS
+    numerator = 2 * last - 1 + far / jnp.sqrt(far**2 + 2 * last)
+    ratio = numerator / (far + jnp.sqrt(far**2 + numerator)) / 2
+    ratio = jax.lax.fori_loop(
+        0,
+        _FRACTION_TERMS - 1,
+        lambda i, ratio: (last - 1 - i).astype(far.dtype) / 2 / (far + ratio),
+        ratio,
+    )
+    product = jnp.ones_like(z)
+    for j in reversed(range(1, k + 1)):
+        ratio = j / 2 / (far + ratio)
+        product = product * ratio
+    fraction = product / (2 * (far + ratio))
+
+    exponent = jnp.where(below, s * (s * width**2 / 2 - center), -((center / width) ** 2) / 2)
+    # Half the exponential on either side: the product underflows only if the result does.
+    half = jnp.exp(exponent / 2)
+    return half * (scale ** (k + 1) * jnp.where(below, upwards, fraction)) * half
+
+
+@functools.partial(_gaussian_moment.defjvp, symbolic_zeros=True)
+def _gaussian_moment_jvp(k, primals, tangents):
+    s, center, width = primals
+    s_dot, center_dot, width_dot = tangents
+
+    def moment(j: int) -> Array:
+        return _gaussian_moment(j, s, center, width)
+
+    out = moment(k)
+    out_dot = jnp.zeros_like(out)
+    if type(s_dot) is not SymbolicZero:
+        out_dot = out_dot - moment(k + 1) * s_dot
+
+    # Two exact forms of each derivative: from the derivatives of the Gaussian, and integrated by
+    # parts. The first cancels where exp(-st) pulls the mass into a peak inside the half line,
+    # the second where the mass sits against t = 0.
+    against_zero = s * width**2 >= center
+    start = jnp.exp(-((center / width) ** 2) / 2)
+    if type(center_dot) is not SymbolicZero:
+        direct = (moment(k + 1) - center * out) / width**2
+        by_parts = (k * moment(k - 1) if k > 0 else start) - s * out
+        out_dot = out_dot + jnp.where(against_zero, direct, by_parts) * center_dot
+    if type(width_dot) is not SymbolicZero:
+        direct = (moment(k + 2) - 2 * center * moment(k + 1) + center**2 * out) / width**3
+        # The heat equation: d/dwidth = 1/width + width d^2/dcenter^2.
+        curvature = s**2 * out
+        if k == 0:
+            curvature = curvature - (s + center / width**2) * start
+        if k == 1:
+            curvature = curvature + start
+        if k > 0:
+            curvature = curvature - 2 * k * s * moment(k - 1)
+        if k > 1:
+            curvature = curvature + k * (k - 1) * moment(k - 2)
+        by_parts = out / width + width * curvature
+        out_dot = out_dot + jnp.where(against_zero, direct, by_parts) * width_dot
+    return out, out_dot
+
+
+def gaussian_transform(
+    s: Real[ArrayLike, "..."],
+    center: Real[ArrayLike, "..."],
+    width: Real[ArrayLike, "..."],
+    horizon: Real[ArrayLike, "..."],
+) -> Float[Array, "..."]:
+    r"""Laplace transform of a Gaussian cut off at a horizon,
+    $\int_0^h e^{-st} e^{-(t-T)^2/(2\sigma^2)} \,\mathrm{d}t$.
+
+    A difference of two half-line integrals, counted from whichever end of $[0, h]$ the mass
+    leans on. The relative accuracy of `gaussian_moment` holds unless the integrand changes
+    little over $[0, h]$; then the absolute error is that accuracy times the larger half-line
+    integral.
+
+    **Arguments:**
+
+    - `s`, `center`, `width`: As in `gaussian_moment`.
+    - `horizon`: The horizon $h \ge 0$, finite.
+
+    **Returns:**
+
+    An array of the broadcast shape of the arguments.
+    """
+    s, center, width, horizon = _as_floats(s, center, width, horizon)
+    # exp(-st) times the Gaussian peaks at center - s width^2. With the peak past the horizon, t
+    # is counted backwards from there. Only the arguments are selected, so no unused branch
+    # is there to overflow.
+    backwards = center - s * width**2 > horizon
+    decay = jnp.exp(-s * horizon)
+    outer = _gaussian_moment(
+        0,
+        jnp.where(backwards, -s, s),
+        jnp.where(backwards, horizon - center, center),
+        width,
+    )
+    inner = _gaussian_moment(
+        0,
+        jnp.where(backwards, -s, s),
+        jnp.where(backwards, -center, center - horizon),
+        width,
+    )
+    return jnp.where(backwards, decay, 1) * outer - jnp.where(backwards, 1, decay) * inner

@@ -1,0 +1,100 @@
+import functools
+import itertools
+import operator
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from ._base import AbstractKernel
+from ._exponential import ExponentialSum
+
+
+class KernelSum(AbstractKernel):
+    r"""A sum of kernels, $\rho(t) = \sum_j \rho_j(t)$.
+
+    It stays a sum: the exponential part and a delayed remainder are kept apart, so that a loss
+    can cancel the first exactly and resolve an exponentially small second (theory, section 3).
+    Usually made by `first + second`. Sums among the terms are flattened.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
+        Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
+    """
+
+    terms: tuple[AbstractKernel, ...]
+
+    def __init__(self, terms: tuple[AbstractKernel, ...]):
+        """**Arguments:**
+
+        - `terms`: The kernels to add, at least one.
+
+        **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
+        """
+        flat: list[AbstractKernel] = []
+        for term in terms:
+            if not isinstance(term, AbstractKernel):
+                raise TypeError(
+                    f"`terms` must hold kernels, got {type(term).__name__}; "
+                    "pass subclasses of `AbstractKernel`."
+                )
+            flat.extend(term.terms if isinstance(term, KernelSum) else (term,))
+        if not flat:
+            raise ValueError(
+                "`terms` must hold at least one kernel, got (); "
+                "the zero kernel is an `ExponentialSum` of empty arrays."
+            )
+        self.terms = tuple(flat)
+
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return functools.reduce(operator.add, [term(t) for term in self.terms])
+
+    def laplace(
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+    ) -> Float[Array, "..."]:
+        return functools.reduce(operator.add, [term.laplace(s, horizon) for term in self.terms])
+
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+        r"""The squared norm, the sum of [`memjax.inner_product`][] over all pairs of terms.
+
+        **Raises:** `TypeError` if no inner product is known for a pair of terms.
+        """
+        from ._inner import inner_product  # it distributes over sums, hence not at the top
+
+        pairs = [
+            2 * inner_product(first, second, horizon)
+            for first, second in itertools.combinations(self.terms, 2)
+        ]
+        squares = [term.squared_norm(horizon) for term in self.terms]
+        return functools.reduce(operator.add, squares + pairs)
+
+    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return functools.reduce(operator.add, [term.heaviside_response(t) for term in self.terms])
+
+    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return functools.reduce(operator.add, [term.ramp_response(t) for term in self.terms])
+
+
+def split_exponential(
+    kernel: AbstractKernel,
+) -> tuple[ExponentialSum, tuple[AbstractKernel, ...]]:
+    """Separate a kernel's exponential part from all the rest.
+
+    **Arguments:**
+
+    - `kernel`: Any kernel; a sum is taken term by term.
+
+    **Returns:**
+
+    One `ExponentialSum` with the terms of all the exponential sums, in order and possibly none,
+    and the tuple of the other kernels. They add up to `kernel` (theory, section 3).
+    """
+    terms = kernel.terms if isinstance(kernel, KernelSum) else (kernel,)
+    exponentials = [term for term in terms if isinstance(term, ExponentialSum)]
+    rest = tuple(term for term in terms if not isinstance(term, ExponentialSum))
+    if not exponentials:
+        return ExponentialSum(jnp.zeros(0), jnp.zeros(0)), rest
+    amplitudes = jnp.concatenate([term.amplitudes for term in exponentials])
+    rates = jnp.concatenate([term.rates for term in exponentials])
+    return ExponentialSum(amplitudes, rates), rest
