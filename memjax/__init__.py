@@ -1,5 +1,7 @@
 """memjax: the curse of memory in recurrent models, measured."""
 
+from importlib.metadata import version as _version
+
 from .flows import AbstractDisplacedFlow as AbstractDisplacedFlow
 from .flows import AbstractFlow as AbstractFlow
 from .flows import GradientFlow as GradientFlow
@@ -11,17 +13,27 @@ from .models import DiagonalLinearRNN as DiagonalLinearRNN
 from .models import trainable as trainable
 from .plateaus import AbstractExit as AbstractExit
 from .plateaus import FirstOf as FirstOf
+from .plateaus import fit_scaling_law as fit_scaling_law
 from .plateaus import LossChange as LossChange
 from .plateaus import LossCurve as LossCurve
 from .plateaus import measure_plateau as measure_plateau
+from .plateaus import near_plateau as near_plateau
+from .plateaus import on_plateau as on_plateau
 from .plateaus import ParameterDistance as ParameterDistance
 from .plateaus import Plateau as Plateau
+from .plateaus import plateau_asymptotics as plateau_asymptotics
+from .plateaus import plateau_lower_bound as plateau_lower_bound
+from .plateaus import random_start as random_start
 from .plateaus import RelativeLossDrop as RelativeLossDrop
 from .plateaus import RESULTS as RESULTS
 from .plateaus import TrainingState as TrainingState
 from .reparam import AbstractReparametrisation as AbstractReparametrisation
 from .reparam import Direct as Direct
 from .reparam import Exp as Exp
+from .sweeps import load_dataset as load_dataset
+from .sweeps import PlateauSweep as PlateauSweep
+from .sweeps import save_dataset as save_dataset
+from .sweeps import sweep as sweep
 from .targets import AbstractKernel as AbstractKernel
 from .targets import AbstractTarget as AbstractTarget
 from .targets import ExponentialSum as ExponentialSum
@@ -29,3 +41,5 @@ from .targets import GaussianBump as GaussianBump
 from .targets import inner_product as inner_product
 from .targets import KernelSum as KernelSum
 from .targets import SampledKernel as SampledKernel
+
+__version__ = _version("memjax")

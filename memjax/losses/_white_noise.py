@@ -70,6 +70,8 @@ class WhiteNoiseLoss(AbstractLoss):
         if remainder is not None:
             value = value - 2 * jnp.dot(b, remainder.laplace(v, horizon))
             value = value + remainder.squared_norm(horizon)
+        if self.horizon is None:
+            value = jnp.where(jnp.all(kernel.rates > 0), value, jnp.inf)
         return value
 
     def gradient(
@@ -199,8 +201,15 @@ def _elementwise_derivative(function: Any) -> Any:
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
 
 
-def _plain_gradient(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+def _moved(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+    """Amplitudes and rates after the move; NaN for a mode whose kernel is not square
+    integrable, where the closed forms would go on with finite but meaningless numbers."""
     a, w = rest[0] + moves[0], rest[1] + moves[1]
+    return a, w if rest[-1] is not None else jnp.where(w > 0, w, jnp.nan)
+
+
+def _plain_gradient(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
+    a, w = _moved(moves, rest)
     e0, _ = _residual_transform(0, w, moves, rest)
     e1, _ = _residual_transform(1, w, moves, rest)
     return 2 * e0, 2 * a * e1
@@ -223,7 +232,7 @@ def _spectral_gradient_jvp(primals: Any, tangents: Any) -> Any:
         t_alpha, t_nu = (
             jnp.zeros_like(x) if t is None else t for x, t in zip(moves, t_moves, strict=True)
         )
-        a, w = rest[0] + moves[0], rest[1] + moves[1]
+        a, w = _moved(moves, rest)
         e1, _ = _residual_transform(1, w, moves, rest)
         e2, _ = _residual_transform(2, w, moves, rest)
         sums = w[:, None] + w[None, :]
@@ -239,7 +248,7 @@ def _spectral_gradient_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:
-    a, w = rest[0] + moves[0], rest[1] + moves[1]
+    a, w = _moved(moves, rest)
     _, m0 = _residual_transform(0, w, moves, rest)
     _, m1 = _residual_transform(1, w, moves, rest)
     unit = 4 * jnp.finfo(w.dtype).eps

@@ -10,3 +10,9 @@ from ._measure import LossCurve as LossCurve
 from ._measure import measure_plateau as measure_plateau
 from ._measure import Plateau as Plateau
 from ._measure import RESULTS as RESULTS
+from ._scaling import fit_scaling_law as fit_scaling_law
+from ._scaling import plateau_asymptotics as plateau_asymptotics
+from ._scaling import plateau_lower_bound as plateau_lower_bound
+from ._starts import near_plateau as near_plateau
+from ._starts import on_plateau as on_plateau
+from ._starts import random_start as random_start

@@ -10,7 +10,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from .._checks import as_float_array, check_float64, is_traced
+from .._checks import as_float_array, check_float64, check_positive, is_traced
 from ..flows import AbstractDisplacedFlow, AbstractFlow
 from ..models import AbstractModel
 from ._exits import AbstractExit, ExitCondition
@@ -63,6 +63,8 @@ class Plateau(eqx.Module):
     - `curvature`: the smallest curvature of the loss at that time, with the diagonal of the
         Hessian scaled to one: its sign tells a minimum (positive) from a saddle (negative).
     - `rounding`: an estimate of the relative error of `time` due to rounding.
+    - `result_code`: the place of `result` among the outcomes in the order of
+        [`memjax.RESULTS`][], as an integer that arrays can hold.
     - `stats`: `num_steps`, `num_accepted_steps` and `num_rejected_steps`.
     """
 
@@ -76,6 +78,7 @@ class Plateau(eqx.Module):
     curve: LossCurve | None
     curvature: Float[Array, ""]
     rounding: Float[Array, ""]
+    result_code: Int[Array, ""]
     stats: dict[str, Int[Array, ""]]
 
 
@@ -120,7 +123,7 @@ def default_solver() -> diffrax.AbstractSolver:
 
 
 def default_stepsize_controller(
-    flow: AbstractDisplacedFlow, rtol: float = 1e-6
+    flow: AbstractDisplacedFlow, rtol: Scalar
 ) -> diffrax.PIDController:
     """The step-size controller of [`memjax.measure_plateau`][].
 
@@ -140,6 +143,7 @@ def _measure(
     exit: AbstractExit,
     solver: diffrax.AbstractSolver | None,
     stepsize_controller: diffrax.AbstractStepSizeController | None,
+    rtol: Scalar,
     max_time: Scalar,
     max_steps: int,
     curve_times: Float[Array, " times"] | None,
@@ -147,7 +151,7 @@ def _measure(
     resolution: float,
 ) -> Plateau:
     run = _Run.build(
-        flow, model, exit, solver, stepsize_controller, max_time, curve_times, resolution
+        flow, model, exit, solver, stepsize_controller, rtol, max_time, curve_times, resolution
     )
     if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
         kind, checkpoints = "checkpointed", adjoint.checkpoints
@@ -177,7 +181,7 @@ class _Run(eqx.Module):
     resolution: float
 
     @staticmethod
-    def build(flow, model, exit, solver, controller, max_time, curve_times, resolution) -> "_Run":
+    def build(flow, model, exit, solver, controller, rtol, max_time, curve_times, resolution) -> "_Run":
         displaced = flow.displaced(model)
         event = exit.event(displaced)
         return _Run(
@@ -185,7 +189,7 @@ class _Run(eqx.Module):
             condition=event.cond_fn,
             root_finder=event.root_finder,
             solver=default_solver() if solver is None else solver,
-            controller=default_stepsize_controller(displaced) if controller is None else controller,
+            controller=default_stepsize_controller(displaced, rtol) if controller is None else controller,
             max_time=max_time,
             curve_times=jnp.zeros(0) if curve_times is None else curve_times,
             resolution=resolution,
@@ -419,6 +423,7 @@ class _Run(eqx.Module):
             curve=curve,
             curvature=state.curvature,
             rounding=rounding,
+            result_code=result,
             stats={
                 "num_steps": state.num_steps,
                 "num_accepted_steps": accepted,
@@ -470,6 +475,7 @@ def measure_plateau(
     *,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    rtol: float | Scalar = 1e-6,
     max_time: float | Scalar = 1e300,
     max_steps: int = 4096,
     saveat: diffrax.SaveAt | None = None,
@@ -498,9 +504,11 @@ def measure_plateau(
         full Newton iteration. A root finder built with
         `diffrax.with_stepsize_controller_tols` is given the tolerances of every step.
     - `stepsize_controller`: a Diffrax controller acting on the displacement. Defaults to
-        `diffrax.PIDController` with `rtol=1e-6` and an `atol` that follows the gradient at
-        the start. Time is local to a step, so that controllers bound to absolute times
+        `diffrax.PIDController` with `rtol` and an `atol` that follows the gradient at the
+        start. Time is local to a step, so that controllers bound to absolute times
         (`diffrax.ClipStepSizeController`) are refused.
+    - `rtol`: tolerance of the default controller, relative to the displacement of every
+        weight. The error of `time` was at most a hundred times that on the references.
     - `max_time`: training time after which to stop. Defaults to 1e300.
     - `max_steps`: number of attempted steps after which to stop.
     - `saveat`: `diffrax.SaveAt(ts=times)` to record the training curve at increasing times
@@ -553,6 +561,8 @@ def measure_plateau(
             f"`stepsize_controller` must not depend on absolute time, got "
             f"{type(stepsize_controller).__name__}; pass a diffrax.PIDController."
         )
+    rtol = as_float_array("rtol", rtol)
+    check_positive("rtol", rtol)
     max_time = as_float_array("max_time", max_time)
     if not is_traced(max_time) and not max_time > 0:
         raise ValueError(f"`max_time` must be positive, got {max_time}; pass a time above 0.")
@@ -572,6 +582,7 @@ def measure_plateau(
         exit,
         solver,
         stepsize_controller,
+        rtol,
         max_time,
         max_steps,
         curve_times,
@@ -595,9 +606,11 @@ def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None
             f"`saveat` must be diffrax.SaveAt(ts=times), got {saveat!r}; pass the training "
             "times at which the curve is wanted."
         )
-    times = as_float_array("saveat.ts", times)
-    if not is_traced(times) and not (np.all(np.diff(times) > 0) and times[0] >= 0):
-        raise ValueError(
-            "`saveat.ts` must be increasing and not negative; sort the times and remove repeats."
-        )
-    return times
+    if not is_traced(times):
+        values = np.asarray(times)
+        if values.ndim != 1 or not (np.all(np.diff(values) > 0) and np.all(values >= 0)):
+            raise ValueError(
+                "`saveat.ts` must be 1-D, increasing and not negative, got "
+                f"{values}; sort the times and remove repeats."
+            )
+    return as_float_array("saveat.ts", times)

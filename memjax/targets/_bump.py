@@ -27,7 +27,9 @@ class GaussianBump(AbstractKernel):
     \operatorname{erfc}\left(\frac{s\sigma^2 - 1/\omega}{\sigma\sqrt 2}\right)$$
 
     and in float64 `laplace` and its derivatives in `s` keep a relative accuracy of 1e-12 down to
-    the smallest normal number, 2e-308; what is smaller is 0.
+    the smallest normal number, 2e-308; what is smaller is 0. Finite horizons and responses keep
+    about that too, in either tail of the bump, except over times much shorter than `width`, where
+    the error is rounding relative to the width.
 
     ??? cite "Reference"
 
@@ -41,9 +43,9 @@ class GaussianBump(AbstractKernel):
 
     def __init__(
         self,
-        omega: Real[ArrayLike, ""],
-        amplitude: Real[ArrayLike, ""] = 1.0,
-        width: Real[ArrayLike, ""] = 1.0,
+        omega: Real[ArrayLike, "..."],
+        amplitude: Real[ArrayLike, "..."] = 1.0,
+        width: Real[ArrayLike, "..."] = 1.0,
     ):
         r"""**Arguments:**
 

@@ -1,6 +1,5 @@
 import os
 import pathlib
-from typing import Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +37,7 @@ class SampledKernel(AbstractKernel):
     times: Float[Array, " samples"]
     values: Float[Array, " samples"]
 
-    def __init__(self, times: Real[ArrayLike, " samples"], values: Real[ArrayLike, " samples"]):
+    def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]):
         r"""**Arguments:**
 
         - `times`: The times $t_k \ge 0$ of at least two samples, strictly increasing.
@@ -79,7 +78,7 @@ class SampledKernel(AbstractKernel):
     @classmethod
     def from_csv(
         cls, path: str | os.PathLike[str], time_column: int = 0, value_column: int = 1
-    ) -> Self:
+    ) -> "SampledKernel":
         """Read the samples from a text file with one sample a line.
 
         Columns are separated by semicolons, commas or white space. One header line is allowed,

@@ -6,7 +6,6 @@ import pytest
 
 from memjax.targets._special import exponential_moment, gaussian_moment, gaussian_transform
 
-
 # Compiled once and used at many points.
 moment_gradient = jax.jit(jax.grad(gaussian_moment, (1, 2, 3)), static_argnums=0)
 moment_hessian = jax.jit(jax.hessian(lambda a: gaussian_moment(0, *a)))

@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import as_float_array, check_positive
+from ..models import DiagonalLinearRNN
+from ..reparam import AbstractReparametrisation
+from ..targets import AbstractKernel, split_exponential
+
+
+def on_plateau(
+    target: AbstractKernel,
+    silent_rates: Float[Array, " silent"],
+    *,
+    copies: int = 1,
+    reparametrisation: AbstractReparametrisation | None = None,
+) -> DiagonalLinearRNN:
+    r"""A model that has learnt the target's exponential part and nothing of its memory.
+
+    Its kernel is exactly the exponential part, so that the loss starts at the squared norm of
+    the remainder. The other modes are silent: their amplitude is zero.
+
+    **Arguments:**
+
+    - `target`: a target with an exponential part.
+    - `silent_rates`: the rates of the silent modes, shape `(silent,)`.
+    - `copies`: among how many equal modes each exponential of the target is shared.
+    - `reparametrisation`: as in [`memjax.DiagonalLinearRNN`][].
+
+    **Returns:**
+
+    A model of width `copies * (number of exponentials) + silent`.
+
+    **Raises:**
+
+    `ValueError` if the target has no exponential part, or for rates that are not positive.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
+        and Optimization Analysis*, ICLR 2021, Section 5.
+    """
+    active, _ = split_exponential(target)
+    if active.rates.shape[0] == 0:
+        raise ValueError(
+            f"`target` must have an exponential part to start from, got {target}; add a "
+            "memjax.ExponentialSum, or use memjax.random_start."
+        )
+    if copies < 1:
+        raise ValueError(f"`copies` must be at least 1, got {copies}.")
+    silent_rates = jnp.atleast_1d(as_float_array("silent_rates", silent_rates))
+    check_positive("silent_rates", silent_rates)
+    return DiagonalLinearRNN(
+        jnp.concatenate(
+            [jnp.repeat(active.amplitudes / copies, copies), jnp.zeros_like(silent_rates)]
+        ),
+        jnp.concatenate([jnp.repeat(active.rates, copies), silent_rates]),
+        reparametrisation,
+    )
+
+
+def near_plateau(
+    model: DiagonalLinearRNN, *, scale: float | Float[Array, ""] = 1e-3, key: PRNGKeyArray
+) -> DiagonalLinearRNN:
+    """A model moved a little off the plateau, every mode by independent normal numbers.
+
+    **Arguments:**
+
+    - `model`: a model on the plateau.
+    - `scale`: the standard deviation of the change of every amplitude and of every log rate.
+    - `key`: a `jax.random` key.
+
+    **Returns:**
+
+    A model of the same width and reparametrisation.
+    """
+    scale = as_float_array("scale", scale)
+    first, second = jax.random.split(key)
+    a, w = model.amplitudes, model.rates
+    return DiagonalLinearRNN(
+        a + scale * jax.random.normal(first, a.shape, a.dtype),
+        w * jnp.exp(scale * jax.random.normal(second, w.shape, w.dtype)),
+        model.reparametrisation,
+    )
+
+
+def random_start(
+    width: int,
+    *,
+    amplitude: float | Float[Array, ""] = 0.5,
+    slowest: float | Float[Array, ""] = 0.3,
+    fastest: float | Float[Array, ""] = 3.0,
+    reparametrisation: AbstractReparametrisation | None = None,
+    key: PRNGKeyArray,
+) -> DiagonalLinearRNN:
+    """A random model: normal amplitudes, log-uniform rates.
+
+    **Arguments:**
+
+    - `width`: the number of modes.
+    - `amplitude`: the standard deviation of the amplitudes.
+    - `slowest`, `fastest`: the interval of the rates.
+    - `reparametrisation`: as in [`memjax.DiagonalLinearRNN`][].
+    - `key`: a `jax.random` key.
+
+    **Returns:**
+
+    A model of width `width`.
+    """
+    if width < 1:
+        raise ValueError(f"`width` must be at least 1, got {width}; pass a number of neurons.")
+    slowest, fastest = as_float_array("slowest", slowest), as_float_array("fastest", fastest)
+    check_positive("slowest", slowest)
+    check_positive("fastest", fastest - slowest, "pass an interval with slowest < fastest")
+    first, second = jax.random.split(key)
+    uniform = jax.random.uniform(second, (width,), slowest.dtype)
+    return DiagonalLinearRNN(
+        amplitude * jax.random.normal(first, (width,), slowest.dtype),
+        slowest * (fastest / slowest) ** uniform,
+        reparametrisation,
+    )

@@ -1,0 +1,297 @@
+import dataclasses
+import difflib
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tomli_w
+import xarray as xr
+from jaxtyping import Array
+
+from ..flows import GradientFlow
+from ..losses import WhiteNoiseLoss
+from ..models import DiagonalLinearRNN
+from ..plateaus import (
+    AbstractExit,
+    LossChange,
+    near_plateau,
+    on_plateau,
+    ParameterDistance,
+    plateau_lower_bound,
+    random_start,
+    RelativeLossDrop,
+)
+from ..reparam import AbstractReparametrisation, Direct, Exp
+from ..targets import AbstractKernel, ExponentialSum, GaussianBump
+from ._sweep import sweep
+
+Start = Literal["on-plateau", "near-plateau", "random"]
+ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
+Reparametrisation = Literal["direct", "exp"]
+
+REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = {"direct": Direct, "exp": Exp}
+
+
+def make_exit(name: str, delta: Any, plateau: Array | None = None) -> AbstractExit:
+    """An exit condition by its name; `plateau` is the loss that a drop is relative to."""
+    if name == "relative-loss-drop":
+        return RelativeLossDrop(delta, plateau)
+    return {"loss-change": LossChange, "parameter-distance": ParameterDistance}[name](delta)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauSweep:
+    """The specification of a sweep of plateau times over memory, as `memjax sweep` runs it.
+
+    The target is an exponential sum plus a Gaussian bump at time 1/omega, the model a diagonal
+    linear RNN, the loss its squared error under white noise, and training gradient flow.
+    """
+
+    memories: tuple[float, ...] = tuple(float(memory) for memory in range(8, 32, 2))
+    """Memories 1/omega at which the bump sits, in units of the model's clock."""
+    widths: tuple[int, ...] = (2, 4, 8)
+    """Numbers of neurons m."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    """Seeds of the starts."""
+    deltas: tuple[float, ...] = (0.02,)
+    """Thresholds of the exit condition."""
+    exit: ExitName = "relative-loss-drop"
+    """Exit condition; a drop is relative to the height of the plateau, the bump's squared norm."""
+    reparametrisations: tuple[Reparametrisation, ...] = ("direct",)
+    """Maps from free weights to decay rates."""
+    target_amplitudes: tuple[float, ...] = (1.0,)
+    """Amplitudes of the target's exponential part."""
+    target_rates: tuple[float, ...] = (1.0,)
+    """Decay rates of the target's exponential part, in units of 1/clock."""
+    bump_amplitude: float = 1.0
+    """Height of the bump."""
+    bump_width: float = 0.5
+    """Width sigma of the bump, in units of the clock."""
+    start: Start = "on-plateau"
+    """Start: the target's exponential part and silent modes; the same, perturbed; or random."""
+    slowest: float = 0.6
+    """Smallest rate of the silent modes (or of a random start), in units of 1/clock."""
+    fastest: float = 3.0
+    """Largest rate of the silent modes (or of a random start), in units of 1/clock."""
+    jitter: float = 0.02
+    """Standard deviation over the seeds of the log rates of the silent modes, and for
+    near-plateau starts of all log rates and amplitudes."""
+    rtol: float = 1e-6
+    """Tolerance of the integration, relative to the displacement of every weight."""
+    max_time: float = 1e300
+    """Training time after which a run is stopped."""
+    max_steps: int = 4096
+    """Number of attempted steps after which a run is stopped."""
+    curve_start: float = 1e-2
+    """First training time at which the loss curves are recorded."""
+    curve_stop: float = 1e16
+    """Last training time at which the loss curves are recorded."""
+    curve_points: int = 181
+    """Number of log-spaced training times of the loss curves; 0 records none."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        for name in (
+            "memories", "widths", "deltas", "target_rates", "bump_width", "slowest", "fastest",
+            "rtol", "max_time", "max_steps", "curve_start", "curve_stop",
+        ):  # fmt: skip
+            for value in np.atleast_1d(getattr(self, name)):
+                if not value > 0:
+                    raise ValueError(f"`{name}` must be positive, got {value}; pass a value > 0.")
+        for name in ("memories", "widths", "seeds", "deltas", "reparametrisations"):
+            given = getattr(self, name)
+            if not given:
+                raise ValueError(f"`{name}` must not be empty, got (); pass at least one value.")
+            if len(set(given)) != len(given):
+                raise ValueError(f"`{name}` must not repeat a value, got {given}.")
+        if len(self.target_amplitudes) != len(self.target_rates):
+            raise ValueError(
+                f"`target_amplitudes` and `target_rates` must have the same length, got "
+                f"{len(self.target_amplitudes)} and {len(self.target_rates)}."
+            )
+        modes = len(self.target_rates)
+        if self.start != "random" and min(self.widths) <= modes:
+            raise ValueError(
+                f"`widths` must exceed the {modes} exponential(s) of the target for a start on "
+                f"or near the plateau, got {min(self.widths)}; pass at least {modes + 1}."
+            )
+        if self.start != "random" and modes == 0:
+            raise ValueError(
+                "`target_rates` must not be empty for a start on or near the plateau, got (); "
+                "pass a rate, or start='random'."
+            )
+        if self.jitter < 0:
+            raise ValueError(f"`jitter` must not be negative, got {self.jitter}.")
+        if not self.slowest < self.fastest:
+            raise ValueError(
+                f"`slowest` must be below `fastest`, got {self.slowest} and {self.fastest}."
+            )
+        if self.curve_points and not self.curve_start < self.curve_stop:
+            raise ValueError(
+                f"`curve_start` must be below `curve_stop`, got {self.curve_start} and "
+                f"{self.curve_stop}."
+            )
+        if self.curve_points < 0 or self.curve_points == 1:
+            raise ValueError(f"`curve_points` must be 0 or at least 2, got {self.curve_points}.")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "PlateauSweep":
+        """Read a specification that `to_toml` wrote, or one that names only what differs from
+        the defaults.
+
+        **Raises:**
+
+        `FileNotFoundError`, or `ValueError` for a file that is not TOML, unknown keys or values
+        of the wrong kind.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"specification {str(path)!r} does not exist; pass a TOML file."
+            )
+        try:
+            given = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"specification {str(path)!r} is not TOML: {error}.") from error
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}."
+                raise ValueError(f"unknown key `{key}` in specification {str(path)!r}; {hint}")
+        return cls(**given)
+
+    def to_toml(self) -> str:
+        """The specification as TOML."""
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+    def target(self, omega: float | Array) -> AbstractKernel:
+        """The target whose memory sits at 1/omega."""
+        bump = GaussianBump(omega, self.bump_amplitude, self.bump_width)
+        amplitudes, rates = jnp.asarray(self.target_amplitudes), jnp.asarray(self.target_rates)
+        return ExponentialSum(amplitudes, rates) + bump
+
+    def model(
+        self, omega: float | Array, width: int, seed: int | Array, reparametrisation: str = "direct"
+    ) -> DiagonalLinearRNN:
+        """The start of a run."""
+        reparam = REPARAMETRISATIONS[reparametrisation]()
+        key = jax.random.key(seed)
+        if self.start == "random":
+            return random_start(
+                width,
+                slowest=self.slowest,
+                fastest=self.fastest,
+                reparametrisation=reparam,
+                key=key,
+            )
+        silent = width - len(self.target_rates)
+        steps = jnp.arange(silent) / max(silent - 1, 1)
+        rates = self.slowest * (self.fastest / self.slowest) ** steps
+        first, second = jax.random.split(key)
+        rates = rates * jnp.exp(self.jitter * jax.random.normal(first, (silent,)))
+        model = on_plateau(self.target(omega), rates, reparametrisation=reparam)
+        if self.start == "near-plateau":
+            model = near_plateau(model, scale=self.jitter, key=second)
+        return model
+
+    def build(
+        self,
+        omega: float | Array,
+        width: int,
+        seed: int | Array,
+        delta: float | Array,
+        reparametrisation: str,
+    ):
+        """One cell of the grid, for [`memjax.sweep`][]."""
+        target = self.target(omega)
+        model = self.model(omega, width, seed, reparametrisation)
+        bump = GaussianBump(omega, self.bump_amplitude, self.bump_width)
+        exit = make_exit(self.exit, delta, bump.squared_norm())
+        rates = jnp.concatenate([model.rates, jnp.asarray(self.target_rates)])
+        slowest = jnp.min(rates)
+        record = {
+            "decay_rate": slowest,
+            "lower_bound": plateau_lower_bound(
+                omega, delta=delta, decay_rate=slowest, width=width
+            ),
+        }
+        return GradientFlow(WhiteNoiseLoss(target)), model, exit, record
+
+    def run(self, *, progress: bool = True, **options: Any) -> xr.Dataset:
+        """Run the sweep.
+
+        **Arguments:**
+
+        - `progress`: whether to show a progress bar.
+        - `options`: passed on to [`memjax.sweep`][], such as `vectorise` or `chunk_size`.
+
+        **Returns:**
+
+        The dataset of [`memjax.sweep`][] over `omega`, `width`, `seed`, `delta` and
+        `reparametrisation`, with `decay_rate` (the smallest rate in play, $c_0$) and
+        `lower_bound` (the published bound, up to its constant) for every cell.
+        """
+        omegas = 1 / np.asarray(self.memories)
+        times = None
+        if self.curve_points:
+            times = jnp.geomspace(self.curve_start, self.curve_stop, self.curve_points)
+        axes = {
+            "omega": omegas,
+            "width": self.widths,
+            "seed": self.seeds,
+            "delta": self.deltas,
+            "reparametrisation": self.reparametrisations,
+        }
+        dataset = sweep(
+            self.build,
+            axes,
+            static=("width", "reparametrisation"),
+            rtol=self.rtol,
+            max_time=self.max_time,
+            max_steps=self.max_steps,
+            curve_times=times,
+            progress=progress,
+            attrs={"specification": self.to_toml()},
+            **options,
+        )
+        dataset["decay_rate"].attrs = {
+            "long_name": "smallest decay rate in play",
+            "units": "1/clock",
+        }
+        dataset["lower_bound"].attrs = {
+            "long_name": "published lower bound, up to its constant",
+            "units": "training time",
+        }
+        return dataset
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """The value in the type of its field: what TOML and callers may pass is looser."""
+    kind = typing.get_type_hints(PlateauSweep)[field.name]
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, (str, bytes)) or not np.iterable(value):
+            raise TypeError(f"`{field.name}` must be a list of values, got {value!r}.")
+        item = typing.get_args(kind)[0]
+        return tuple(_scalar(field.name, item, entry) for entry in value)
+    return _scalar(field.name, kind, value)
+
+
+def _scalar(name: str, kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            options = ", ".join(map(repr, typing.get_args(kind)))
+            raise ValueError(f"`{name}` must be one of {options}, got {value!r}.")
+        return value
+    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not numeric or (kind is int and value != int(value)):
+        what = "an integer" if kind is int else "a number"
+        raise TypeError(f"`{name}` must be {what}, got {value!r}.")
+    if not np.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}; pass a finite number.")
+    return kind(value)
