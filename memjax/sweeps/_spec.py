@@ -43,6 +43,24 @@ def make_exit(name: str, delta: Any, plateau: Array | None = None) -> AbstractEx
     return {"loss-change": LossChange, "parameter-distance": ParameterDistance}[name](delta)
 
 
+def read_toml(path: str | Path, kind: type) -> dict[str, Any]:
+    """The keys of a TOML file, all of which are fields of the dataclass `kind`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"specification {str(path)!r} does not exist; pass a TOML file.")
+    try:
+        given = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"specification {str(path)!r} is not TOML: {error}.") from error
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}."
+            raise ValueError(f"unknown key `{key}` in specification {str(path)!r}; {hint}")
+    return given
+
+
 @dataclasses.dataclass(frozen=True)
 class PlateauSweep:
     """The specification of a sweep of plateau times over memory, as `memjax sweep` runs it.
@@ -149,22 +167,7 @@ class PlateauSweep:
         `FileNotFoundError`, or `ValueError` for a file that is not TOML, unknown keys or values
         of the wrong kind.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"specification {str(path)!r} does not exist; pass a TOML file."
-            )
-        try:
-            given = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"specification {str(path)!r} is not TOML: {error}.") from error
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in given:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}."
-                raise ValueError(f"unknown key `{key}` in specification {str(path)!r}; {hint}")
-        return cls(**given)
+        return cls(**read_toml(path, cls))
 
     def to_toml(self) -> str:
         """The specification as TOML."""

@@ -62,11 +62,15 @@ def hermite(ts, xs):
 
 
 @pytest.mark.parametrize(
-    "amplitudes, rates",
-    [(AMPLITUDES, RATES), (STIFF_AMPLITUDES, STIFF_RATES)],
-    ids=["mild", "stiff"],
+    "amplitudes, rates, interpolation",
+    [
+        (AMPLITUDES, RATES, "linear"),
+        (STIFF_AMPLITUDES, STIFF_RATES, "linear"),
+        (STIFF_AMPLITUDES, STIFF_RATES, "previous"),
+        (STIFF_AMPLITUDES, STIFF_RATES, "cubic"),
+    ],
+    ids=["mild linear", "stiff linear", "stiff previous", "stiff cubic"],
 )
-@pytest.mark.parametrize("interpolation", ["linear", "previous", "cubic"])
 def test_sampled_input_gives_the_convolution_of_the_kernel(amplitudes, rates, interpolation):
     outputs = model(amplitudes, rates)(TIMES, SAMPLES, interpolation=interpolation)
     if interpolation == "cubic":
@@ -77,12 +81,8 @@ def test_sampled_input_gives_the_convolution_of_the_kernel(amplitudes, rates, in
     np.testing.assert_allclose(outputs, exact, atol=1e-7 * np.max(np.abs(exact)))
 
 
-@pytest.mark.parametrize(
-    "amplitudes, rates",
-    [(AMPLITUDES, RATES), (STIFF_AMPLITUDES, STIFF_RATES)],
-    ids=["mild", "stiff"],
-)
-def test_input_as_a_function_of_time(amplitudes, rates):
+def test_input_as_a_function_of_time():
+    amplitudes, rates = STIFF_AMPLITUDES, STIFF_RATES
     ts = np.linspace(-1.0, 6.0, 30)
     outputs = model(amplitudes, rates, mj.Exp())(ts, lambda t: jnp.sin(3 * t) + t**2)
     exact = convolution(amplitudes, rates, ts, lambda s: np.sin(3 * s) + s**2)
@@ -107,8 +107,8 @@ def test_batches_of_inputs_under_vmap():
     np.testing.assert_allclose(outputs, exact, atol=1e-7)
 
 
-@pytest.mark.parametrize("reparametrisation", [mj.Direct(), mj.Exp(2.0)], ids=["direct", "exp"])
-def test_gradient_with_respect_to_weights_and_samples(reparametrisation):
+def test_gradient_with_respect_to_weights_and_samples():
+    gain = 2.0
     weighting = RNG.normal(size=20)
 
     @eqx.filter_jit
@@ -117,7 +117,7 @@ def test_gradient_with_respect_to_weights_and_samples(reparametrisation):
         rnn, xs = everything
         return jnp.dot(weighting, rnn(TIMES, xs))
 
-    rnn = model(reparametrisation=reparametrisation)
+    rnn = model(reparametrisation=mj.Exp(gain))
     found, by_sample = gradient((rnn, jnp.asarray(SAMPLES)))
 
     def complex_step(function, x):
@@ -129,8 +129,7 @@ def test_gradient_with_respect_to_weights_and_samples(reparametrisation):
 
     exact = complex_step(lambda a: total(a, RATES, SAMPLES), AMPLITUDES)
     np.testing.assert_allclose(found.amplitudes, exact, rtol=1e-6)
-    slope = 1.0 if isinstance(reparametrisation, mj.Direct) else 2.0 * RATES
-    exact = slope * complex_step(lambda w: total(AMPLITUDES, w, SAMPLES), RATES)
+    exact = gain * RATES * complex_step(lambda w: total(AMPLITUDES, w, SAMPLES), RATES)
     np.testing.assert_allclose(found.free_rates, exact, rtol=1e-6)
     exact = complex_step(lambda xs: total(AMPLITUDES, RATES, xs), SAMPLES)
     np.testing.assert_allclose(by_sample, exact, rtol=1e-6, atol=1e-7)
@@ -190,7 +189,7 @@ BAD_MODELS = [
     ([], [], ValueError, r"`amplitudes` must be a 1-D array of at least one mode"),
     ([[1.0]], [[1.0]], ValueError, r"`amplitudes` must be a 1-D array"),
     ([1j], [1.0], TypeError, r"`amplitudes` must be real"),
-    (["a"], [1.0], TypeError, r"`amplitudes` must be a number"),
+    ([None], [1.0], TypeError, r"`amplitudes` must be a number"),
 ]
 
 
