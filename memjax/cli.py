@@ -180,9 +180,7 @@ class Fit:
 
     def run(self) -> int:
         dataset = load_dataset(self.dataset)
-        fit = fit_scaling_law(
-            dataset, memory_range=self.memory_range, confidence=self.confidence
-        )
+        fit = fit_scaling_law(dataset, memory_range=self.memory_range, confidence=self.confidence)
         if self.json:
             _print_json(_records(fit))
         else:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 from .._checks import as_float_array, check_float64, check_positive, is_traced
 from ..flows import AbstractDisplacedFlow, AbstractFlow
 from ..models import AbstractModel
+from ..solvers import StageNewton
 from ._exits import AbstractExit, ExitCondition
 from ._rounding import escape_rate, is_definite, rest_point, step_noise
 
@@ -96,6 +97,7 @@ class _State(eqx.Module):
     curvature: Float[Array, ""]
     time_noise: Float[Array, ""]
     cross_noise: Float[Array, ""]
+    peak_noise: Float[Array, ""]
     num_steps: Int[Array, ""]
     num_accepted_steps: Int[Array, ""]
     curve_index: Int[Array, ""]
@@ -118,13 +120,10 @@ def _item(code: Int[Array, ""]) -> RESULTS:
 
 def default_solver() -> diffrax.AbstractSolver:
     """The solver of [`memjax.measure_plateau`][]: Kvaerno5 with a full Newton iteration."""
-    newton = diffrax.with_stepsize_controller_tols(optx.Newton)(cauchy_termination=False)
-    return diffrax.Kvaerno5(root_finder=newton)
+    return diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
 
 
-def default_stepsize_controller(
-    flow: AbstractDisplacedFlow, rtol: Scalar
-) -> diffrax.PIDController:
+def default_stepsize_controller(flow: AbstractDisplacedFlow, rtol: Scalar) -> diffrax.PIDController:
     """The step-size controller of [`memjax.measure_plateau`][].
 
     Errors are counted relative to the displacement of every weight from its start, down to a
@@ -181,7 +180,9 @@ class _Run(eqx.Module):
     resolution: float
 
     @staticmethod
-    def build(flow, model, exit, solver, controller, rtol, max_time, curve_times, resolution) -> "_Run":
+    def build(
+        flow, model, exit, solver, controller, rtol, max_time, curve_times, resolution
+    ) -> "_Run":
         displaced = flow.displaced(model)
         event = exit.event(displaced)
         return _Run(
@@ -189,7 +190,9 @@ class _Run(eqx.Module):
             condition=event.cond_fn,
             root_finder=event.root_finder,
             solver=default_solver() if solver is None else solver,
-            controller=default_stepsize_controller(displaced, rtol) if controller is None else controller,
+            controller=default_stepsize_controller(displaced, rtol)
+            if controller is None
+            else controller,
             max_time=max_time,
             curve_times=jnp.zeros(0) if curve_times is None else curve_times,
             resolution=resolution,
@@ -206,7 +209,7 @@ class _Run(eqx.Module):
             self.flow, zero, self.max_time, y, dt, None, self.solver.func, order
         )
         dt = jnp.asarray(dt)
-        solver_state = self.sized(y).init(self.flow, zero, dt, y, None)
+        solver_state = self.sized(y, dt).init(self.flow, zero, dt, y, None)
         curve_loss = jnp.full(self.curve_times.shape, jnp.nan)
         count = jnp.zeros((), jnp.int32)
         state = _State(
@@ -220,6 +223,7 @@ class _Run(eqx.Module):
             curvature=zero,
             time_noise=zero,
             cross_noise=zero,
+            peak_noise=zero,
             num_steps=count,
             num_accepted_steps=count,
             curve_index=count,
@@ -274,6 +278,7 @@ class _Run(eqx.Module):
             curvature=state.curvature,
             time_noise=state.time_noise,
             cross_noise=state.cross_noise,
+            peak_noise=state.peak_noise,
             num_steps=state.num_steps + 1,
             num_accepted_steps=state.num_accepted_steps + jnp.where(keep, 1, 0),
             curve_index=curve[0],
@@ -290,28 +295,27 @@ class _Run(eqx.Module):
         """One attempted step from `state`. Training time enters no vector field here, so that
         every step starts at a local time of 0: in an absolute one, the short steps at the end
         of a plateau of 1e17 would vanish below its last digit."""
-        return self.sized(state.y).step(
+        return self.sized(state.y, dt).step(
             self.flow, jnp.zeros(()), dt, state.y, None, state.solver_state, False
         )
 
-    def sized(self, y: Float[Array, " n"]) -> diffrax.AbstractSolver:
+    def sized(self, y: Float[Array, " n"], dt: Scalar) -> diffrax.AbstractSolver:
         """The solver, its root finder told of the error that a step from `y` may make.
 
-        Only if the root finder leaves that open: a tolerance relative to the unknown of a
-        stage, which is an increment, would ask for digits that the gradient does not have.
+        Only if the root finder leaves its tolerances open: Diffrax would set them relative to
+        the unknown of a stage, whose size says nothing of the displacement.
         """
         root_finder = getattr(self.solver, "root_finder", None)
-        if not isinstance(self.controller, diffrax.PIDController) or not isinstance(
-            root_finder, (optx.Newton, optx.Chord, diffrax.VeryChord)
-        ):
+        if root_finder is None or isinstance(root_finder.rtol, (float, int, jax.Array)):
             return self.solver
-        if isinstance(root_finder.rtol, (float, int, jax.Array, np.ndarray)):
-            return self.solver
-        atol = lax.stop_gradient(self.scale(y))
+        # Runge-Kutta methods whose last stage is the first of the next step solve for the
+        # vector field of a stage, the others for the increment that it makes.
+        tableau = getattr(self.solver, "tableau", None)
+        unit = dt if getattr(tableau, "fsal", False) else 1.0
         return eqx.tree_at(
             lambda s: (s.root_finder.rtol, s.root_finder.atol, s.root_finder.norm),
             self.solver,
-            (0.0, atol, self.controller.norm),
+            (0.0, lax.stop_gradient(self.scale(y) / unit), optx.rms_norm),
         )
 
     def scale(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -348,14 +352,21 @@ class _Run(eqx.Module):
         time_noise = old.time_noise + lost * jnp.where(moved > 0, dt, 0)
         growth = jnp.minimum(dt * escape_rate(hessian, velocity), 1.0)
         cross_noise = old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken)
+        peak_noise = jnp.maximum(old.peak_noise, optx.rms_norm(shaken / run.scale(y)))
 
         unresolved = silent & ~at_saddle & ~at_minimum & (jnp.max(jnp.abs(velocity)) > 0)
         result = jnp.where(unresolved, _UNRESOLVED, new.result)
         result = jnp.where(at_minimum | at_saddle, _CONVERGED, result)
         return eqx.tree_at(
-            lambda s: (s.curvature, s.time_noise, s.cross_noise, s.result),
+            lambda s: (s.curvature, s.time_noise, s.cross_noise, s.peak_noise, s.result),
             new,
-            (curvature, time_noise, jnp.where(moved > 0, cross_noise, old.cross_noise), result),
+            (
+                curvature,
+                time_noise,
+                jnp.where(moved > 0, cross_noise, old.cross_noise),
+                jnp.where(moved > 0, peak_noise, old.peak_noise),
+                result,
+            ),
         )
 
     def record(self, state: _State, interpolation: Any, span: Scalar):
@@ -407,7 +418,11 @@ class _Run(eqx.Module):
         )
 
         result = jnp.where(crossed, _EXITED, state.result)
-        result = jnp.where(result == _RUNNING, _MAX_STEPS_REACHED, result)
+        # Steps run out where the error control chases rounding noise.
+        noisy = state.peak_noise > 1
+        result = jnp.where(
+            result == _RUNNING, jnp.where(noisy, _UNRESOLVED, _MAX_STEPS_REACHED), result
+        )
         doubtful = (rounding > self.resolution) & (result != _CONVERGED)
         result = jnp.where(doubtful, _UNRESOLVED, result)
         without = jnp.where(result == _CONVERGED, jnp.inf, jnp.nan)

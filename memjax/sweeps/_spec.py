@@ -220,9 +220,7 @@ class PlateauSweep:
         slowest = jnp.min(rates)
         record = {
             "decay_rate": slowest,
-            "lower_bound": plateau_lower_bound(
-                omega, delta=delta, decay_rate=slowest, width=width
-            ),
+            "lower_bound": plateau_lower_bound(omega, delta=delta, decay_rate=slowest, width=width),
         }
         return GradientFlow(WhiteNoiseLoss(target)), model, exit, record
 

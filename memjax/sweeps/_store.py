@@ -28,7 +28,8 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"output {str(path)!r} exists already; choose another name or allow overwriting it."
+            f"output {str(path)!r} exists already; choose another name, or overwrite it "
+            "(`overwrite=True`, `--overwrite`)."
         )
     folder = path.parent
     while not folder.exists():

@@ -166,9 +166,7 @@ def sweep(
     shape = (*(sizes[name] for name in static), count)
     cells: dict[str, np.ndarray] = {}
     workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    bar = tqdm.tqdm(
-        total=int(np.prod(shape)), desc="plateaus", unit="run", disable=not progress
-    )
+    bar = tqdm.tqdm(total=int(np.prod(shape)), desc="plateaus", unit="run", disable=not progress)
     with bar, ThreadPoolExecutor(workers) as executor:
         futures = {executor.submit(task[2], task[3]): task for task in tasks}
         try:
