@@ -2,6 +2,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -62,14 +63,19 @@ class WhiteNoiseLoss(AbstractLoss):
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = _kernel(model)
         active, remainder = _split(self.target)
-        residual = _residual(kernel.amplitudes, kernel.rates, active)
-        b, v = residual
-        cauchy = _decay(0, v[:, None] + v[None, :], self.horizon)
-        horizon = jnp.inf if self.horizon is None else self.horizon
-        value = b @ cauchy @ b
+        merged, b, v = _residual(kernel.amplitudes, kernel.rates, active)
+        still = lax.stop_gradient(v)
+        cauchy = lambda v1, v2: _decay(0, v1[:, None] + v2[None, :], self.horizon)
+        # All but the first term is zero, and restores the derivatives that the merging lost.
+        one = cauchy(still, v) - cauchy(still, still)
+        both = cauchy(v, v) - cauchy(v, still) - one
+        value = merged @ cauchy(still, still) @ merged + 2 * (merged @ one @ b) + b @ both @ b
         if remainder is not None:
-            value = value - 2 * jnp.dot(b, remainder.laplace(v, horizon))
-            value = value + remainder.squared_norm(horizon)
+            horizon = jnp.inf if self.horizon is None else self.horizon
+            transform = lambda v: remainder.laplace(v, horizon)
+            tail = jnp.dot(merged, transform(still))
+            tail = tail + jnp.dot(b, transform(v) - transform(still))
+            value = value - 2 * tail + remainder.squared_norm(horizon)
         if self.horizon is None:
             value = jnp.where(jnp.all(kernel.rates > 0), value, jnp.inf)
         return value
@@ -140,7 +146,7 @@ def _residual(
     equal = v[:, None] == v[None, :]
     first = jnp.argmax(equal, axis=1)
     merged = jnp.zeros_like(b).at[first].add(b)
-    return merged, v
+    return merged, b, v
 
 
 def _decay(order: int, s: Array, horizon: Float[Array, ""] | None) -> Array:
@@ -183,9 +189,11 @@ def _residual_transform(
 ) -> tuple[Array, Array]:
     r"""$\partial_s^k E(s)$, $E$ the Laplace transform of model minus target, with the sum of
     the moduli of its terms."""
-    a0, w0, b, v, remainder, horizon = rest
+    a0, w0, merged, b, v, remainder, horizon = rest
     value, moduli = _change(order, s, moves, (a0, w0), horizon)
-    start = b * _decay(order, v + s[:, None], horizon)
+    # The second term is zero, and restores the derivatives in rates that the merging lost.
+    still = _decay(order, lax.stop_gradient(v) + s[:, None], horizon)
+    start = merged * still + b * (_decay(order, v + s[:, None], horizon) - still)
     value = value + jnp.sum(start, axis=1)
     moduli = moduli + jnp.sum(jnp.abs(start), axis=1)
     if remainder is not None:

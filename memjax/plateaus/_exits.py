@@ -36,7 +36,10 @@ class AbstractExit(eqx.Module):
 
     @abc.abstractmethod
     def margin(self, state: TrainingState) -> Float[Array, ""]:
-        """A continuous number, positive on the plateau and not after it."""
+        """A continuous number, positive on the plateau and not after it.
+
+        It should be of order one on the plateau: it is located to an absolute 1e-10.
+        """
 
     def event(
         self,
@@ -56,7 +59,7 @@ class AbstractExit(eqx.Module):
         A `diffrax.Event` for `diffrax.diffeqsolve(flow, ..., y0=flow.initial_state())`.
         """
         if root_finder is None:
-            root_finder = optx.Bisection(rtol=1e-12, atol=0.0, flip=True)
+            root_finder = optx.Bisection(rtol=1e-12, atol=1e-10, flip=True)
         return diffrax.Event(ExitCondition(self, flow, flow.loss(flow.model)), root_finder)
 
 
@@ -109,7 +112,10 @@ class RelativeLossDrop(AbstractExit):
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
         reference = state.initial_loss if self.reference is None else self.reference
-        return state.loss / reference - (1 - self.delta)
+        # A loss that starts at zero has nothing to fall by.
+        positive = reference > 0
+        share = state.loss / jnp.where(positive, reference, 1)
+        return jnp.where(positive, (share - 1) / self.delta + 1, 1.0)
 
 
 class LossChange(AbstractExit):
@@ -129,7 +135,7 @@ class LossChange(AbstractExit):
         check_positive("delta", self.delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
-        return self.delta - jnp.abs(state.loss - state.initial_loss)
+        return 1 - jnp.abs(state.loss - state.initial_loss) / self.delta
 
 
 class ParameterDistance(AbstractExit):
@@ -150,7 +156,7 @@ class ParameterDistance(AbstractExit):
         check_positive("delta", self.delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
-        return self.delta - state.distance
+        return 1 - state.distance / self.delta
 
 
 class FirstOf(AbstractExit):

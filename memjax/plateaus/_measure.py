@@ -92,6 +92,7 @@ class _State(eqx.Module):
     dt: Float[Array, ""]
     solver_state: PyTree[Array]
     controller_state: PyTree[Array]
+    dense: PyTree[Array]
     result: Int[Array, ""]
     hessian: Float[Array, "n n"]
     curvature: Float[Array, ""]
@@ -149,6 +150,10 @@ def _measure(
     adjoint: diffrax.AbstractAdjoint,
     resolution: float,
 ) -> Plateau:
+    solver = default_solver() if solver is None else solver
+    if isinstance(adjoint, diffrax.ForwardMode) and getattr(solver, "scan_kind", "lax") is None:
+        # The default loop over the stages of a step knows reverse mode only.
+        solver = eqx.tree_at(lambda s: s.scan_kind, solver, "lax", is_leaf=lambda x: x is None)
     run = _Run.build(
         flow, model, exit, solver, stepsize_controller, rtol, max_time, curve_times, resolution
     )
@@ -189,7 +194,7 @@ class _Run(eqx.Module):
             flow=displaced,
             condition=event.cond_fn,
             root_finder=event.root_finder,
-            solver=default_solver() if solver is None else solver,
+            solver=solver,
             controller=default_stepsize_controller(displaced, rtol)
             if controller is None
             else controller,
@@ -218,6 +223,7 @@ class _Run(eqx.Module):
             dt=dt,
             solver_state=jax.tree.map(jnp.asarray, solver_state),
             controller_state=jax.tree.map(jnp.asarray, controller_state),
+            dense=self.no_dense(y, dt, solver_state),
             result=jnp.asarray(_RUNNING),
             hessian=hessian,
             curvature=zero,
@@ -240,6 +246,7 @@ class _Run(eqx.Module):
         zero, order = jnp.zeros(()), self.solver.error_order(self.flow)
         dt = lax.stop_gradient(state.dt)
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
+        dense = _constant(dense)
         sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
         sound = sound & is_definite(state.hessian, dt)
         y1 = jnp.where(sound, y1, state.y)
@@ -254,7 +261,7 @@ class _Run(eqx.Module):
         advance = keep & ~crossed
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(advance, a, b), new, old)
 
-        interpolation = self.solver.interpolation_cls(t0=zero, t1=dt, **_constant(dense))
+        interpolation = self.solver.interpolation_cls(t0=zero, t1=dt, **dense)
         curve = self.record(state, interpolation, jnp.where(advance, dt, 0.0))
 
         time = state.time + jnp.where(advance, dt, 0.0)
@@ -273,6 +280,7 @@ class _Run(eqx.Module):
             dt=jnp.where(crossed, dt, next_dt),
             solver_state=choose(solver_state, state.solver_state),
             controller_state=jax.tree.map(jnp.asarray, controller_state),
+            dense=dense,
             result=result,
             hessian=state.hessian,
             curvature=state.curvature,
@@ -298,6 +306,15 @@ class _Run(eqx.Module):
         return self.sized(state.y, dt).step(
             self.flow, jnp.zeros(()), dt, state.y, None, state.solver_state, False
         )
+
+    def no_dense(self, y: Float[Array, " n"], dt: Scalar, solver_state: PyTree) -> PyTree[Array]:
+        """The dense output of a step, not made yet."""
+        like = eqx.filter_eval_shape(
+            lambda: self.sized(y, dt).step(
+                self.flow, jnp.zeros(()), dt, y, None, solver_state, False
+            )[2]
+        )
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     def sized(self, y: Float[Array, " n"], dt: Scalar) -> diffrax.AbstractSolver:
         """The solver, its root finder told of the error that a step from `y` may make.
@@ -398,8 +415,7 @@ class _Run(eqx.Module):
         crossed = state.result == _CROSSED
         # A run without a crossing goes through the same motions for nothing, on sound values.
         dt = lax.stop_gradient(jnp.where(jnp.isfinite(state.dt), state.dt, 1.0))
-        _, _, dense, _, _ = self.try_step(state, dt)
-        interpolation = self.solver.interpolation_cls(t0=jnp.zeros(()), t1=dt, **_constant(dense))
+        interpolation = self.solver.interpolation_cls(t0=jnp.zeros(()), t1=dt, **state.dense)
         span, y = self.locate(state, dt, interpolation)
         span = jnp.where(crossed, span, 0.0)
         y = jnp.where(crossed, y, state.y)

@@ -103,6 +103,9 @@ def sweep(
     """
     names = list(axes)
     values = {name: _axis(name, axes[name]) for name in names}
+    for name in static:
+        if name not in names:
+            raise ValueError(f"`static` names no axis: {name!r}; the axes are {names}.")
     static = [name for name in names if name in static or values[name].dtype.kind in "US"]
     _check_build(build, names, static, values)
     dynamic = [name for name in names if name not in static]
@@ -255,9 +258,6 @@ def _axis(name: str, given: Sequence[Any]) -> np.ndarray:
 def _check_build(build: Callable, names: list[str], static: list[str], values: Mapping) -> None:
     if not names:
         raise ValueError("`axes` must not be empty, got {}; pass at least one named axis.")
-    unknown = [name for name in static if name not in names]
-    if unknown:
-        raise ValueError(f"`static` names no axis: {unknown[0]!r}; the axes are {names}.")
     try:
         inspect.signature(build).bind(**dict.fromkeys(names))
     except TypeError as error:

@@ -1,0 +1,324 @@
+import functools
+import json
+import math
+import pathlib
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import memjax as mj
+
+REFERENCES = pathlib.Path(__file__).parents[1] / "reference" / "plateau_references.json"
+ON_PLATEAU = ([1.0, 0.0], [1.0, 0.6])
+HEIGHT = math.sqrt(math.pi) / 2  # of the plateau, but for e^-256
+
+
+@functools.cache
+def reference_time(inverse_omega, leave, delta):
+    name = f"on-plateau-direct-m2-T{inverse_omega:g}-{leave}-{delta:g}"
+    cases = json.loads(REFERENCES.read_text())
+    return next(float(case["time"]) for case in cases if case["name"] == name)
+
+
+def problem(inverse_omega, start=ON_PLATEAU, height=1.0):
+    target = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))
+    target = target + mj.GaussianBump(omega=1 / inverse_omega, amplitude=height, width=0.5)
+    rnn = mj.DiagonalLinearRNN(*map(jnp.asarray, start))
+    return mj.GradientFlow(mj.WhiteNoiseLoss(target)), rnn
+
+
+def first_of(relative=1 - 1e-9, change=1e9, distance=1e9):
+    """The first of all exits; one left out is out of reach. Its tests share one compilation."""
+    return mj.FirstOf(
+        mj.RelativeLossDrop(relative), mj.LossChange(change), mj.ParameterDistance(distance)
+    )
+
+
+class Climb(mj.AbstractExit):
+    """The second amplitude has risen to a level. Counts how often it is traced."""
+
+    level: jax.Array
+
+    traces = 0
+
+    def margin(self, state):
+        Climb.traces += 1
+        return self.level - state.model.amplitudes[1]
+
+
+CURVE_TIMES = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 24)])
+
+
+def test_event_and_curve_agree_with_diffeqsolve():
+    flow, rnn = problem(8.0)
+    leave = mj.RelativeLossDrop(0.02)
+    displaced = flow.displaced(rnn)
+    solution = diffrax.diffeqsolve(
+        displaced,
+        diffrax.Kvaerno5(),
+        t0=0.0,
+        t1=1e3,
+        dt0=1e-3,
+        y0=displaced.initial_state(),
+        saveat=diffrax.SaveAt(ts=CURVE_TIMES, t1=True),
+        stepsize_controller=diffrax.PIDController(rtol=1e-8, atol=1e-11),
+        event=leave.event(displaced),
+    )
+    assert solution.event_mask
+    exact = reference_time(8, "RelativeLossDrop", 0.02)
+    # After an event Diffrax leaves the times not reached infinite.
+    np.testing.assert_allclose(np.max(solution.ts[np.isfinite(solution.ts)]), exact, rtol=1e-4)
+
+    plateau = mj.measure_plateau(flow, rnn, leave, saveat=diffrax.SaveAt(ts=CURVE_TIMES))
+    np.testing.assert_allclose(plateau.time, exact, rtol=1e-5)
+    curve = plateau.curve
+    np.testing.assert_array_equal(curve.times, CURVE_TIMES)
+    before = CURVE_TIMES < exact
+    assert np.all(np.isnan(curve.loss[~before])) and np.all(np.isnan(curve.distance[~before]))
+    ys = np.asarray(solution.ys)[: before.sum()]
+    losses = jax.vmap(lambda y: flow.loss(displaced.model_at(y)))(ys)
+    # Between steps the curve is interpolated.
+    np.testing.assert_allclose(curve.loss[before], losses, rtol=1e-5)
+    distances = np.linalg.norm(ys, axis=1)
+    np.testing.assert_allclose(curve.distance[before], distances, rtol=1e-3, atol=1e-12)
+    assert np.all(np.diff(curve.loss[before]) < 0)
+    assert curve.loss[0] == plateau.initial_loss and curve.distance[0] == 0
+    assert curve.loss[before][-1] > plateau.loss
+
+
+def test_curve_of_a_flow_that_converges():
+    flow, rnn = problem(40.0)
+    times = np.concatenate([[0.0], np.geomspace(1.0, 1e16, 24)])
+    plateau = mj.measure_plateau(
+        flow, rnn, mj.RelativeLossDrop(0.02), saveat=diffrax.SaveAt(ts=times)
+    )
+    assert plateau.result == mj.RESULTS.converged
+    seen = times <= plateau.time_reached
+    assert np.all(np.isnan(plateau.curve.loss) == ~seen)
+    assert np.all(np.diff(plateau.curve.loss[seen]) <= 4e-16)
+    # The plateau of the loss at its height, for most of its length.
+    np.testing.assert_allclose(plateau.curve.loss[times < 1e13], HEIGHT, rtol=1e-3)
+
+
+def test_maximal_time():
+    flow, rnn = problem(8.0)
+    plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_time=5.0)
+    assert plateau.result == mj.RESULTS.max_time_reached
+    assert np.isnan(plateau.time) and plateau.time_reached == 5.0
+    assert 0.98 * plateau.initial_loss < plateau.loss < plateau.initial_loss
+    # The distance there is the exit distance that is met at that time.
+    again = mj.measure_plateau(flow, rnn, first_of(distance=plateau.distance))
+    np.testing.assert_allclose(again.time, 5.0, rtol=1e-4)
+    later = mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_time=100.0)
+    assert later.result == mj.RESULTS.exited
+    exact = reference_time(8, "RelativeLossDrop", 0.02)
+    np.testing.assert_allclose(later.time, exact, rtol=1e-5)
+
+
+def test_maximal_number_of_steps():
+    flow, rnn = problem(8.0)
+    plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_steps=7, throw=False)
+    assert plateau.result == mj.RESULTS.max_steps_reached
+    assert np.isnan(plateau.time)
+    assert 0 < plateau.time_reached < reference_time(8, "RelativeLossDrop", 0.02)
+    assert plateau.stats["num_steps"] == 7
+    with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of steps"):
+        mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_steps=7)
+
+
+def test_numbers_of_steps_add_up():
+    flow, rnn = problem(16.0)
+    stats = mj.measure_plateau(flow, rnn, first_of(relative=0.02)).stats
+    accepted, rejected = stats["num_accepted_steps"], stats["num_rejected_steps"]
+    assert stats["num_steps"] == accepted + rejected
+    assert accepted > 10
+
+
+def test_unresolved_raises_unless_told_otherwise():
+    # Equal modes part only by rounding, which then decides the time.
+    flow, rnn = problem(20.0, ([1.0, 0.0, 0.0], [1.0, 0.6, 0.6]))
+    plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), throw=False)
+    assert plateau.result == mj.RESULTS.unresolved
+    assert np.isnan(plateau.time) and plateau.rounding > 1e-3
+    with pytest.raises(eqx.EquinoxRuntimeError, match="Rounding errors"):
+        mj.measure_plateau(flow, rnn, first_of(relative=0.02))
+
+
+def test_reference_level_of_a_relative_drop():
+    flow, rnn = problem(8.0)
+    same = mj.measure_plateau(flow, rnn, mj.RelativeLossDrop(0.02, reference=HEIGHT))
+    exact = reference_time(8, "RelativeLossDrop", 0.02)
+    np.testing.assert_allclose(same.time, exact, rtol=1e-5)
+    # The start lies below 98 % of this level already.
+    out = mj.measure_plateau(flow, rnn, mj.RelativeLossDrop(0.02, reference=1.1 * HEIGHT))
+    assert out.result == mj.RESULTS.exited
+    assert out.time == 0 and out.distance == 0 and out.loss == out.initial_loss
+
+
+def test_an_exit_of_ones_own_compiles_once():
+    flow, rnn = problem(8.0)
+    plateau = mj.measure_plateau(flow, rnn, Climb(jnp.asarray(0.05)))
+    np.testing.assert_allclose(plateau.model.amplitudes[1], 0.05, rtol=1e-8)
+    assert 0 < plateau.time < reference_time(8, "RelativeLossDrop", 0.02)
+
+    traces = Climb.traces
+    assert traces > 0
+    flow, rnn = problem(12.0, ([1.0, 0.01], [1.1, 0.5]), height=0.9)
+    plateau = mj.measure_plateau(flow, rnn, Climb(jnp.asarray(0.1)), max_time=1e6)
+    np.testing.assert_allclose(plateau.model.amplitudes[1], 0.1, rtol=1e-8)
+    already = mj.measure_plateau(flow, rnn, Climb(jnp.asarray(0.0)))
+    assert already.result == mj.RESULTS.exited and already.time == 0
+    assert Climb.traces == traces
+
+
+def test_start_at_rest():
+    # The bump is there, of height zero: the target is the model's own kernel.
+    flow, rnn = problem(8.0, height=0.0)
+    plateau = mj.measure_plateau(flow, rnn, Climb(jnp.asarray(0.05)))
+    assert plateau.result == mj.RESULTS.converged
+    assert plateau.time == np.inf and plateau.time_reached == 0
+    assert plateau.loss == 0 and plateau.distance == 0
+    assert plateau.stats["num_steps"] == 0
+
+
+def test_no_time_of_a_relative_drop_from_nothing():
+    flow, rnn = problem(8.0, height=0.0)
+    plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), throw=False)
+    assert plateau.result != mj.RESULTS.exited
+    assert not np.isfinite(plateau.time)
+    assert plateau.distance == 0
+
+
+@pytest.mark.slow
+def test_explicit_solver_and_tolerances_of_ones_own():
+    flow, rnn = problem(8.0)
+    plateau = mj.measure_plateau(
+        flow,
+        rnn,
+        mj.RelativeLossDrop(0.02),
+        solver=diffrax.Tsit5(),
+        stepsize_controller=diffrax.PIDController(rtol=1e-9, atol=1e-12),
+    )
+    np.testing.assert_allclose(plateau.time, reference_time(8, "RelativeLossDrop", 0.02), rtol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [diffrax.Kvaerno3(), diffrax.Kvaerno5(), diffrax.Dopri8()])
+def test_solvers_agree(solver):
+    flow, rnn = problem(12.0)
+    plateau = mj.measure_plateau(flow, rnn, mj.RelativeLossDrop(0.02), solver=solver)
+    exact = reference_time(12, "RelativeLossDrop", 0.02)
+    np.testing.assert_allclose(plateau.time, exact, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_time_converges_with_the_tolerance():
+    flow, rnn = problem(16.0)
+    exact = reference_time(16, "RelativeLossDrop", 0.02)
+    errors = []
+    for rtol in (1e-4, 1e-6, 1e-8):
+        controller = diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(rtol * 1e-8))
+        plateau = mj.measure_plateau(
+            flow, rnn, mj.RelativeLossDrop(0.02), stepsize_controller=controller
+        )
+        errors.append(abs(float(plateau.time) / exact - 1))
+    assert errors[1] < 1e-5 and errors[2] < 1e-7
+    assert errors[0] > errors[2]
+
+
+FLOW, MODEL = problem(8.0)
+EXIT = mj.RelativeLossDrop(0.02)
+BAD_ARGUMENTS = [
+    ((FLOW.loss, MODEL, EXIT), {}, TypeError, r"`flow` must be a memjax flow"),
+    ((FLOW.displaced(MODEL), MODEL, EXIT), {}, TypeError, r"`flow` must be a memjax flow"),
+    ((FLOW, MODEL.kernel(), EXIT), {}, TypeError, r"`model` must be a memjax model"),
+    ((FLOW, MODEL, 0.02), {}, TypeError, r"`exit` must be an exit condition, got 0.02"),
+    ((FLOW, MODEL, mj.LossChange), {}, TypeError, r"`exit` must be an exit condition"),
+    ((FLOW, MODEL, EXIT), {"solver": diffrax.Euler()}, TypeError, r"`solver` must estimate"),
+    ((FLOW, MODEL, EXIT), {"solver": "stiff"}, TypeError, r"`solver` must estimate .*'stiff'"),
+    (
+        (FLOW, MODEL, EXIT),
+        {"stepsize_controller": diffrax.StepTo(jnp.arange(3.0))},
+        TypeError,
+        r"`stepsize_controller` must not depend on absolute time, got StepTo",
+    ),
+    (
+        (FLOW, MODEL, EXIT),
+        {
+            "stepsize_controller": diffrax.ClipStepSizeController(
+                diffrax.PIDController(1e-3, 1e-6), step_ts=[1.0]
+            )
+        },
+        TypeError,
+        r"`stepsize_controller` must not depend on absolute time",
+    ),
+    ((FLOW, MODEL, EXIT), {"max_time": -1.0}, ValueError, r"`max_time` must be positive, got -1"),
+    ((FLOW, MODEL, EXIT), {"max_time": 0.0}, ValueError, r"`max_time` must be positive"),
+    ((FLOW, MODEL, EXIT), {"max_time": np.nan}, ValueError, r"`max_time` must be positive"),
+    ((FLOW, MODEL, EXIT), {"max_time": "long"}, TypeError, r"`max_time` must be a number"),
+    ((FLOW, MODEL, EXIT), {"max_steps": 0}, ValueError, r"`max_steps` must be an integer above 0"),
+    ((FLOW, MODEL, EXIT), {"max_steps": 1.5}, ValueError, r"`max_steps` must be an integer"),
+    ((FLOW, MODEL, EXIT), {"max_steps": None}, ValueError, r"`max_steps` must be an integer"),
+    (
+        (FLOW, MODEL, EXIT),
+        {"saveat": diffrax.SaveAt(steps=True)},
+        ValueError,
+        r"`saveat` must be diffrax.SaveAt\(ts=times\)",
+    ),
+    ((FLOW, MODEL, EXIT), {"saveat": [1.0, 2.0]}, ValueError, r"`saveat` must be diffrax.SaveAt"),
+    (
+        (FLOW, MODEL, EXIT),
+        {"saveat": diffrax.SaveAt(ts=[2.0, 1.0])},
+        ValueError,
+        r"`saveat.ts` must be .*increasing",
+    ),
+    (
+        (FLOW, MODEL, EXIT),
+        {"saveat": diffrax.SaveAt(ts=[-1.0, 1.0])},
+        ValueError,
+        r"`saveat.ts` must be .*increasing and not negative",
+    ),
+    (
+        (FLOW, MODEL, EXIT),
+        {"adjoint": diffrax.BacksolveAdjoint()},
+        TypeError,
+        r"`adjoint` must be diffrax.RecursiveCheckpointAdjoint",
+    ),
+]
+
+
+@pytest.mark.parametrize("arguments, options, error, match", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused(arguments, options, error, match):
+    with pytest.raises(error, match=match):
+        mj.measure_plateau(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", ["flow", "model", "exit"])
+def test_single_precision_is_refused(name):
+    arguments = {"flow": FLOW, "model": MODEL, "exit": EXIT}
+    arguments[name] = jax.tree.map(lambda x: x.astype(jnp.float32), arguments[name])
+    with pytest.raises(TypeError, match=rf"`{name}` needs float64, got float32; .*x64"):
+        mj.measure_plateau(**arguments)
+
+
+BAD_EXITS = [
+    (lambda: mj.RelativeLossDrop(0.0), ValueError, r"`delta` must be positive, got 0.0"),
+    (lambda: mj.RelativeLossDrop(1.0), ValueError, r"`delta` must be below 1, got 1.0"),
+    (lambda: mj.RelativeLossDrop(np.nan), ValueError, r"`delta` must be finite"),
+    (lambda: mj.RelativeLossDrop(0.1, -1.0), ValueError, r"`reference` must be positive"),
+    (lambda: mj.LossChange(-1e-3), ValueError, r"`delta` must be positive"),
+    (lambda: mj.ParameterDistance(0.0), ValueError, r"`delta` must be positive"),
+    (lambda: mj.ParameterDistance("far"), TypeError, r"`delta` must be a number"),
+    (lambda: mj.FirstOf(), ValueError, r"`exits` must not be empty"),
+    (lambda: mj.FirstOf(EXIT, 0.1), TypeError, r"`exits` must be exit conditions, got 0.1"),
+]
+
+
+@pytest.mark.parametrize("make, error, match", BAD_EXITS)
+def test_bad_exits_are_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()

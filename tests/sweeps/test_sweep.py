@@ -1,0 +1,265 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import warnings
+import _thread
+
+import jax
+import jax.numpy as jnp
+import memjax as mj
+import numpy as np
+import pytest
+import xarray as xr
+from memjax.plateaus._measure import OUTCOMES
+
+SHORT = mj.PlateauSweep(
+    memories=(8.0, 10.0, 12.0), widths=(2, 3), seeds=(0, 1), curve_points=25, curve_stop=1e4
+)
+NARROW = dataclasses.replace(SHORT, widths=(2,), curve_points=0)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return SHORT.run(progress=False)
+
+
+def test_dataset_has_named_dimensions_units_and_its_specification(dataset):
+    assert dict(dataset["time"].sizes) == {
+        "omega": 3, "width": 2, "seed": 2, "delta": 1, "reparametrisation": 1,
+    }  # fmt: skip
+    np.testing.assert_allclose(dataset["memory"], [8, 10, 12])
+    assert dataset["time"].attrs["units"] == "training time"
+    assert dataset["result"].attrs["flag_meanings"].split() == list(OUTCOMES)
+    assert np.all(dataset["result"] == 0)
+    attrs = dataset.attrs
+    for key in ("version_memjax", "version_jax", "device", "dtype", "rtol", "max_steps"):
+        assert key in attrs
+    assert mj.PlateauSweep(**tomllib.loads(attrs["specification"])) == SHORT
+    assert json.loads(attrs["axes"])["width"] == [2, 3]
+
+
+def test_cells_equal_single_measurements(dataset):
+    for memory, width, seed in [(8.0, 3, 0), (12.0, 3, 1)]:
+        flow, model, exit, record = SHORT.build(1 / memory, width, seed, 0.02, "direct")
+        plateau = mj.measure_plateau(flow, model, exit)
+        cell = dataset.sel(width=width, seed=seed).squeeze().sel(omega=1 / memory)
+        assert float(cell["time"]) == pytest.approx(float(plateau.time), rel=1e-6)
+        assert float(cell["loss"]) == pytest.approx(0.98 * float(plateau.initial_loss), rel=1e-6)
+        assert float(cell["decay_rate"]) == pytest.approx(float(record["decay_rate"]), rel=1e-14)
+        assert int(cell["result"]) == 0
+
+
+def test_curves_fall_from_the_initial_loss_to_the_exit(dataset):
+    curve = dataset["curve_loss"].transpose("training_time", ...)
+    np.testing.assert_allclose(curve[0], dataset["initial_loss"], rtol=1e-3)
+    falls = curve.diff("training_time")
+    assert float(falls.max()) <= 1e-12
+    after = curve["training_time"] > dataset["time"]
+    assert bool((curve.isnull() == after.transpose(*curve.dims)).all())
+
+
+def test_result_does_not_depend_on_chunks_or_vectorisation(dataset):
+    for options in ({"chunk_size": 3}, {"vectorise": "vmap", "chunk_size": 8}):
+        other = NARROW.run(progress=False, **options)
+        same = dataset.sel(width=[2])
+        np.testing.assert_allclose(other["time"], same["time"], rtol=1e-6)
+        np.testing.assert_array_equal(other["result"], same["result"])
+
+
+def test_one_compilation_for_each_static_combination():
+    traces = []
+
+    def build(omega, width):
+        traces.append(isinstance(omega, jax.core.Tracer))
+        return SHORT.build(omega, width, 0, 0.02, "direct")
+
+    mj.sweep(
+        build,
+        {"omega": 1 / np.arange(8.0, 15.0), "width": [2, 3]},
+        static=("width",),
+        chunk_size=3,
+        progress=False,
+    )
+    assert sum(traces) == 2
+
+
+def test_failures_are_cells_with_their_result():
+    def build(omega, drop):
+        flow, model, _, _ = SHORT.build(omega, 2, 0, 0.02, "direct")
+        return flow, model, mj.RelativeLossDrop(drop), {"twice": 2 * drop}
+
+    axes = {"omega": [1 / 10], "drop": [0.02, 0.9]}
+    out = mj.sweep(build, axes, progress=False, max_time=1e5).squeeze()
+    assert out["result"].values.tolist() == [0, OUTCOMES.index("converged")]
+    assert np.isfinite(out["time"][0]) and np.isposinf(out["time"][1])
+    np.testing.assert_allclose(out["twice"], [0.04, 1.8])
+    out = mj.sweep(build, axes, progress=False, max_time=1.0).squeeze()
+    assert set(out["result"].values.tolist()) == {OUTCOMES.index("max_time_reached")}
+    assert np.isnan(out["time"]).all()
+    np.testing.assert_allclose(out["time_reached"], 1.0)
+
+
+def test_zarr_round_trip_is_the_identity(dataset, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = mj.save_dataset(dataset, tmp_path / "deep" / "x.zarr")
+    xr.testing.assert_identical(mj.load_dataset(path), dataset)
+
+
+def test_saving_never_overwrites_unasked_and_replaces_whole(dataset, tmp_path):
+    path = mj.save_dataset(dataset, tmp_path / "x.zarr")
+    with pytest.raises(FileExistsError, match="x.zarr.* exists already"):
+        mj.save_dataset(dataset, path)
+    half = dataset.isel(seed=[0])
+    mj.save_dataset(half, path, overwrite=True)
+    xr.testing.assert_identical(mj.load_dataset(path), half)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.zarr"]
+
+
+def test_a_failed_write_leaves_the_old_store_and_nothing_else(dataset, tmp_path, monkeypatch):
+    path = mj.save_dataset(dataset, tmp_path / "x.zarr")
+
+    def fail(self, store, **kwargs):
+        store.mkdir()
+        (store / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", fail)
+    with pytest.raises(KeyboardInterrupt):
+        mj.save_dataset(dataset, path, overwrite=True)
+    monkeypatch.undo()
+    xr.testing.assert_identical(mj.load_dataset(path), dataset)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.zarr"]
+
+
+def test_unwritable_outputs_are_refused(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        mj.save_dataset(dataset, tmp_path / "file" / "x.zarr")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        mj.load_dataset(tmp_path / "none.zarr")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="cannot be read"):
+        mj.load_dataset(tmp_path / "empty")
+
+
+def test_interrupting_a_sweep_raises_and_leaves_no_threads_at_work():
+    before = threading.active_count()
+    long = mj.PlateauSweep(memories=tuple(np.linspace(8, 30, 400)), widths=(2,), curve_points=0)
+    threading.Timer(12.0, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:  # in case one sweep is over before the timer rings
+            long.run(progress=False)
+    time.sleep(2)
+    assert threading.active_count() <= before
+
+
+def build_any(omega):
+    return SHORT.build(omega, 2, 0, 0.02, "direct")
+
+
+@pytest.mark.parametrize(
+    "axes, error, match",
+    [
+        ({}, ValueError, "`axes` must not be empty"),
+        ({"omega": []}, ValueError, "axis `omega` must be .* at least one value"),
+        ({"omega": [[0.1]]}, ValueError, "axis `omega` must be a 1-D"),
+        ({"omega": [0.1, np.nan]}, ValueError, "axis `omega` must be finite, got nan"),
+        ({"omega": [0.1, 0.1]}, ValueError, "axis `omega` must not repeat"),
+        ({"omega": [0.1, 0.0]}, ValueError, "`omega` must be positive, got 0.0"),
+        ({"omega": [0.1, -0.1]}, ValueError, "`omega` must be positive, got -0.1"),
+        ({"omega": [object()]}, TypeError, "axis `omega` must hold numbers or strings"),
+        ({"memory": [0.1]}, TypeError, "`build` must take the axes"),
+    ],
+)
+def test_bad_axes_are_refused_before_any_run(axes, error, match):
+    with pytest.raises(error, match=match):
+        mj.sweep(build_any, axes, progress=False)
+
+
+def test_bad_options_are_refused():
+    axes = {"omega": [0.1]}
+    with pytest.raises(ValueError, match="`static` names no axis: 'width'"):
+        mj.sweep(build_any, axes, static=("width",), progress=False)
+    with pytest.raises(ValueError, match="vectorise"):
+        mj.sweep(build_any, axes, vectorise="loop", progress=False)  # pyright: ignore
+    with pytest.raises(TypeError, match="must return"):
+        mj.sweep(lambda omega: 3, axes, progress=False)
+
+    def single(omega):
+        flow, model, exit, _ = build_any(omega)
+        return flow, jax.tree.map(lambda x: x.astype(jnp.float32), model), exit
+
+    with pytest.raises(TypeError, match="`model` needs float64, got float32.*jax_enable_x64"):
+        mj.sweep(single, axes, progress=False)
+
+
+def test_specification_survives_toml(tmp_path):
+    path = tmp_path / "spec.toml"
+    path.write_text(SHORT.to_toml())
+    assert mj.PlateauSweep.from_toml(path) == SHORT
+    path.write_text("widths = [2, 5]\nslowest = 1\n")
+    assert mj.PlateauSweep.from_toml(path) == mj.PlateauSweep(widths=(2, 5), slowest=1.0)
+
+
+@pytest.mark.parametrize(
+    "text, error, match",
+    [
+        ("widhts = [2]", ValueError, "unknown key `widhts`.*did you mean `widths`"),
+        ("zzz = 1", ValueError, "unknown key `zzz`.*known are"),
+        ("widths = ", ValueError, "is not TOML"),
+        ("widths = 2", TypeError, "`widths` must be a list"),
+        ("widths = [2.5]", TypeError, "`widths` must be an integer, got 2.5"),
+        ("widths = [1]", ValueError, "`widths` must exceed the 1 exponential"),
+        ("widths = []", ValueError, "`widths` must not be empty"),
+        ("seeds = [1, 1]", ValueError, "`seeds` must not repeat"),
+        ("memories = [-8.0]", ValueError, "`memories` must be positive, got -8.0"),
+        ("memories = [nan]", ValueError, "`memories` must be finite, got nan"),
+        ("exit = 'drop'", ValueError, "`exit` must be one of"),
+        ("target_rates = [0.0]", ValueError, "`target_rates` must be positive"),
+        ("target_rates = [1.0, 2.0]", ValueError, "must have the same length, got 1 and 2"),
+        ("slowest = 5.0", ValueError, "`slowest` must be below `fastest`"),
+        ("jitter = -1.0", ValueError, "`jitter`"),
+        ("curve_points = 1", ValueError, "`curve_points`"),
+        ("curve_start = 1e17", ValueError, "`curve_start` must be below"),
+        ("bump_width = '1'", TypeError, "`bump_width` must be a number"),
+        ("max_steps = true", TypeError, "`max_steps` must be an integer"),
+    ],
+)
+def test_bad_specifications_are_refused(tmp_path, text, error, match):
+    path = tmp_path / "spec.toml"
+    path.write_text(text)
+    with pytest.raises(error, match=match) as caught:
+        mj.PlateauSweep.from_toml(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["near-plateau", "random"])
+def test_other_starts_and_reparametrisations_run(start):
+    spec = mj.PlateauSweep(
+        memories=(8.0, 10.0), widths=(3,), seeds=(0, 1), start=start, curve_points=0,
+        reparametrisations=("direct", "exp"), exit="parameter-distance", deltas=(0.05, 0.1),
+    )  # fmt: skip
+    out = spec.run(progress=False)
+    assert (out["result"] == 0).all()
+    # A larger distance takes longer, whatever the start.
+    assert (out["time"].diff("delta") > 0).all()
+    np.testing.assert_allclose(out["distance"], out["delta"].broadcast_like(out["distance"]))
+
+
+def test_sigint_at_the_command_line_writes_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memjax.cli", "sweep", "--out", "out", "--quiet"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "interrupted; nothing was written" in errors
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+
+import matplotlib.image
+import memjax as mj
+import numpy as np
+import pytest
+from memjax.cli import main
+
+SWEEP = ["sweep", "--memories", "8", "9", "10", "--widths", "2", "--seeds", "0", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "short"
+    assert main([*SWEEP, "--curve-points", "20", "--out", str(out)]) == 0
+    return out
+
+
+def test_sweep_writes_dataset_figures_and_specification(run):
+    names = {entry.name for entry in run.iterdir()}
+    assert names == {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}
+    dataset = mj.load_dataset(run)
+    assert dataset["time"].shape == (3, 1, 1, 1, 1)
+    spec = mj.PlateauSweep.from_toml(run / "sweep.toml")
+    assert spec == mj.PlateauSweep(
+        memories=(8.0, 9.0, 10.0), widths=(2,), seeds=(0,), curve_points=20
+    )
+    assert matplotlib.image.imread(run / "plateau_law.png").std() > 0.01
+
+
+def test_sweep_prints_times_fit_and_bound(run, capsys, tmp_path):
+    arguments = [*SWEEP, "--curve-points", "0", "--out", str(tmp_path / "x")]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    time = float(mj.load_dataset(run)["time"][0].squeeze())
+    assert f"{time:.4g}" in text
+    for word in ("slope", "bound c0", "3 exited", "not attained"):
+        assert word in text
+    assert not (tmp_path / "x" / "loss_curves.png").exists()
+
+
+def test_fit_as_json_and_as_table(run, capsys):
+    assert main(["fit", str(run), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["correction"] for row in rows] == ["none", "omega^2"]
+    dataset = mj.load_dataset(run)
+    x, y = dataset["memory"].values, np.log(dataset["time"].values.squeeze())
+    assert rows[0]["slope"] == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-9)
+    assert main(["fit", str(run), "--memory-range", "8", "9"]) == 0
+    assert "too few" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("figure", ["law", "curves"])
+def test_plot_writes_a_file_and_spares_an_old_one(run, tmp_path, capsys, figure):
+    out = tmp_path / "figure.pdf"
+    arguments = ["plot", str(run), "--figure", figure, "--out", str(out)]
+    assert main(arguments) == 0
+    assert out.read_bytes().startswith(b"%PDF")
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    assert main(["plot", str(run), "--out", str(tmp_path / "figure.txt")]) == 2
+    assert "`out` must end in" in capsys.readouterr().err
+
+
+def test_plateau_from_explicit_values_matches_the_library(capsys):
+    assert main(["plateau", "--memory", "8", "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    # The multiprecision reference of this start.
+    assert got["time"] == pytest.approx(12.89371238036458615, rel=1e-5)
+    assert got["result"] == "exited"
+    assert main(["plateau", "--memory", "8"]) == 0
+    assert "12.893" in capsys.readouterr().out
+
+
+def test_plateau_that_never_exits_has_no_time_in_json(capsys):
+    assert main(["plateau", "--memory", "8", "--delta", "0.9", "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["result"] == "converged" and got["time"] is None
+    assert main(["plateau", "--memory", "8", "--max-steps", "3", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["result"] == "max_steps_reached"
+
+
+def test_plateau_on_a_measured_kernel(tmp_path, capsys):
+    times = np.linspace(0, 20, 2001)
+    bump = np.exp(-((times - 8) ** 2) / (2 * 0.5**2))
+    path = tmp_path / "kernel.csv"
+    np.savetxt(path, np.column_stack([times, bump]), delimiter=",", header="t,rho", comments="")
+    arguments = ["plateau", "--kernel", str(path), "--json"]
+    exponential = ["--target-amplitudes", "1", "--target-rates", "1"]
+    assert main([*arguments, *exponential]) == 0
+    got = json.loads(capsys.readouterr().out)
+    # A fine sampling of the bump has nearly the bump's own plateau.
+    assert got["time"] == pytest.approx(12.8937, rel=1e-3)
+    assert main([*arguments, "--delta", "0.001"]) == 0
+    assert json.loads(capsys.readouterr().out)["initial_loss"] > 0.88
+
+
+def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
+    path = tmp_path / "spec.toml"
+    path.write_text("memory = 8.0\ndelta = 0.9\n")
+    assert main(["plateau", "--spec", str(path), "--delta", "0.02", "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["time"] == pytest.approx(12.8937, rel=1e-4)
+    path.write_text("memories = [8.0, 9.0]\nwidths = [2]\nseeds = [0]\ncurve_points = 0\n")
+    out = tmp_path / "out"
+    assert main(["sweep", f"--spec={path}", "--seeds", "1", "--quiet", "--out", str(out)]) == 0
+    assert mj.load_dataset(out)["seed"].values.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        (["plateau", "--rates", "1", "0"], "`rates` must be positive, got 0.0"),
+        (["plateau", "--rates", "1"], "must have the same shape"),
+        (["plateau", "--memory", "0"], "`memory` must be positive, got 0.0"),
+        (["plateau", "--memory", "nan"], "`memory` must be positive, got nan"),
+        (["plateau", "--delta", "2"], "`delta` must be below 1"),
+        (["plateau", "--kernel", "none.csv"], "none.csv"),
+        (["plateau", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["sweep", "--memories", "--out", "x"], "`memories` must not be empty"),
+        (["sweep", "--widths", "1", "--out", "x"], "`widths` must exceed"),
+        (["sweep", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["fit", "none"], "'none' does not exist"),
+        (["plot", "none", "--out", "x.png"], "'none' does not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert match in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused_before_the_sweep(run, capsys):
+    assert main([*SWEEP, "--out", str(run)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot"])
+def test_help_has_defaults_and_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "default" in text and f"Example: memjax {command}" in text
+
+
+def test_unknown_words_are_refused(capsys):
+    assert main(["sweeep"]) == 2
+    assert main(["sweep", "--widht", "3"]) == 2
+    assert "--widths" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_script_and_importing_changes_no_setting():
+    code = "import jax, memjax, memjax.cli; print(jax.config.jax_enable_x64)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
