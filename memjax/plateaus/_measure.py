@@ -15,7 +15,14 @@ from ..flows import AbstractDisplacedFlow, AbstractFlow
 from ..models import AbstractModel
 from ..solvers import StageNewton
 from ._exits import AbstractExit, ExitCondition
-from ._rounding import escape_rate, is_definite, rest_point, step_noise
+from ._rounding import (
+    escape_growth,
+    newton_to_rest,
+    smallest_curvature,
+    step_noise,
+    step_response,
+    StepResponse,
+)
 
 
 class RESULTS(eqx.Enumeration):
@@ -95,7 +102,6 @@ class _State(eqx.Module):
     dense: PyTree[Array]
     result: Int[Array, ""]
     hessian: Float[Array, "n n"]
-    curvature: Float[Array, ""]
     time_noise: Float[Array, ""]
     cross_noise: Float[Array, ""]
     peak_noise: Float[Array, ""]
@@ -104,6 +110,10 @@ class _State(eqx.Module):
     curve_index: Int[Array, ""]
     curve_loss: Float[Array, " times"]
     curve_distance: Float[Array, " times"]
+
+
+def _noises(state: _State) -> tuple[Float[Array, ""], ...]:
+    return state.time_noise, state.cross_noise, state.peak_noise
 
 
 # `_State.result`: the places in this order, and while a run goes on or has an exit ahead.
@@ -226,7 +236,6 @@ class _Run(eqx.Module):
             dense=self.no_dense(y, dt, solver_state),
             result=jnp.asarray(_RUNNING),
             hessian=hessian,
-            curvature=zero,
             time_noise=zero,
             cross_noise=zero,
             peak_noise=zero,
@@ -238,7 +247,7 @@ class _Run(eqx.Module):
         )
         # A start that already meets the exit, and one already at rest.
         out = self.condition(zero, y, None) <= 0
-        state = self.diagnose(state, state, dt)
+        state = self.diagnose(state, state, dt, step_response(_constant(hessian), dt)[1])
         result = jnp.where(out, _EXITED, state.result)
         return eqx.tree_at(lambda s: s.result, state, result)
 
@@ -248,7 +257,8 @@ class _Run(eqx.Module):
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
         dense = _constant(dense)
         sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
-        sound = sound & is_definite(state.hessian, dt)
+        definite, response = step_response(_constant(state.hessian), dt)
+        sound = sound & definite
         y1 = jnp.where(sound, y1, state.y)
         if error is not None:
             error = jnp.where(sound & jnp.isfinite(error), error, jnp.inf)
@@ -283,7 +293,6 @@ class _Run(eqx.Module):
             dense=dense,
             result=result,
             hessian=state.hessian,
-            curvature=state.curvature,
             time_noise=state.time_noise,
             cross_noise=state.cross_noise,
             peak_noise=state.peak_noise,
@@ -296,7 +305,7 @@ class _Run(eqx.Module):
         new = eqx.tree_at(
             lambda s: s.hessian, new, jnp.where(advance, self.hessian(new.y), state.hessian)
         )
-        diagnosed = self.diagnose(new, state, dt)
+        diagnosed = self.diagnose(new, state, dt, response)
         return jax.tree.map(lambda a, b: jnp.where(advance, a, b), diagnosed, new)
 
     def try_step(self, state: _State, dt: Scalar):
@@ -347,44 +356,39 @@ class _Run(eqx.Module):
         flow = _constant(self.flow)
         return -jax.jacfwd(lambda y: flow.vf(jnp.zeros(()), y, None))(y)
 
-    def diagnose(self, new: _State, old: _State, dt: Scalar) -> _State:
+    def diagnose(self, new: _State, old: _State, dt: Scalar, response: StepResponse) -> _State:
         """Whether the flow came to rest in `new`, and what rounding did on the way there."""
-        run = _constant(self)
+        run, old = _constant(self), _constant(old)
         y, hessian = lax.stop_gradient((new.y, new.hessian))
-        old = _constant(old)
         velocity = run.flow.vf(jnp.zeros(()), y, None)
         noise = run.flow.noise(y)
-        curvature, newton = rest_point(hessian, -velocity)
-        trusted = len(y) * 100 * jnp.finfo(y.dtype).eps
 
-        size = optx.rms_norm(newton / run.scale(y))
-        ahead = run.condition(jnp.zeros(()), y - newton, None)
-        at_minimum = (curvature > trusted) & (size <= 1) & (ahead > 0)
+        trusted = len(y) * 100 * float(jnp.finfo(y.dtype).eps)
+        newton = newton_to_rest(hessian, -velocity, trusted)
+        close = optx.rms_norm(newton / run.scale(y)) <= 1
+        # The exit may lie between here and the minimum.
+        at_minimum = close & (run.condition(jnp.zeros(()), y - newton, None) > 0)
         silent = jnp.all(jnp.abs(velocity) <= noise)
-        at_saddle = silent & (curvature < -trusted)
-
-        shaken = step_noise(hessian, dt, noise)
-        moved = jnp.linalg.norm(y - old.y)
-        lost = jnp.linalg.norm(shaken) / jnp.where(moved > 0, moved, 1)
-        time_noise = old.time_noise + lost * jnp.where(moved > 0, dt, 0)
-        growth = jnp.minimum(dt * escape_rate(hessian, velocity), 1.0)
-        cross_noise = old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken)
-        peak_noise = jnp.maximum(old.peak_noise, optx.rms_norm(shaken / run.scale(y)))
-
-        unresolved = silent & ~at_saddle & ~at_minimum & (jnp.max(jnp.abs(velocity)) > 0)
-        result = jnp.where(unresolved, _UNRESOLVED, new.result)
-        result = jnp.where(at_minimum | at_saddle, _CONVERGED, result)
-        return eqx.tree_at(
-            lambda s: (s.curvature, s.time_noise, s.cross_noise, s.peak_noise, s.result),
-            new,
-            (
-                curvature,
-                time_noise,
-                jnp.where(moved > 0, cross_noise, old.cross_noise),
-                jnp.where(moved > 0, peak_noise, old.peak_noise),
-                result,
-            ),
+        at_saddle = silent & lax.cond(
+            silent, lambda: smallest_curvature(hessian) < -trusted, lambda: False
         )
+        lost = silent & ~at_saddle & ~at_minimum & jnp.any(velocity != 0)
+        result = jnp.where(lost, _UNRESOLVED, new.result)
+        result = jnp.where(at_minimum | at_saddle, _CONVERGED, result)
+
+        # An error of the gradient moves the step by `shaken`: along the flow that is a
+        # shift in time, across it an error that grows where the flow escapes.
+        shaken = step_noise(response, noise)
+        moved = jnp.linalg.norm(y - old.y)
+        shift = jnp.linalg.norm(shaken) / jnp.where(moved > 0, moved, 1)
+        growth = escape_growth(response, dt, velocity)
+        noises = (
+            old.time_noise + shift * dt,
+            old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken),
+            jnp.maximum(old.peak_noise, optx.rms_norm(shaken / run.scale(y))),
+        )
+        noises = jnp.where(moved > 0, jnp.stack(noises), jnp.stack(_noises(old)))
+        return eqx.tree_at(lambda s: (*_noises(s), s.result), new, (*noises, result))
 
     def record(self, state: _State, interpolation: Any, span: Scalar):
         """Write the curve at the times within `span` after `state`."""
@@ -452,7 +456,7 @@ class _Run(eqx.Module):
             model=seen.model,
             initial_loss=self.condition.initial_loss,
             curve=curve,
-            curvature=state.curvature,
+            curvature=smallest_curvature(_constant(state.hessian)),
             rounding=rounding,
             result_code=result,
             stats={

@@ -250,7 +250,7 @@ class PlateauSweep:
             "reparametrisation": self.reparametrisations,
         }
         dataset = sweep(
-            self.build,
+            _Cells(self),
             axes,
             static=("width", "reparametrisation"),
             rtol=self.rtol,
@@ -270,6 +270,17 @@ class PlateauSweep:
             "units": "training time",
         }
         return dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cells:
+    """The `build` of a specification, equal for equal specifications, so that they share
+    what was compiled."""
+
+    specification: PlateauSweep
+
+    def __call__(self, omega: Any, width: int, seed: Any, delta: Any, reparametrisation: str):
+        return self.specification.build(omega, width, seed, delta, reparametrisation)
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 import xarray as xr
 from jaxtyping import Array, Float
+from threadpoolctl import threadpool_limits
 
 from .._checks import check_float64
 from ..plateaus import measure_plateau
@@ -120,32 +121,7 @@ def sweep(
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
 
-    def measure_one(fixed: dict[str, Any], varied: dict[str, Array]) -> dict[str, Array]:
-        flow, model, exit, record = _built(build, fixed | varied)
-        plateau = measure_plateau(
-            flow,
-            model,
-            exit,
-            solver=solver,
-            stepsize_controller=stepsize_controller,
-            rtol=rtol,
-            max_time=max_time,
-            max_steps=max_steps,
-            saveat=None if curve_times is None else diffrax.SaveAt(ts=curve_times),
-            throw=False,
-            resolution=resolution,
-        )
-        cell = {name: getattr(plateau, name, None) for name in _VARIABLES}
-        cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
-        cell["result"] = plateau.result_code
-        if plateau.curve is not None:
-            cell["curve_loss"] = plateau.curve.loss
-        return cell | record
-
-    if vectorise == "map":
-        batched = lambda fixed, varied: jax.lax.map(lambda v: measure_one(fixed, v), varied)
-    else:
-        batched = lambda fixed, varied: jax.vmap(lambda v: measure_one(fixed, v))(varied)
+    options = _Options(solver, stepsize_controller, rtol, max_time, max_steps, resolution)
 
     sizes = {name: len(values[name]) for name in names}
     inner = [sizes[name] for name in dynamic]
@@ -156,7 +132,7 @@ def sweep(
     tasks = []
     for index in np.ndindex(*(sizes[name] for name in static)):
         fixed = {n: values[n][i].item() for n, i in zip(static, index, strict=True)}
-        program = _Program(eqx.filter_jit(lambda varied, fixed=fixed: batched(fixed, varied)))
+        program = _Program(build, tuple(fixed.items()), options, vectorise, curve_times)
         for start in range(0, count, length):
             # The last chunk is filled up with cells of the one before, so that all chunks
             # share one compilation.
@@ -170,7 +146,9 @@ def sweep(
     cells: dict[str, np.ndarray] = {}
     workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
     bar = tqdm.tqdm(total=int(np.prod(shape)), desc="plateaus", unit="run", disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as executor:
+    # The chunks share the cores among themselves: a BLAS that starts threads of its own for
+    # every small matrix would only get in their way.
+    with threadpool_limits(1, "blas"), bar, ThreadPoolExecutor(workers) as executor:
         futures = {executor.submit(task[2], task[3]): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -219,18 +197,75 @@ def sweep(
     )
 
 
-class _Program:
-    """A compiled chunk. The first call compiles; others wait for it instead of compiling too."""
+class _Options(eqx.Module):
+    """What all cells have in common, passed on to `measure_plateau`."""
 
-    def __init__(self, function: Callable):
-        self.function, self.lock, self.compiled = function, threading.Lock(), None
+    solver: diffrax.AbstractSolver | None
+    stepsize_controller: diffrax.AbstractStepSizeController | None
+    rtol: float
+    max_time: float
+    max_steps: int
+    resolution: float
+
+
+def _measure_cell(
+    build: Callable,
+    fixed: tuple[tuple[str, Any], ...],
+    options: _Options,
+    curve_times: Array | None,
+    varied: dict[str, Array],
+) -> dict[str, Array]:
+    flow, model, exit, record = _built(build, dict(fixed) | varied)
+    plateau = measure_plateau(
+        flow,
+        model,
+        exit,
+        solver=options.solver,
+        stepsize_controller=options.stepsize_controller,
+        rtol=options.rtol,
+        max_time=options.max_time,
+        max_steps=options.max_steps,
+        saveat=None if curve_times is None else diffrax.SaveAt(ts=curve_times),
+        throw=False,
+        resolution=options.resolution,
+    )
+    cell = {name: getattr(plateau, name, None) for name in _VARIABLES}
+    cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
+    cell["result"] = plateau.result_code
+    if plateau.curve is not None:
+        cell["curve_loss"] = plateau.curve.loss
+    return cell | record
+
+
+@eqx.filter_jit
+def _measure_chunk(
+    build: Callable,
+    fixed: tuple[tuple[str, Any], ...],
+    options: _Options,
+    vectorise: str,
+    curve_times: Array | None,
+    varied: dict[str, Array],
+) -> dict[str, Array]:
+    one = lambda varied: _measure_cell(build, fixed, options, curve_times, varied)
+    return jax.lax.map(one, varied) if vectorise == "map" else jax.vmap(one)(varied)
+
+
+class _Program:
+    """A chunk with everything but its cells. The first call compiles (unless an earlier sweep
+    of the same `build` did); the others wait for it instead of compiling too."""
+
+    def __init__(self, *arguments: Any):
+        self.arguments, self.lock, self.compiled = arguments, threading.Lock(), False
 
     def __call__(self, varied: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = {name: jnp.asarray(column) for name, column in varied.items()}
-        with self.lock:
-            if self.compiled is None:
-                self.compiled = self.function.lower(arrays).compile()
-        return jax.tree.map(np.asarray, self.compiled(arrays))
+        if not self.compiled:
+            with self.lock:
+                out = _measure_chunk(*self.arguments, arrays)
+                self.compiled = True
+        else:
+            out = _measure_chunk(*self.arguments, arrays)
+        return jax.tree.map(np.asarray, out)
 
 
 def _axis(name: str, given: Sequence[Any]) -> np.ndarray:
