@@ -292,7 +292,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
-def _records(fit: xr.Dataset) -> list[dict[str, Any]]:
+def _records(fit: xr.Dataset) -> list[Any]:
     return fit.to_dataframe().reset_index().to_dict("records")
 
 
@@ -376,11 +376,10 @@ def _fit_table(fit: xr.Dataset, dataset: xr.Dataset) -> str:
     ]  # fmt: skip
     return (
         f"Law: log(time) = slope / omega + constant\n{_grid(header, rows)}\n\n"
-        "The published lower bound omega^2 exp(c0/omega) makes the slope at least c0, the smallest\n"
-        "rate in play, as omega -> 0. It is not attained: for one silent mode (m one above the\n"
-        "target's exponentials) the slope tends to 2 c0, from below in the plain fit. For several\n"
-        "silent modes no such limit is known; they act together and leave earlier at these "
-        "memories.\n"
+        "The published bound omega^2 exp(c0/omega) makes the slope at least c0, the smallest rate\n"
+        "in play, as omega -> 0. It is not attained: for one silent mode (m one above the number\n"
+        "of target exponentials) the slope tends to 2 c0, from below in the plain fit. Several\n"
+        "silent modes act together and leave earlier; for them no such limit is known.\n"
     )
 
 

@@ -3,9 +3,10 @@ import subprocess
 import sys
 
 import matplotlib.image
-import memjax as mj
 import numpy as np
 import pytest
+
+import memjax as mj
 from memjax.cli import main
 
 SWEEP = ["sweep", "--memories", "8", "9", "10", "--widths", "2", "--seeds", "0", "--quiet"]

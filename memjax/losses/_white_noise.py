@@ -135,18 +135,19 @@ def _split(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | Non
 
 def _residual(
     amplitudes: Float[Array, " width"], rates: Float[Array, " width"], active: ExponentialSum
-) -> tuple[Float[Array, " modes"], Float[Array, " modes"]]:
-    """The modes of model minus target, those of equal rate merged into the first of them.
+) -> tuple[Float[Array, " modes"], Float[Array, " modes"], Float[Array, " modes"]]:
+    """The modes of model minus target: amplitudes with those of equal rate merged into the
+    first of them, amplitudes, and rates.
 
     Where the model matches the target the merged amplitudes are exact zeros, instead of
-    terms that cancel up to rounding in every sum they enter.
+    terms that cancel up to rounding in every sum they enter. But merging is right for one
+    value of the rates only, so that derivatives have to be taken of the modes as they are.
     """
     b = jnp.concatenate([amplitudes, -active.amplitudes])
     v = jnp.concatenate([rates, active.rates])
     equal = v[:, None] == v[None, :]
     first = jnp.argmax(equal, axis=1)
-    merged = jnp.zeros_like(b).at[first].add(b)
-    return merged, b, v
+    return jnp.zeros_like(b).at[first].add(b), b, v
 
 
 def _decay(order: int, s: Array, horizon: Float[Array, ""] | None) -> Array:

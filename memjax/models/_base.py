@@ -96,8 +96,12 @@ class AbstractModel(eqx.Module):
                 stepsize_controller = diffrax.ClipStepSizeController(
                     stepsize_controller, step_ts=step_ts, jump_ts=jump_ts
                 )
+
+        def vector_field(t: Any, hidden: PyTree[Array], args: None) -> PyTree[Array]:
+            return self.vector_field(t, hidden, path(t))
+
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, hidden, args: self.vector_field(t, hidden, path(t))),
+            diffrax.ODETerm(vector_field),
             solver,
             t0=ts[0],
             t1=ts[-1],

@@ -8,7 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from .._checks import as_float_array, check_float64, check_positive, is_traced
 from ..flows import AbstractDisplacedFlow, AbstractFlow
@@ -219,7 +219,7 @@ class _Run(eqx.Module):
         fastest = jnp.max(jnp.sum(jnp.abs(hessian), axis=1))
         dt = lax.stop_gradient(0.01 / jnp.where(fastest > 0, fastest, 1))
         dt = jnp.minimum(dt, self.max_time)
-        zero, order = jnp.zeros(()), self.solver.error_order(self.flow)
+        zero, order = jnp.zeros(()), self.order()
         dt, controller_state = self.controller.init(
             self.flow, zero, self.max_time, y, dt, None, self.solver.func, order
         )
@@ -252,7 +252,7 @@ class _Run(eqx.Module):
         return eqx.tree_at(lambda s: s.result, state, result)
 
     def step(self, state: _State) -> _State:
-        zero, order = jnp.zeros(()), self.solver.error_order(self.flow)
+        zero, order = jnp.zeros(()), self.order()
         dt = lax.stop_gradient(state.dt)
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
         dense = _constant(dense)
@@ -308,6 +308,10 @@ class _Run(eqx.Module):
         diagnosed = self.diagnose(new, state, dt, response)
         return jax.tree.map(lambda a, b: jnp.where(advance, a, b), diagnosed, new)
 
+    def order(self) -> Any:
+        """The order of the error estimate, as controllers take it."""
+        return self.solver.error_order(self.flow)
+
     def try_step(self, state: _State, dt: Scalar):
         """One attempted step from `state`. Training time enters no vector field here, so that
         every step starts at a local time of 0: in an absolute one, the short steps at the end
@@ -347,7 +351,7 @@ class _Run(eqx.Module):
     def scale(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """The error that a step from `y` may make in every weight."""
         if isinstance(self.controller, diffrax.PIDController):
-            return self.controller.atol + self.controller.rtol * jnp.abs(y)
+            return jnp.asarray(self.controller.atol + self.controller.rtol * jnp.abs(y))
         return 1e-6 * jnp.abs(y) + jnp.finfo(y.dtype).tiny
 
     def hessian(self, y: Float[Array, " n"]) -> Float[Array, "n n"]:

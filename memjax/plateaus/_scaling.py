@@ -1,4 +1,5 @@
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -214,12 +215,12 @@ def _rank_from_longest(whole: xr.DataArray, memory: xr.DataArray) -> xr.DataArra
 
 def _half(whole: xr.DataArray) -> xr.DataArray:
     count = whole.sum("omega")
-    return np.maximum(np.ceil(count / 2), np.minimum(count, 4))
+    return xr.where(count > 4, np.ceil(count / 2).clip(min=4), count)
 
 
 def _line(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:
-    fit = scipy.stats.linregress(x, y)
-    t = scipy.stats.t.ppf(0.5 + confidence / 2, x.size - 2)
+    fit: Any = scipy.stats.linregress(x, y)
+    t = float(scipy.stats.t.ppf(0.5 + confidence / 2, x.size - 2))
     slope, intercept = float(fit.slope), float(fit.intercept)
     ds, di = t * float(fit.stderr), t * float(fit.intercept_stderr)
     return slope, slope - ds, slope + ds, intercept, intercept - di, intercept + di

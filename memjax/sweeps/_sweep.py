@@ -4,7 +4,8 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -132,7 +133,9 @@ def sweep(
     tasks = []
     for index in np.ndindex(*(sizes[name] for name in static)):
         fixed = {n: values[n][i].item() for n, i in zip(static, index, strict=True)}
-        program = _Program(build, tuple(fixed.items()), options, vectorise, curve_times)
+        program = _Program(
+            partial(_measure_chunk, build, tuple(fixed.items()), options, vectorise, curve_times)
+        )
         for start in range(0, count, length):
             # The last chunk is filled up with cells of the one before, so that all chunks
             # share one compilation.
@@ -229,7 +232,7 @@ def _measure_cell(
         throw=False,
         resolution=options.resolution,
     )
-    cell = {name: getattr(plateau, name, None) for name in _VARIABLES}
+    cell: dict[str, Any] = {name: getattr(plateau, name, None) for name in _VARIABLES}
     cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
     cell["result"] = plateau.result_code
     if plateau.curve is not None:
@@ -254,17 +257,17 @@ class _Program:
     """A chunk with everything but its cells. The first call compiles (unless an earlier sweep
     of the same `build` did); the others wait for it instead of compiling too."""
 
-    def __init__(self, *arguments: Any):
-        self.arguments, self.lock, self.compiled = arguments, threading.Lock(), False
+    def __init__(self, function: Callable[[dict[str, Array]], dict[str, Array]]):
+        self.function, self.lock, self.compiled = function, threading.Lock(), False
 
     def __call__(self, varied: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = {name: jnp.asarray(column) for name, column in varied.items()}
-        if not self.compiled:
-            with self.lock:
-                out = _measure_chunk(*self.arguments, arrays)
-                self.compiled = True
+        if self.compiled:
+            out = self.function(arrays)
         else:
-            out = _measure_chunk(*self.arguments, arrays)
+            with self.lock:
+                out = self.function(arrays)
+                self.compiled = True
         return jax.tree.map(np.asarray, out)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Real
 
 from .._checks import as_horizon
 from ._base import AbstractKernel
-from ._bump import GaussianBump, bump_product
+from ._bump import bump_product, GaussianBump
 from ._exponential import ExponentialSum
 from ._sampled import SampledKernel
 from ._sum import KernelSum

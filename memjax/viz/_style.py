@@ -1,7 +1,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 
 # Okabe and Ito's colours, safe for colour-blind readers, ordered so that neighbours differ in
 # lightness as well; markers and dashes tell the series apart in grey.
@@ -13,14 +15,14 @@ DASHES = ("-", (0, (6, 1.5)), (0, (3, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (
 @contextmanager
 def style() -> Iterator[None]:
     """The look of every figure, without touching the user's own settings."""
-    settings = {
+    settings: Any = {
         "font.size": 9,
         "axes.labelsize": 9,
         "axes.titlesize": 9,
         "legend.fontsize": 7.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "figure.dpi": 150,
         "savefig.dpi": 200,
         "figure.constrained_layout.use": True,

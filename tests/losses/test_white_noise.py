@@ -18,7 +18,7 @@ import memjax as mj
 from memjax.losses import weights
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
-import multiprecision as mp  # noqa: E402  # pyright: ignore[reportMissingImports]
+import multiprecision as mp  # pyright: ignore[reportMissingImports]
 
 AMPLITUDES, RATES = np.array([0.8, -0.5, 0.3]), np.array([1.1, 0.25, 3.0])
 TARGET_AMPLITUDES, TARGET_RATES = np.array([1.0, -0.4]), np.array([1.0, 0.3])

@@ -13,7 +13,7 @@ import pytest
 import memjax as mj
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
-import multiprecision as mp  # noqa: E402  # pyright: ignore[reportMissingImports]
+import multiprecision as mp  # pyright: ignore[reportMissingImports]
 
 FORWARD = diffrax.ForwardMode()
 TIGHT = diffrax.PIDController(rtol=1e-9, atol=1e-13)

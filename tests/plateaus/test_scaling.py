@@ -3,11 +3,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import memjax as mj
 import mpmath
 import numpy as np
 import pytest
 import xarray as xr
+
+import memjax as mj
 
 REFERENCES = json.loads(
     (Path(__file__).parents[1] / "reference" / "plateau_references.json").read_text()

@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
-import memjax as mj
 import numpy as np
 import pytest
+
+import memjax as mj
 
 TARGET = mj.ExponentialSum([1.0, -0.5], [1.0, 0.3]) + mj.GaussianBump(1 / 10, 1.0, 0.5)
 

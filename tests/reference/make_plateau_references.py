@@ -30,8 +30,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import mpmath
-import multiprecision as mp
 import numpy as np
+
+import multiprecision as mp
 
 PATH = pathlib.Path(__file__).with_name("plateau_references.json")
 TARGET = {"A": [1.0], "W": [1.0], "sigma": 0.5, "c0": 1.0}

@@ -1,3 +1,4 @@
+import _thread
 import dataclasses
 import json
 import signal
@@ -7,14 +8,14 @@ import threading
 import time
 import tomllib
 import warnings
-import _thread
 
 import jax
 import jax.numpy as jnp
-import memjax as mj
 import numpy as np
 import pytest
 import xarray as xr
+
+import memjax as mj
 from memjax.plateaus._measure import OUTCOMES
 
 SHORT = mj.PlateauSweep(

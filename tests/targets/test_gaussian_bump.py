@@ -100,7 +100,7 @@ mixed_gradient = jax.jit(jax.grad(jax.grad(transform), (1, 2)))
 )
 def test_derivatives_in_omega_and_width(point):
     for order, gradient in ((0, parameter_gradient(*point)), (1, mixed_gradient(*point))):
-        exact = lambda *a, order=order: exact_transforms(*a)[order]  # noqa: E731
+        exact = lambda *a, order=order: exact_transforms(*a)[order]
         with mp.workdps(20):
             in_omega, in_width = mp.diff(exact, point, (0, 1, 0)), mp.diff(exact, point, (0, 0, 1))
         np.testing.assert_allclose(gradient, [float(in_omega), float(in_width)], rtol=1e-11)
@@ -161,7 +161,7 @@ def test_responses_far_below_the_centre_keep_relative_accuracy():
     for t in (5.0, 15.0, 30.0):
         with mp.workdps(25):
             height = mp.exp(-((t - 40) ** 2) / mp.mpf(2 * 1.5**2))
-            rho = lambda u, h=height: mp.exp(-((u - 40) ** 2) / mp.mpf(2 * 1.5**2)) / h  # noqa: E731
+            rho = lambda u, h=height: mp.exp(-((u - 40) ** 2) / mp.mpf(2 * 1.5**2)) / h
             nodes = [0, t - 2, t - 0.5, t]
             step = height * mp.quad(rho, nodes)
             ramp = height * mp.quad(lambda u, t=t, rho=rho: (t - u) * rho(u), nodes)

@@ -14,9 +14,9 @@ from memjax.targets import (
     AbstractTarget,
     ExponentialSum,
     GaussianBump,
+    inner_product,
     KernelSum,
     SampledKernel,
-    inner_product,
     split_exponential,
 )
 

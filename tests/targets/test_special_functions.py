@@ -171,7 +171,7 @@ def test_gaussian_moment_broadcasts_and_differentiates_forwards_and_backwards():
     s = jnp.linspace(0.1, 3, 5)[:, None]
     center = jnp.linspace(-1, 4, 3)
     assert gaussian_moment(0, s, center, 0.5).shape == (5, 3)
-    total = lambda s: jnp.sum(gaussian_moment(1, s, center, 0.5))  # noqa: E731
+    total = lambda s: jnp.sum(gaussian_moment(1, s, center, 0.5))
     direction = jnp.ones_like(s)
     forward = jax.jvp(total, (s,), (direction,))[1]
     np.testing.assert_allclose(forward, jnp.sum(jax.grad(total)(s)), rtol=1e-14)

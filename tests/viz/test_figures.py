@@ -1,8 +1,9 @@
-import memjax as mj
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
+
+import memjax as mj
 from memjax import viz
 
 
