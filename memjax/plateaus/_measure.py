@@ -17,6 +17,7 @@ from ..solvers import StageNewton
 from ._exits import AbstractExit, ExitCondition
 from ._rounding import (
     escape_growth,
+    is_convex,
     newton_to_rest,
     smallest_curvature,
     step_noise,
@@ -282,6 +283,8 @@ class _Run(eqx.Module):
             _UNRESOLVED,
         )
         result = jnp.where(advance & (time >= self.max_time), _MAX_TIME_REACHED, result)
+        # No step is short enough: something else than the error of the method is in the way.
+        result = jnp.where(~advance & (next_dt < jnp.finfo(dt.dtype).tiny), _UNRESOLVED, result)
         result = jnp.where(crossed, _CROSSED, result)
         new = _State(
             y=choose(y1, state.y),
@@ -373,9 +376,7 @@ class _Run(eqx.Module):
         # The exit may lie between here and the minimum.
         at_minimum = close & (run.condition(jnp.zeros(()), y - newton, None) > 0)
         silent = jnp.all(jnp.abs(velocity) <= noise)
-        at_saddle = silent & lax.cond(
-            silent, lambda: smallest_curvature(hessian) < -trusted, lambda: False
-        )
+        at_saddle = silent & ~is_convex(hessian, trusted)
         lost = silent & ~at_saddle & ~at_minimum & jnp.any(velocity != 0)
         result = jnp.where(lost, _UNRESOLVED, new.result)
         result = jnp.where(at_minimum | at_saddle, _CONVERGED, result)
@@ -460,7 +461,7 @@ class _Run(eqx.Module):
             model=seen.model,
             initial_loss=self.condition.initial_loss,
             curve=curve,
-            curvature=smallest_curvature(_constant(state.hessian)),
+            curvature=smallest_curvature(self.hessian(y)),
             rounding=rounding,
             result_code=result,
             stats={
