@@ -317,7 +317,7 @@ def _grid(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _groups(dataset: xr.Dataset, apart: Sequence[str]) -> list[dict[str, Any]]:
-    dims = [dim for dim in dataset["time"].dims if dim not in apart]
+    dims = [str(dim) for dim in dataset["time"].dims if dim not in apart]
     indices = np.ndindex(*(dataset.sizes[dim] for dim in dims))
     return [
         {dim: dataset[dim].values[i] for dim, i in zip(dims, index, strict=True)}
