@@ -32,14 +32,13 @@ def test_sweep_writes_dataset_figures_and_specification(run):
 
 
 def test_sweep_prints_times_fit_and_bound(run, capsys, tmp_path):
-    arguments = [*SWEEP, "--curve-points", "0", "--out", str(tmp_path / "x")]
+    arguments = [*SWEEP, "--curve-points", "20", "--out", str(tmp_path / "x")]
     assert main(arguments) == 0
     text = capsys.readouterr().out
     time = float(mj.load_dataset(run)["time"][0].squeeze())
     assert f"{time:.4g}" in text
     for word in ("slope", "bound c0", "3 exited", "not attained"):
         assert word in text
-    assert not (tmp_path / "x" / "loss_curves.png").exists()
 
 
 def test_fit_as_json_and_as_table(run, capsys):
@@ -95,8 +94,6 @@ def test_plateau_on_a_measured_kernel(tmp_path, capsys):
     got = json.loads(capsys.readouterr().out)
     # A fine sampling of the bump has nearly the bump's own plateau.
     assert got["time"] == pytest.approx(12.8937, rel=1e-3)
-    assert main([*arguments, "--delta", "0.001"]) == 0
-    assert json.loads(capsys.readouterr().out)["initial_loss"] > 0.88
 
 
 def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
@@ -109,6 +106,7 @@ def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["sweep", f"--spec={path}", "--seeds", "1", "--quiet", "--out", str(out)]) == 0
     assert mj.load_dataset(out)["seed"].values.tolist() == [1]
+    assert not (out / "loss_curves.png").exists()
 
 
 @pytest.mark.parametrize(

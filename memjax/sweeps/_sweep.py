@@ -122,7 +122,14 @@ def sweep(
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
 
-    options = _Options(solver, stepsize_controller, rtol, max_time, max_steps, resolution)
+    options = _Options(
+        solver,
+        stepsize_controller,
+        jnp.asarray(rtol, float),
+        jnp.asarray(max_time, float),
+        max_steps,
+        resolution,
+    )
 
     sizes = {name: len(values[name]) for name in names}
     inner = [sizes[name] for name in dynamic]
@@ -205,8 +212,8 @@ class _Options(eqx.Module):
 
     solver: diffrax.AbstractSolver | None
     stepsize_controller: diffrax.AbstractStepSizeController | None
-    rtol: float
-    max_time: float
+    rtol: Float[Array, ""]
+    max_time: Float[Array, ""]
     max_steps: int
     resolution: float
 
