@@ -155,7 +155,7 @@ def sweep(
     shape = (*(sizes[name] for name in static), count)
     cells: dict[str, np.ndarray] = {}
     workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    bar = tqdm.tqdm(total=int(np.prod(shape)), desc="plateaus", unit="run", disable=not progress)
+    bar = tqdm.tqdm(total=int(np.prod(shape)), desc="compiling", unit="run", disable=not progress)
     # The chunks share the cores among themselves: a BLAS that starts threads of its own for
     # every small matrix would only get in their way.
     with threadpool_limits(1, "blas"), bar, ThreadPoolExecutor(workers) as executor:
@@ -169,6 +169,7 @@ def sweep(
                         dtype = _VARIABLES[name][0] if name in _VARIABLES else array.dtype
                         cells[name] = np.zeros((*shape, *array.shape[1:]), dtype)
                     cells[name][(*index, slice(start, start + span))] = array[:span]
+                bar.set_description("plateaus", refresh=False)
                 bar.update(span)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
