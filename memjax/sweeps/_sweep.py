@@ -48,6 +48,9 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+_ROW = "cell of a chunk"
+
+
 def sweep(
     build: Callable[..., tuple],
     axes: Mapping[str, Sequence[Any]],
@@ -137,6 +140,8 @@ def sweep(
     length = min(chunk_size, count)
     grid = np.meshgrid(*(values[name] for name in dynamic), indexing="ij")
     columns = {name: column.ravel() for name, column in zip(dynamic, grid, strict=True)}
+    # The row of a cell: there is one also where no axis varies inside a program.
+    columns[_ROW] = np.arange(count)
     tasks = []
     for index in np.ndindex(*(sizes[name] for name in static)):
         fixed = {n: values[n][i].item() for n, i in zip(static, index, strict=True)}
@@ -226,6 +231,7 @@ def _measure_cell(
     curve_times: Array | None,
     varied: dict[str, Array],
 ) -> dict[str, Array]:
+    varied = {name: value for name, value in varied.items() if name != _ROW}
     flow, model, exit, record = _built(build, dict(fixed) | varied)
     plateau = measure_plateau(
         flow,
@@ -318,7 +324,13 @@ def _check_build(build: Callable, names: list[str], static: list[str], values: M
         ends += [first | {name: values[name][i].item()} for i in (order[0], order[-1])]
     for point in ends:
         arguments = {n: v if n in static else jnp.asarray(v) for n, v in point.items()}
-        flow, model, exit, _ = _built(build, arguments)
+        flow, model, exit, record = _built(build, arguments)
+        for name in record:
+            if name in _VARIABLES or name in names or name == "curve_loss":
+                raise ValueError(
+                    f"`build` must not record {name!r}, which is a variable or an axis of the "
+                    "dataset already; give it another name."
+                )
         for what, value in (("flow", flow), ("model", model), ("exit", exit)):
             check_float64(what, eqx.filter(value, eqx.is_inexact_array))
 

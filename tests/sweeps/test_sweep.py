@@ -110,6 +110,16 @@ def test_failures_are_cells_with_their_result():
     np.testing.assert_allclose(out["time_reached"], 1.0)
 
 
+def test_an_axis_may_be_the_only_one_and_static():
+    out = mj.sweep(
+        lambda width: SHORT.build(1 / 10.0, width, 0, 0.02, "direct"),
+        {"width": [2]},
+        static=("width",),
+        progress=False,
+    )
+    assert out["time"].dims == ("width",) and int(out["result"][0]) == 0
+
+
 def test_zarr_round_trip_is_the_identity(dataset, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -194,6 +204,8 @@ def test_bad_options_are_refused():
         mj.sweep(build_any, axes, static=("width",), progress=False)
     with pytest.raises(ValueError, match="vectorise"):
         mj.sweep(build_any, axes, vectorise="loop", progress=False)  # pyright: ignore
+    with pytest.raises(ValueError, match="must not record 'time'"):
+        mj.sweep(lambda omega: (*build_any(omega)[:3], {"time": 1.0}), axes, progress=False)
     with pytest.raises(TypeError, match="must return"):
         mj.sweep(lambda omega: 3, axes, progress=False)
 
