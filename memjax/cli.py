@@ -19,7 +19,14 @@ from .models import DiagonalLinearRNN
 from .plateaus import fit_scaling_law, measure_plateau
 from .plateaus._measure import OUTCOMES
 from .sweeps import load_dataset, PlateauSweep, save_dataset
-from .sweeps._spec import ExitName, make_exit, read_toml, Reparametrisation, REPARAMETRISATIONS
+from .sweeps._spec import (
+    checked,
+    ExitName,
+    make_exit,
+    read_toml,
+    Reparametrisation,
+    REPARAMETRISATIONS,
+)
 from .sweeps._store import check_output, replacing
 from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
 from .viz import plot_loss_curves, plot_plateau_law
@@ -175,6 +182,8 @@ class Fit:
     """Shortest and longest memory 1/omega to use; by default the longer half that exited."""
     confidence: float = 0.95
     """Level of the confidence intervals."""
+    spec: Path | None = None
+    """TOML file with any of these values; other options override it."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -203,6 +212,10 @@ class Plot:
     """The law (time against memory) or the curves (loss against time)."""
     overwrite: bool = False
     """Replace the file if it exists."""
+    spec: Path | None = None
+    """TOML file with any of these values; other options override it."""
+    json: bool = False
+    """Print JSON instead of text."""
 
     def run(self) -> int:
         check_output(self.out, self.overwrite)
@@ -216,7 +229,10 @@ class Plot:
             )
         with replacing(self.out, self.overwrite) as partial:
             figure.savefig(partial, format=ending)
-        print(f"written: {self.out}")
+        if self.json:
+            _print_json({"out": str(self.out)})
+        else:
+            print(f"written: {self.out}")
         return 0
 
 
@@ -260,10 +276,18 @@ def _parse(arguments: list[str]) -> Any:
     name, rest = arguments[0], arguments[1:]
     command, default = COMMANDS[name], None
     path = _spec_path(rest)
-    if path is not None and name == "sweep":
+    if path is not None and command is Sweep:
         default = Sweep(PlateauSweep.from_toml(path))
-    elif path is not None and name == "plateau":
-        default = Plateau(**read_toml(path, Plateau))
+    elif path is not None:
+        # What has no default and is not in the file either is asked for on the command line.
+        absent = {
+            field.name: tyro.MISSING
+            for field in dataclasses.fields(command)
+            if field.default is dataclasses.MISSING
+        }
+        given = read_toml(path, command)
+        given = {key: checked(command, key, value) for key, value in given.items()}
+        default = command(**absent | given)
     return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
 
 

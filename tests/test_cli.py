@@ -109,6 +109,28 @@ def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
     assert not (out / "loss_curves.png").exists()
 
 
+def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
+    path = tmp_path / "spec.toml"
+    path.write_text("memory_range = [8, 10]\nconfidence = 0.5\n")
+    assert main(["fit", str(run), "--spec", str(path), "--json"]) == 0
+    narrow = json.loads(capsys.readouterr().out)[0]
+    assert main(["fit", str(run), "--json"]) == 0
+    wide = json.loads(capsys.readouterr().out)[0]
+    assert narrow["slope"] == wide["slope"] and narrow["slope_high"] < wide["slope_high"]
+    path.write_text(f"dataset = '{run}'\nout = '{tmp_path / 'x.png'}'\n")
+    assert main(["plot", "--spec", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "x.png")}
+    for text, match in [
+        ("confidence = 'high'", "`confidence` must be a number"),
+        ("memory_range = [8]", "`memory_range` must have 2 values"),
+        ("json = 1", "`json` must be true or false"),
+        ("datset = 'x'", "did you mean `dataset`"),
+    ]:
+        path.write_text(text)
+        assert main(["fit", str(run), "--spec", str(path)]) == 2
+        assert match in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, match",
     [

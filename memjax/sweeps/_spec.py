@@ -113,7 +113,8 @@ class PlateauSweep:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            value = checked(type(self), field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         for name in (
             "memories", "widths", "deltas", "target_rates", "bump_width", "slowest", "fastest",
             "rtol", "max_time", "max_steps", "curve_start", "curve_stop",
@@ -283,22 +284,39 @@ class _Cells:
         return self.specification.build(omega, width, seed, delta, reparametrisation)
 
 
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """The value in the type of its field: what TOML and callers may pass is looser."""
-    kind = typing.get_type_hints(PlateauSweep)[field.name]
+def checked(kind: type, name: str, value: Any) -> Any:
+    """The value in the type of the field `name` of the dataclass `kind`: what TOML and callers
+    may pass is looser."""
+    return _as(name, typing.get_type_hints(kind)[name], value)
+
+
+def _as(name: str, kind: Any, value: Any) -> Any:
+    options = typing.get_args(kind)
+    if type(None) in options:
+        if value is None:
+            return None
+        (kind,) = (option for option in options if option is not type(None))
+        options = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, (str, bytes)) or not np.iterable(value):
-            raise TypeError(f"`{field.name}` must be a list of values, got {value!r}.")
-        item = typing.get_args(kind)[0]
-        return tuple(_scalar(field.name, item, entry) for entry in value)
-    return _scalar(field.name, kind, value)
-
-
-def _scalar(name: str, kind: Any, value: Any) -> Any:
+            raise TypeError(f"`{name}` must be a list of values, got {value!r}.")
+        value = tuple(_as(name, options[0], entry) for entry in value)
+        if options[-1] is not Ellipsis and len(value) != len(options):
+            raise ValueError(f"`{name}` must have {len(options)} values, got {value}.")
+        return value
     if typing.get_origin(kind) is Literal:
-        if value not in typing.get_args(kind):
-            options = ", ".join(map(repr, typing.get_args(kind)))
-            raise ValueError(f"`{name}` must be one of {options}, got {value!r}.")
+        if value not in options:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}."
+            )
+        return value
+    if kind is Path:
+        if not isinstance(value, (str, Path)):
+            raise TypeError(f"`{name}` must be a path, got {value!r}.")
+        return Path(value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"`{name}` must be true or false, got {value!r}.")
         return value
     numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not numeric or (kind is int and value != int(value)):
