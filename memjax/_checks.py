@@ -31,6 +31,21 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     return jnp.asarray(array, array.dtype if floating else jnp.result_type(float))
 
 
+def check_scalar(name: str, value: Any) -> None:
+    """Refuse anything with a shape."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"`{name}` must be a scalar, got shape {jnp.shape(value)}; batch with `jax.vmap`."
+        )
+
+
+def check_integer(name: str, value: Any, least: int = 1) -> None:
+    """Refuse anything but an integer of at least `least`."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+
+
 def check_finite(name: str, value: Any) -> None:
     """Refuse NaN and infinity."""
     if is_traced(value):

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import as_float_array, check_positive
+from ._checks import as_float_array, check_positive, check_scalar
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -78,6 +78,7 @@ class Exp(AbstractReparametrisation):
 
     def __init__(self, gain: float | Float[Array, ""] = 1.0):
         self.gain = as_float_array("gain", gain)
+        check_scalar("gain", self.gain)
         check_positive("gain", self.gain)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

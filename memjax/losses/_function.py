@@ -30,6 +30,12 @@ class FunctionLoss(AbstractLoss):
 
     function: Callable[[AbstractModel], Float[Array, ""]]
 
+    def __check_init__(self):
+        if not callable(self.function):
+            raise TypeError(
+                f"`function` must map a model to a scalar, got {self.function!r}; pass a function."
+            )
+
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         return self.function(model)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float_array, check_positive, is_traced
+from .._checks import as_float_array, check_positive, check_scalar, is_traced
 from ..models import AbstractModel, trainable
 from ..targets import (
     AbstractKernel,
@@ -58,6 +58,7 @@ class WhiteNoiseLoss(AbstractLoss):
             self.horizon = None
         else:
             self.horizon = as_float_array("horizon", horizon)
+            check_scalar("horizon", self.horizon)
             check_positive("horizon", self.horizon, "pass T > 0 or jnp.inf")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:

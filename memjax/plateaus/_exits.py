@@ -2,11 +2,12 @@ import abc
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from .._checks import as_float_array, check_positive, is_traced
+from .._checks import as_float_array, check_positive, check_scalar, is_traced
 from ..flows import AbstractDisplacedFlow
 from ..models import AbstractModel
 
@@ -78,6 +79,18 @@ class ExitCondition(eqx.Module):
     def __call__(self, t: Scalar, y: Float[Array, " weights"], args: PyTree, **kwargs) -> Scalar:
         return self.exit.margin(self.state(y))
 
+    def noise(self, state: TrainingState) -> Float[Array, ""]:
+        """An estimate of the rounding error of the margin: that of the losses it sees."""
+
+        def margin(losses: tuple[Array, Array]) -> Float[Array, ""]:
+            return self.exit.margin(
+                TrainingState(losses[0], losses[1], state.distance, state.model)
+            )
+
+        slopes = jax.grad(margin)((state.loss, state.initial_loss))
+        unit = 8 * jnp.finfo(state.loss.dtype).eps
+        return unit * jnp.abs(state.initial_loss) * (jnp.abs(slopes[0]) + jnp.abs(slopes[1]))
+
 
 class RelativeLossDrop(AbstractExit):
     r"""The loss has fallen by a share of its start: $J(\theta(\tau)) \le (1 - \delta) J_0$.
@@ -100,6 +113,7 @@ class RelativeLossDrop(AbstractExit):
         self, delta: float | Float[Array, ""], reference: float | Float[Array, ""] | None = None
     ):
         self.delta = as_float_array("delta", delta)
+        check_scalar("delta", self.delta)
         check_positive("delta", self.delta, "pass a share between 0 and 1")
         if not is_traced(self.delta) and bool(jnp.any(self.delta >= 1)):
             raise ValueError(
@@ -108,6 +122,7 @@ class RelativeLossDrop(AbstractExit):
             )
         self.reference = None if reference is None else as_float_array("reference", reference)
         if self.reference is not None:
+            check_scalar("reference", self.reference)
             check_positive("reference", self.reference)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
@@ -132,6 +147,7 @@ class LossChange(AbstractExit):
 
     def __init__(self, delta: float | Float[Array, ""]):
         self.delta = as_float_array("delta", delta)
+        check_scalar("delta", self.delta)
         check_positive("delta", self.delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
@@ -153,6 +169,7 @@ class ParameterDistance(AbstractExit):
 
     def __init__(self, delta: float | Float[Array, ""]):
         self.delta = as_float_array("delta", delta)
+        check_scalar("delta", self.delta)
         check_positive("delta", self.delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:

@@ -10,7 +10,14 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from .._checks import as_float_array, check_float64, check_positive, is_traced
+from .._checks import (
+    as_float_array,
+    check_float64,
+    check_integer,
+    check_positive,
+    check_scalar,
+    is_traced,
+)
 from ..flows import AbstractDisplacedFlow, AbstractFlow
 from ..models import AbstractModel
 from ..solvers import StageNewton
@@ -249,7 +256,10 @@ class _Run(eqx.Module):
         # A start that already meets the exit, and one already at rest.
         out = self.condition(zero, y, None) <= 0
         state = self.diagnose(state, state, dt, step_response(_constant(hessian), dt)[1])
+        velocity = self.flow.vf(zero, y, None)
+        sound = jnp.isfinite(self.condition.initial_loss) & jnp.all(jnp.isfinite(velocity))
         result = jnp.where(out, _EXITED, state.result)
+        result = jnp.where(sound, result, _UNRESOLVED)
         return eqx.tree_at(lambda s: s.result, state, result)
 
     def step(self, state: _State) -> _State:
@@ -425,7 +435,7 @@ class _Run(eqx.Module):
         # A run without a crossing goes through the same motions for nothing, on sound values.
         dt = lax.stop_gradient(jnp.where(jnp.isfinite(state.dt), state.dt, 1.0))
         interpolation = self.solver.interpolation_cls(t0=jnp.zeros(()), t1=dt, **state.dense)
-        span, y = self.locate(state, dt, interpolation)
+        span, y, speed = self.locate(state, dt, interpolation)
         span = jnp.where(crossed, span, 0.0)
         y = jnp.where(crossed, y, state.y)
         time = state.time + span
@@ -441,6 +451,10 @@ class _Run(eqx.Module):
             state.time_noise / jnp.where(elapsed > 0, elapsed, 1),
             state.cross_noise / jnp.where(moved > 0, moved, 1),
         )
+        # How far the rounding of the loss itself moves the exit.
+        blur = _constant(self).condition.noise(_constant(seen))
+        blur = blur / jnp.where(speed == 0, 1, jnp.abs(speed) * elapsed)
+        rounding = jnp.where(crossed & (elapsed > 0), jnp.maximum(rounding, blur), rounding)
 
         result = jnp.where(crossed, _EXITED, state.result)
         # Steps run out where the error control chases rounding noise.
@@ -472,7 +486,8 @@ class _Run(eqx.Module):
         )
 
     def locate(self, state: _State, dt: Scalar, interpolation: Any):
-        """The time in (0, dt] after `state` at which the exit is met, and the state there.
+        """The time in (0, dt] after `state` at which the exit is met, the state there, and
+        how fast the margin falls there.
 
         The root finder works on the dense output of the step. Since that is of lower order
         than the solver, the step is then made again to the time found, and the rest removed by
@@ -498,7 +513,7 @@ class _Run(eqx.Module):
         # Far from the root the bracket knows more than Newton's method does.
         close = jnp.abs(correction) <= 0.1 * dt
         correction = jnp.where(close, correction, correction - lax.stop_gradient(correction))
-        return span + correction, y + correction * velocity
+        return span + correction, y + correction * velocity, lax.stop_gradient(speed)
 
 
 def _constant(tree: PyTree) -> PyTree:
@@ -596,18 +611,23 @@ def measure_plateau(
             f"`solver` must estimate its errors, got {solver!r}; pass an adaptive Diffrax "
             "solver such as diffrax.Kvaerno5()."
         )
-    if isinstance(stepsize_controller, (diffrax.ClipStepSizeController, diffrax.StepTo)):
+    if stepsize_controller is not None and not isinstance(
+        stepsize_controller, diffrax.AbstractAdaptiveStepSizeController
+    ):
         raise TypeError(
-            f"`stepsize_controller` must not depend on absolute time, got "
+            "`stepsize_controller` must adapt to errors and not depend on absolute time, got "
             f"{type(stepsize_controller).__name__}; pass a diffrax.PIDController."
         )
     rtol = as_float_array("rtol", rtol)
+    check_scalar("rtol", rtol)
     check_positive("rtol", rtol)
     max_time = as_float_array("max_time", max_time)
+    check_scalar("max_time", max_time)
     if not is_traced(max_time) and not max_time > 0:
         raise ValueError(f"`max_time` must be positive, got {max_time}; pass a time above 0.")
-    if not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"`max_steps` must be an integer above 0, got {max_steps!r}.")
+    check_integer("max_steps", max_steps)
+    if not isinstance(resolution, (int, float)) or not 0 < resolution < np.inf:
+        raise ValueError(f"`resolution` must be a positive number, got {resolution!r}.")
     curve_times = _curve_times(saveat)
     if adjoint is None:
         adjoint = diffrax.RecursiveCheckpointAdjoint()
@@ -643,8 +663,8 @@ def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None
     times = getattr(subs, "ts", None)
     if times is None:
         raise ValueError(
-            f"`saveat` must be diffrax.SaveAt(ts=times), got {saveat!r}; pass the training "
-            "times at which the curve is wanted."
+            "`saveat` must be diffrax.SaveAt(ts=times), got "
+            f"{' '.join(repr(saveat).split())}; pass the training times of the curve."
         )
     if not is_traced(times):
         values = np.asarray(times)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_positive
+from .._checks import as_float_array, check_integer, check_positive
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel, split_exponential
@@ -46,9 +46,12 @@ def on_plateau(
             f"`target` must have an exponential part to start from, got {target}; add a "
             "memjax.ExponentialSum, or use memjax.random_start."
         )
-    if copies < 1:
-        raise ValueError(f"`copies` must be at least 1, got {copies}.")
+    check_integer("copies", copies)
     silent_rates = jnp.atleast_1d(as_float_array("silent_rates", silent_rates))
+    if silent_rates.ndim != 1:
+        raise ValueError(
+            f"`silent_rates` must be 1-D, got shape {silent_rates.shape}; pass one rate per mode."
+        )
     check_positive("silent_rates", silent_rates)
     return DiagonalLinearRNN(
         jnp.concatenate(
@@ -107,8 +110,7 @@ def random_start(
 
     A model of width `width`.
     """
-    if width < 1:
-        raise ValueError(f"`width` must be at least 1, got {width}; pass a number of neurons.")
+    check_integer("width", width)
     slowest, fastest = as_float_array("slowest", slowest), as_float_array("fastest", fastest)
     check_positive("slowest", slowest)
     check_positive("fastest", fastest - slowest, "pass an interval with slowest < fastest")

@@ -244,7 +244,7 @@ BAD_ARGUMENTS = [
         (FLOW, MODEL, EXIT),
         {"stepsize_controller": diffrax.StepTo(jnp.arange(3.0))},
         TypeError,
-        r"`stepsize_controller` must not depend on absolute time, got StepTo",
+        r"`stepsize_controller` must adapt to errors and not depend on absolute time, got StepTo",
     ),
     (
         (FLOW, MODEL, EXIT),
@@ -254,13 +254,18 @@ BAD_ARGUMENTS = [
             )
         },
         TypeError,
-        r"`stepsize_controller` must not depend on absolute time",
+        r"`stepsize_controller` must adapt to errors and not depend on absolute time",
     ),
     ((FLOW, MODEL, EXIT), {"max_time": -1.0}, ValueError, r"`max_time` must be positive, got -1"),
     ((FLOW, MODEL, EXIT), {"max_time": 0.0}, ValueError, r"`max_time` must be positive"),
     ((FLOW, MODEL, EXIT), {"max_time": np.nan}, ValueError, r"`max_time` must be positive"),
     ((FLOW, MODEL, EXIT), {"max_time": "long"}, TypeError, r"`max_time` must be a number"),
-    ((FLOW, MODEL, EXIT), {"max_steps": 0}, ValueError, r"`max_steps` must be an integer above 0"),
+    (
+        (FLOW, MODEL, EXIT),
+        {"max_steps": 0},
+        ValueError,
+        r"`max_steps` must be an integer of at least 1",
+    ),
     ((FLOW, MODEL, EXIT), {"max_steps": 1.5}, ValueError, r"`max_steps` must be an integer"),
     ((FLOW, MODEL, EXIT), {"max_steps": None}, ValueError, r"`max_steps` must be an integer"),
     (
@@ -322,3 +327,53 @@ BAD_EXITS = [
 def test_bad_exits_are_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("delta", "result"), [(1e-9, mj.RESULTS.exited), (1e-14, mj.RESULTS.unresolved)]
+)
+def test_a_drop_below_the_rounding_of_the_loss_is_not_timed(delta, result):
+    flow, rnn = problem(12.0)
+    plateau = mj.measure_plateau(flow, rnn, first_of(relative=delta), throw=False)
+    assert plateau.result == result
+    # The loss falls as |gradient|^2 at first; the silent amplitude and the active mode feel it.
+    bump = lambda w: 0.5 * math.sqrt(2 * math.pi) * math.exp(-12 * w + w**2 / 8)
+    slope = 4 * (bump(1.0) ** 2 + bump(0.6) ** 2 + ((12 - 1 / 4) * bump(1.0)) ** 2)
+    if result == mj.RESULTS.exited:
+        np.testing.assert_allclose(plateau.time, delta * HEIGHT / slope, rtol=2e-3)
+    else:
+        assert np.isnan(plateau.time)
+
+
+def test_a_loss_that_is_not_a_number_is_unresolved_at_once():
+    _, rnn = problem(8.0)
+    flow = mj.GradientFlow(mj.FunctionLoss(lambda model: jnp.nan * model.amplitudes[0]))
+    plateau = mj.measure_plateau(flow, rnn, mj.ParameterDistance(0.1), throw=False)
+    assert plateau.result == mj.RESULTS.unresolved and plateau.stats["num_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: mj.RelativeLossDrop(jnp.array([0.1, 0.2])), "`delta` must be a scalar"),
+        (lambda: mj.RelativeLossDrop(0.1, jnp.ones(2)), "`reference` must be a scalar"),
+        (lambda: mj.Exp(jnp.ones(2)), "`gain` must be a scalar"),
+        (lambda: run(rtol=jnp.ones(2)), "`rtol` must be a scalar"),
+        (lambda: run(max_time=jnp.ones(2)), "`max_time` must be a scalar"),
+        (lambda: run(max_steps=True), "`max_steps` must be an integer"),
+        (lambda: run(resolution=0.0), "`resolution` must be a positive number"),
+        (lambda: run(saveat=diffrax.SaveAt(t1=True)), r"`saveat` must be diffrax.SaveAt\(ts="),
+        (lambda: run(stepsize_controller="pid"), "`stepsize_controller` must adapt"),
+        (lambda: run(stepsize_controller=diffrax.ConstantStepSize()), "must adapt to errors"),
+        (lambda: mj.FunctionLoss(3), "`function` must map a model to a scalar"),
+    ],
+)
+def test_what_has_the_wrong_shape_or_kind_is_refused_in_one_line(make, match):
+    with pytest.raises((TypeError, ValueError), match=match) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def run(**options):
+    flow, rnn = problem(8.0)
+    return mj.measure_plateau(flow, rnn, mj.ParameterDistance(0.1), **options)
