@@ -611,9 +611,9 @@ def measure_plateau(
             f"`solver` must estimate its errors, got {solver!r}; pass an adaptive Diffrax "
             "solver such as diffrax.Kvaerno5()."
         )
-    if stepsize_controller is not None and not isinstance(
-        stepsize_controller, diffrax.AbstractAdaptiveStepSizeController
-    ):
+    adaptive = isinstance(stepsize_controller, diffrax.AbstractAdaptiveStepSizeController)
+    clipped = isinstance(stepsize_controller, diffrax.ClipStepSizeController)
+    if stepsize_controller is not None and (clipped or not adaptive):
         raise TypeError(
             "`stepsize_controller` must adapt to errors and not depend on absolute time, got "
             f"{type(stepsize_controller).__name__}; pass a diffrax.PIDController."
