@@ -55,11 +55,11 @@ class Sweep:
     """Show no progress bar."""
 
     def run(self) -> int:
-        check_output(self.out, self.overwrite)
-        dataset = self.specification.run(progress=not self.quiet)
-        fit = fit_scaling_law(dataset)
         with replacing(self.out, self.overwrite) as folder:
+            # Made before the work, which would be lost if it could not be.
             folder.mkdir()
+            dataset = self.specification.run(progress=not self.quiet)
+            fit = fit_scaling_law(dataset)
             save_dataset(dataset, folder / "plateaus.zarr")
             (folder / "sweep.toml").write_text(self.specification.to_toml())
             plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
@@ -388,15 +388,16 @@ def _fit_table(fit: xr.Dataset, dataset: xr.Dataset) -> str:
             finite = np.isfinite(values[0])
             cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*values) if finite else "too few")
         rate = float(law["decay_rate"]) if "decay_rate" in law else np.nan
+        mean = float(dataset.sel(group)["decay_rate"].mean()) if "decay_rate" in dataset else np.nan
         low, high = float(law["memory_low"]), float(law["memory_high"])
         others = [f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n]
         rows.append(
-            [_label(group, groups), f"{low:g}..{high:g}", *cells, f"{rate:.3f}", f"{2 * rate:.3f}"]
+            [_label(group, groups), f"{low:g}..{high:g}", *cells, f"{rate:.3f}", f"{2 * mean:.3f}"]
             + [", ".join(others)]
         )
     level = f"{100 * fit.attrs['confidence']:g} %"
     header = [
-        "group", "1/omega", f"slope [{level}]", "with omega^2", "bound c0", "2 c0", "runs",
+        "group", "1/omega", f"slope [{level}]", "with omega^2", "bound c0", "2 mean c0", "runs",
     ]  # fmt: skip
     return (
         f"Law: log(time) = slope / omega + constant\n{_grid(header, rows)}\n\n"

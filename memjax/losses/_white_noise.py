@@ -118,9 +118,9 @@ class WhiteNoiseLoss(AbstractLoss):
 
 def _kernel(model: AbstractModel) -> ExponentialSum:
     kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
-    if not isinstance(kernel, ExponentialSum):
+    if not isinstance(kernel, ExponentialSum) or not hasattr(model, "kernel_displacement"):
         raise TypeError(
-            f"`model` must have a kernel that is an exponential sum, got "
+            f"`model` must have `kernel`, an exponential sum, and `kernel_displacement`, got "
             f"{type(model).__name__}; use memjax.DiagonalLinearRNN, or memjax.FunctionLoss "
             "for a loss of your own."
         )

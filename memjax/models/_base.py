@@ -46,6 +46,7 @@ class AbstractModel(eqx.Module):
         solver: diffrax.AbstractSolver | None = None,
         stepsize_controller: diffrax.AbstractStepSizeController | None = None,
         max_steps: int | None = None,
+        adjoint: diffrax.AbstractAdjoint | None = None,
     ) -> Float[Array, "times ..."]:
         """The outputs at times `ts`, starting from rest at `ts[0]`.
 
@@ -61,6 +62,10 @@ class AbstractModel(eqx.Module):
         - `stepsize_controller`: defaults to `PIDController(rtol=1e-8, atol=1e-10)`, told of
             the kinks or jumps that the interpolation makes at `ts`.
         - `max_steps`: bound on the number of steps. Defaults to 4096 plus 64 per sample.
+
+        - `adjoint`: how Diffrax differentiates. Defaults to
+            `diffrax.RecursiveCheckpointAdjoint()`; in a [`memjax.FunctionLoss`][], whose
+            Hessian needs forward over reverse mode, pass `diffrax.DirectAdjoint()`.
 
         **Returns:**
 
@@ -110,6 +115,7 @@ class AbstractModel(eqx.Module):
             saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
             stepsize_controller=stepsize_controller,
             max_steps=4096 + 64 * ts.shape[0] if max_steps is None else max_steps,
+            adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         )
         assert solution.ys is not None
         return solution.ys

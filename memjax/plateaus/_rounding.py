@@ -61,13 +61,6 @@ def newton_to_rest(
     return scale * cho_solve((factor, True), scale * gradient)
 
 
-def is_convex(hessian: Float[Array, "n n"], trusted: float) -> Bool[Array, ""]:
-    """Whether no curvature, in units of a unit diagonal, is below `-trusted`."""
-    scaled, _ = _scaled(hessian)
-    shifted = scaled + trusted * jnp.eye(hessian.shape[0])
-    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))
-
-
 def smallest_curvature(hessian: Float[Array, "n n"]) -> Float[Array, ""]:
     """The smallest eigenvalue of the Hessian scaled to a unit diagonal."""
     return jnp.linalg.eigvalsh(_scaled(hessian)[0])[0]

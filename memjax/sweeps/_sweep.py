@@ -19,9 +19,9 @@ import xarray as xr
 from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
-from .._checks import check_float64
+from .._checks import check_float64, check_integer
 from ..plateaus import measure_plateau
-from ..plateaus._measure import OUTCOMES
+from ..plateaus._measure import checked_times, OUTCOMES
 
 # What every cell of a sweep holds: type and attributes of the variables.
 _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -108,12 +108,24 @@ def sweep(
     """
     names = list(axes)
     values = {name: _axis(name, axes[name]) for name in names}
+    for name in names:
+        if name in (*_VARIABLES, "curve_loss", "training_time", "memory"):
+            raise ValueError(
+                f"`axes` must not use the name {name!r}, which the dataset gives to a variable or "
+                "coordinate of its own; choose another."
+            )
     for name in static:
         if name not in names:
             raise ValueError(f"`static` names no axis: {name!r}; the axes are {names}.")
     static = [name for name in names if name in static or values[name].dtype.kind in "US"]
     _check_build(build, names, static, values)
     dynamic = [name for name in names if name not in static]
+    for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
+        if not value > 0:
+            raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
+    check_integer("max_steps", max_steps)
+    if curve_times is not None:
+        curve_times = checked_times("curve_times", curve_times)
     if vectorise == "auto":
         vectorise = "map" if jax.default_backend() == "cpu" else "vmap"
     if vectorise not in ("map", "vmap"):
