@@ -190,7 +190,8 @@ def build_any(omega):
         ({"omega": [0.1, 0.0]}, ValueError, "`omega` must be positive, got 0.0"),
         ({"omega": [0.1, -0.1]}, ValueError, "`omega` must be positive, got -0.1"),
         ({"omega": [object()]}, TypeError, "axis `omega` must hold numbers or strings"),
-        ({"memory": [0.1]}, TypeError, "`build` must take the axes"),
+        ({"lag": [0.1]}, TypeError, "`build` must take the axes"),
+        ({"memory": [0.1]}, ValueError, "must not use the name .memory."),
     ],
 )
 def test_bad_axes_are_refused_before_any_run(axes, error, match):
