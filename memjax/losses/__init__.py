@@ -4,4 +4,6 @@ from ._base import AbstractLoss as AbstractLoss
 from ._base import displaced as displaced
 from ._base import weights as weights
 from ._function import FunctionLoss as FunctionLoss
+from ._lanes import Linearisation as Linearisation
+from ._lanes import SpectralLanes as SpectralLanes
 from ._white_noise import WhiteNoiseLoss as WhiteNoiseLoss

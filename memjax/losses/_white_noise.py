@@ -63,8 +63,8 @@ class WhiteNoiseLoss(AbstractLoss):
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = _kernel(model)
-        active, remainder = _split(self.target)
-        merged, b, v = _residual(kernel.amplitudes, kernel.rates, active)
+        active, remainder = split_target(self.target)
+        merged, b, v = residual_modes(kernel.amplitudes, kernel.rates, active)
         still = lax.stop_gradient(v)
         cauchy = lambda v1, v2: _decay(0, v1[:, None] + v2[None, :], self.horizon)
         # All but the first term is zero, and restores the derivatives that the merging lost.
@@ -101,8 +101,8 @@ class WhiteNoiseLoss(AbstractLoss):
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
             moves = model.kernel_displacement(displacement)  # pyright: ignore
-        active, remainder = _split(self.target)
-        residual = _residual(kernel.amplitudes, kernel.rates, active)
+        active, remainder = split_target(self.target)
+        residual = residual_modes(kernel.amplitudes, kernel.rates, active)
         rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
 
         moved = displaced(model, displacement)
@@ -127,14 +127,14 @@ def _kernel(model: AbstractModel) -> ExponentialSum:
     return kernel
 
 
-def _split(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+def split_target(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | None]:
     active, terms = split_exponential(target)
     if not terms:
         return active, None
     return active, terms[0] if len(terms) == 1 else KernelSum(terms)
 
 
-def _residual(
+def residual_modes(
     amplitudes: Float[Array, " width"], rates: Float[Array, " width"], active: ExponentialSum
 ) -> tuple[Float[Array, " modes"], Float[Array, " modes"], Float[Array, " modes"]]:
     """The modes of model minus target: amplitudes with those of equal rate merged into the

@@ -125,8 +125,8 @@ def _noises(state: _State) -> tuple[Float[Array, ""], ...]:
 
 # `_State.result`: the places in this order, and while a run goes on or has an exit ahead.
 OUTCOMES = ("exited", "converged", "max_time_reached", "max_steps_reached", "unresolved")
-_EXITED, _CONVERGED, _MAX_TIME_REACHED, _MAX_STEPS_REACHED, _UNRESOLVED = range(5)
-_RUNNING, _CROSSED = -1, -2
+EXITED, CONVERGED, MAX_TIME_REACHED, MAX_STEPS_REACHED, UNRESOLVED = range(5)
+RUNNING, CROSSED = -1, -2
 
 
 def _item(code: Int[Array, ""]) -> RESULTS:
@@ -179,7 +179,7 @@ def _measure(
     else:
         kind, checkpoints = "lax", None
     state = eqxi.while_loop(
-        lambda state: state.result == _RUNNING,
+        lambda state: state.result == RUNNING,
         run.step,
         run.start(),
         max_steps=max_steps,
@@ -241,7 +241,7 @@ class _Run(eqx.Module):
             solver_state=jax.tree.map(jnp.asarray, solver_state),
             controller_state=jax.tree.map(jnp.asarray, controller_state),
             dense=self.no_dense(y, dt, solver_state),
-            result=jnp.asarray(_RUNNING),
+            result=jnp.asarray(RUNNING),
             hessian=hessian,
             time_noise=zero,
             cross_noise=zero,
@@ -257,8 +257,8 @@ class _Run(eqx.Module):
         state = self.diagnose(state, state, dt, step_response(_constant(hessian), dt)[1])
         velocity = self.flow.vf(zero, y, None)
         sound = jnp.isfinite(self.condition.initial_loss) & jnp.all(jnp.isfinite(velocity))
-        result = jnp.where(out, _EXITED, state.result)
-        result = jnp.where(sound, result, _UNRESOLVED)
+        result = jnp.where(out, EXITED, state.result)
+        result = jnp.where(sound, result, UNRESOLVED)
         return eqx.tree_at(lambda s: s.result, state, result)
 
     def step(self, state: _State) -> _State:
@@ -289,12 +289,12 @@ class _Run(eqx.Module):
         result = jnp.where(
             controller_result == diffrax.RESULTS.successful,
             state.result,
-            _UNRESOLVED,
+            UNRESOLVED,
         )
-        result = jnp.where(advance & (time >= self.max_time), _MAX_TIME_REACHED, result)
+        result = jnp.where(advance & (time >= self.max_time), MAX_TIME_REACHED, result)
         # No step is short enough: something else than the error of the method is in the way.
-        result = jnp.where(~advance & (next_dt < jnp.finfo(dt.dtype).tiny), _UNRESOLVED, result)
-        result = jnp.where(crossed, _CROSSED, result)
+        result = jnp.where(~advance & (next_dt < jnp.finfo(dt.dtype).tiny), UNRESOLVED, result)
+        result = jnp.where(crossed, CROSSED, result)
         new = _State(
             y=choose(y1, state.y),
             time=time,
@@ -388,8 +388,8 @@ class _Run(eqx.Module):
         # Where the gradient is all noise the curvature may be as well, so that a saddle held
         # by symmetry cannot be told from a plateau.
         still = jnp.all(velocity == 0)
-        result = jnp.where(silent & ~still, _UNRESOLVED, new.result)
-        result = jnp.where(at_minimum | still, _CONVERGED, result)
+        result = jnp.where(silent & ~still, UNRESOLVED, new.result)
+        result = jnp.where(at_minimum | still, CONVERGED, result)
 
         # An error of the gradient moves the step by `shaken`: along the flow that is a
         # shift in time, across it an error that grows where the flow escapes.
@@ -431,7 +431,7 @@ class _Run(eqx.Module):
 
     def finish(self, state: _State) -> Plateau:
         """Locate the exit if the last step crosses it, and collect the answer."""
-        crossed = state.result == _CROSSED
+        crossed = state.result == CROSSED
         # A run without a crossing goes through the same motions for nothing, on sound values.
         dt = lax.stop_gradient(jnp.where(jnp.isfinite(state.dt), state.dt, 1.0))
         interpolation = self.solver.interpolation_cls(t0=jnp.zeros(()), t1=dt, **state.dense)
@@ -456,17 +456,17 @@ class _Run(eqx.Module):
         blur = blur / jnp.where(speed == 0, 1, jnp.abs(speed) * elapsed)
         rounding = jnp.where(crossed & (elapsed > 0), jnp.maximum(rounding, blur), rounding)
 
-        result = jnp.where(crossed, _EXITED, state.result)
+        result = jnp.where(crossed, EXITED, state.result)
         # Steps run out where the error control chases rounding noise.
         noisy = state.peak_noise > 1
         result = jnp.where(
-            result == _RUNNING, jnp.where(noisy, _UNRESOLVED, _MAX_STEPS_REACHED), result
+            result == RUNNING, jnp.where(noisy, UNRESOLVED, MAX_STEPS_REACHED), result
         )
-        result = jnp.where(rounding > self.resolution, _UNRESOLVED, result)
-        without = jnp.where(result == _CONVERGED, jnp.inf, jnp.nan)
+        result = jnp.where(rounding > self.resolution, UNRESOLVED, result)
+        without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
         accepted = state.num_accepted_steps
         return Plateau(
-            time=jnp.where(result == _EXITED, time, without),
+            time=jnp.where(result == EXITED, time, without),
             result=_item(result),
             time_reached=time,
             loss=seen.loss,

@@ -12,7 +12,7 @@ from .._checks import (
     is_traced,
 )
 from ._base import AbstractKernel
-from ._special import gaussian_moment, gaussian_transform
+from ._special import gaussian_moment, gaussian_moments, gaussian_transform
 
 
 class GaussianBump(AbstractKernel):
@@ -84,6 +84,10 @@ class GaussianBump(AbstractKernel):
     ) -> Float[Array, "..."]:
         check_nonnegative("s", as_float_array("s", s))
         return self.amplitude * _transform(s, 1 / self.omega, self.width, as_horizon(horizon))
+
+    def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
+        moments = gaussian_moments(order, s, 1 / self.omega, self.width)
+        return tuple((-1) ** k * self.amplitude * moment for k, moment in enumerate(moments))
 
     def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
         return bump_product(self, self, horizon)

@@ -147,6 +147,47 @@ def _gaussian_moment(k: int, s: Array, center: Array, width: Array) -> Array:
     return half * (scale ** (k + 1) * jnp.where(below, upwards, fraction)) * half
 
 
+def gaussian_moments(order: int, s: Array, center: Array, width: Array) -> tuple[Array, ...]:
+    r"""All of $M_0, \dots, M_k$ of `gaussian_moment` at the price of little more than one.
+
+    The continued fraction is evaluated only if an argument asks for it, which is a saving
+    outside of `jax.vmap`. Not for differentiation, for which the moments themselves serve.
+    """
+    scale = width * math.sqrt(2)
+    z = (s * width**2 - center) / scale
+    below = z < _SWITCH
+    near = jnp.minimum(z, _SWITCH)
+    start = jnp.exp(-(near**2))
+    upwards = [math.sqrt(math.pi) / 2 * erfc(near)]
+    for j in range(order):
+        first = start if j == 0 else j * upwards[j - 1]
+        upwards.append(first / 2 - near * upwards[j])
+
+    def fractions() -> list[Array]:
+        far = jnp.maximum(z, _SWITCH)
+        last = order + _FRACTION_TERMS
+        numerator = 2 * last - 1 + far / jnp.sqrt(far**2 + 2 * last)
+        ratio = numerator / (far + jnp.sqrt(far**2 + numerator)) / 2
+        step = lambda i, ratio: (last - 1 - i).astype(far.dtype) / 2 / (far + ratio)
+        ratio = jax.lax.fori_loop(0, _FRACTION_TERMS - 1, step, ratio)
+        ratios = []
+        for j in reversed(range(1, order + 1)):
+            ratio = j / 2 / (far + ratio)
+            ratios.append(ratio)
+        values = [1 / (2 * (far + ratio))]
+        for ratio in reversed(ratios):
+            values.append(values[-1] * ratio)
+        return values
+
+    values = jax.lax.cond(jnp.all(below), lambda: upwards, fractions)
+    exponent = jnp.where(below, s * (s * width**2 / 2 - center), -((center / width) ** 2) / 2)
+    half = jnp.exp(exponent / 2)
+    return tuple(
+        half * (scale ** (k + 1) * jnp.where(below, upwards[k], values[k])) * half
+        for k in range(order + 1)
+    )
+
+
 @functools.partial(_gaussian_moment.defjvp, symbolic_zeros=True)
 def _gaussian_moment_jvp(k, primals, tangents):
     s, center, width = primals

@@ -1,4 +1,4 @@
-"""Flows: losses turned into training dynamics, as Diffrax terms."""
+"""Gradient flow, of a model and of its displacement from a start."""
 
 import abc
 
@@ -9,8 +9,8 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from .losses import AbstractLoss, displaced, weights
-from .models import AbstractModel, trainable
+from ..losses import AbstractLoss, displaced, weights
+from ..models import AbstractModel, trainable
 
 
 class AbstractFlow(diffrax.AbstractTerm):

@@ -1,0 +1,52 @@
+"""Many displaced flows side by side, one a lane; lanes are the last axis of every array."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..losses import Linearisation, SpectralLanes
+from ._gradient import AbstractDisplacedFlow, DisplacedGradientFlow
+
+
+class FlowLanes(eqx.Module):
+    """Any displaced flow, mapped over lanes.
+
+    An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
+    then do its methods apply. [`memjax.losses.SpectralLanes`][] has the same methods.
+    """
+
+    flow: AbstractDisplacedFlow
+
+    def descent(self, y: Float[Array, "n stages lanes"]) -> Float[Array, "n stages lanes"]:
+        """The velocity at several displacements of every lane."""
+
+        def one(flow: AbstractDisplacedFlow, y: Float[Array, "n stages"]) -> Array:
+            return jax.vmap(lambda y: flow.vf(jnp.zeros(()), y, None), -1, -1)(y)
+
+        return _mapped(one)(self.flow, y)
+
+    def linearise(self, y: Float[Array, "n lanes"]) -> Linearisation:
+        """Loss, velocity and its Jacobian, both with the opposite sign, of every lane."""
+
+        def one(flow: AbstractDisplacedFlow, y: Float[Array, " n"]) -> Linearisation:
+            velocity = lambda y: flow.vf(jnp.zeros(()), y, None)
+            return Linearisation(
+                loss=flow.loss(flow.model_at(y)),
+                gradient=-velocity(y),
+                hessian=-jax.jacfwd(velocity)(y),
+                noise=flow.noise(y),
+            )
+
+        return _mapped(one)(self.flow, y)
+
+
+def lanes_of(flow: AbstractDisplacedFlow) -> SpectralLanes | FlowLanes:
+    """One run in the form of a lane: closed forms where there are any, else the flow itself."""
+    if type(flow) is DisplacedGradientFlow and SpectralLanes.accepts(flow.loss, flow.model):
+        return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
+    return FlowLanes(flow)
+
+
+def _mapped(function):
+    return eqx.filter_vmap(function, in_axes=(eqx.if_array(-1), -1), out_axes=-1)

@@ -1,0 +1,504 @@
+"""Plateau measurements side by side, one a lane, each at its own step size and time.
+
+The method is the three-stage Radau IIA formula with a simplified Newton iteration, in the
+displacement from the start (Hairer & Wanner, Solving Ordinary Differential Equations II,
+Section IV.8). It is the same for every lane and never waits for one: lanes whose step fails
+try again while the others go on.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..flows import AbstractFlow, FlowLanes, lanes_of
+from ..losses import Linearisation, SpectralLanes
+from ..models import AbstractModel
+from ..solvers._radau import _ERROR as ERROR
+from ..solvers._radau import _INVERSE as INVERSE
+from ..solvers._radau import _PAIR as PAIR
+from ..solvers._radau import _PAIR_COLUMN as PAIR_COLUMN
+from ..solvers._radau import _PAIR_ROW as PAIR_ROW
+from ..solvers._radau import _REAL as REAL
+from ..solvers._radau import _REAL_COLUMN as REAL_COLUMN
+from ..solvers._radau import _REAL_ROW as REAL_ROW
+from ..solvers._radau import _TIMES as TIMES
+from ..solvers._shifted import ShiftedComplex, ShiftedReal
+from ._exits import AbstractExit, ExitCondition, TrainingState
+from ._measure import CONVERGED, CROSSED, EXITED, MAX_STEPS_REACHED, MAX_TIME_REACHED, RUNNING
+from ._measure import UNRESOLVED
+from ._rounding import newton_to_rest, smallest_curvature
+
+# A lane that seems to have come to rest: at a minimum, or where its gradient is all noise.
+_RESTING = -3
+
+# Newton iterations in a step, and the share of the tolerance at which they may stop. More of
+# them cost all lanes and save few steps.
+_ITERATIONS, _KAPPA = 4, 0.05
+_LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 10.0, 0.2, 0.4
+
+# From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
+_COEFFICIENTS = np.linalg.inv(TIMES[:, None] ** np.arange(1, 4))
+
+
+class Runs(eqx.Module):
+    """What a lane measures. An instance is built for one run and mapped with lanes last."""
+
+    dynamics: SpectralLanes | FlowLanes
+    condition: ExitCondition
+    record: dict[str, Array]
+
+    @staticmethod
+    def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
+        displaced = flow.displaced(model)
+        return Runs(lanes_of(displaced), exit.event(displaced).cond_fn, record)
+
+    def margin(self, loss: Float[Array, " lanes"], y: Float[Array, "n lanes"]) -> Array:
+        """The margin of every lane's exit."""
+        return _mapped(lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y)))(
+            self.condition, loss, y
+        )
+
+    def distance(self, y: Float[Array, "n lanes"]) -> Array:
+        """The distance of every lane's weights from their start."""
+        return _mapped(lambda condition, y: condition.flow.distance(y))(self.condition, y)
+
+
+def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
+    flow = condition.flow
+    return TrainingState(loss, condition.initial_loss, flow.distance(y), flow.model_at(y))
+
+
+def _mapped(function: Callable) -> Callable:
+    return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
+
+
+class Lanes(eqx.Module):
+    """Where every lane is. All arrays have lanes last."""
+
+    y: Float[Array, "n lanes"]
+    here: Linearisation
+    floor: Float[Array, " lanes"]
+    time: Float[Array, " lanes"]
+    dt: Float[Array, " lanes"]
+    # The last accepted step, or the one that crosses the exit: its interpolation predicts the
+    # stages of the next, or locates the exit.
+    polynomial: Float[Array, "n 3 lanes"]
+    last_dt: Float[Array, " lanes"]
+    last_error: Float[Array, " lanes"]
+    after_rejection: Bool[Array, " lanes"]
+    result: Int[Array, " lanes"]
+    direction: Float[Array, "n lanes"]
+    time_noise: Float[Array, " lanes"]
+    cross_noise: Float[Array, " lanes"]
+    peak_noise: Float[Array, " lanes"]
+    num_steps: Int[Array, " lanes"]
+    num_accepted_steps: Int[Array, " lanes"]
+    curve_index: Int[Array, " lanes"]
+    curve_loss: Float[Array, "times lanes"]
+
+
+class LaneMethod(eqx.Module):
+    """How lanes start, step and end.
+
+    **Attributes:**
+
+    - `rtol`: the tolerance, relative to the displacement of every weight.
+    - `max_time`, `max_steps`, `resolution`: as in [`memjax.measure_plateau`][].
+    - `curve_times`: increasing training times at which to record the loss.
+    """
+
+    rtol: Float[Array, ""]
+    max_time: Float[Array, ""]
+    max_steps: Int[Array, ""]
+    resolution: Float[Array, ""]
+    curve_times: Float[Array, " times"]
+
+    def start(self, runs: Runs) -> Lanes:
+        """Every lane at its start."""
+        lanes = runs.condition.initial_loss.shape[0]
+        n = _mapped(lambda condition: condition.flow.initial_state())(runs.condition).shape[0]
+        y = jnp.zeros((n, lanes))
+        here = runs.dynamics.linearise(y)
+        fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=0)
+        dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
+        speed = jnp.linalg.norm(here.gradient, axis=0)
+        direction = np.cos(np.arange(n) + 1.0)
+        zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
+        sound = jnp.isfinite(runs.condition.initial_loss)
+        sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
+        still = jnp.all(here.gradient == 0, axis=0)
+        out = runs.margin(runs.condition.initial_loss, y) <= 0
+        result = jnp.where(still, _RESTING, RUNNING)
+        result = jnp.where(out, EXITED, result)
+        result = jnp.where(sound, result, UNRESOLVED)
+        state = Lanes(
+            y=y,
+            here=here,
+            floor=jnp.clip(0.01 * speed, jnp.finfo(y.dtype).tiny * 1e10, 0.01),
+            time=zero,
+            dt=dt,
+            polynomial=jnp.zeros((n, 3, lanes)),
+            last_dt=zero,
+            last_error=zero + 1,
+            after_rejection=count > 0,
+            result=result.astype(jnp.int32),
+            direction=jnp.broadcast_to((direction / np.linalg.norm(direction))[:, None], y.shape),
+            time_noise=zero,
+            cross_noise=zero,
+            peak_noise=zero,
+            num_steps=count,
+            num_accepted_steps=count,
+            curve_index=count,
+            curve_loss=jnp.full((self.curve_times.shape[0], lanes), jnp.nan),
+        )
+        return self._recorded(runs, state, zero, zero, state.polynomial)
+
+    def step(self, runs: Runs, state: Lanes) -> Lanes:
+        """One attempted step of every lane that is running."""
+        running = state.result == RUNNING
+        y, dt, here = state.y, state.dt, state.here
+        n = y.shape[0]
+        trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
+        real = ShiftedReal.build(here.hessian, REAL / dt)
+        scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
+        stages, converged, iterations = self._stages(runs, state, real, real.definite, scale)
+        y1 = y + stages[:, 2]
+        next = runs.dynamics.linearise(y1)
+
+        # All that the real factor is needed for at once: the error, the step to rest, what
+        # errors of the gradient do to the step, and the slowest direction.
+        defect = jnp.einsum("s,nsl->nl", ERROR, stages) / dt
+        patterns = [jnp.where(np.arange(n) // b % 2 == 0, 1.0, -1.0) for b in (1, 2, 4)]
+        sides = [defect - here.gradient, here.gradient]
+        sides += [sign[:, None] * here.noise for sign in patterns]
+        solved = real(jnp.stack([*sides, state.direction], axis=1))
+        error, to_rest = solved[:, 0], solved[:, 1]
+        shaken = jnp.max(jnp.abs(solved[:, 2:-1]), axis=1)
+
+        unit = here.gradient / _norm(here.gradient)
+        across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
+        direction = across(solved[:, -1])
+        size = jnp.sqrt(jnp.sum(direction**2, axis=0))
+        growth = jnp.where(size > 0, REAL - dt / jnp.where(size > 0, size, 1), 0)
+
+        bound = self.rtol * (state.floor + jnp.maximum(jnp.abs(y), jnp.abs(y1)))
+        size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
+        # A longer step would damp what escapes, and sit on a saddle for ever.
+        sound = converged & real.definite & (growth <= 1) & jnp.isfinite(size_of_error)
+        sound = sound & jnp.all(jnp.isfinite(next.gradient), axis=0) & jnp.isfinite(next.loss)
+        keep = running & sound & (size_of_error <= 1)
+        margin = runs.margin(next.loss, y1)
+        crossed = keep & (margin <= 0)
+        advance = keep & ~crossed
+
+        # Where the shift is below what rounding leaves of the Hessian, the step to rest is
+        # Newton's, and the test one for a minimum.
+        inert = jnp.all(here.hessian == 0, axis=1)
+        share = jnp.where(inert, 0, REAL / dt * real.scale**2)
+        at_rest = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
+        silent = jnp.all(jnp.abs(next.gradient) <= next.noise, axis=0)
+
+        factor = self._factor(state, size_of_error, iterations, sound, keep)
+        time = state.time + jnp.where(advance, dt, 0)
+        next_dt = jnp.minimum(dt * factor, self.max_time - time)
+        num_steps = state.num_steps + 1
+        result = jnp.where(num_steps >= self.max_steps, MAX_STEPS_REACHED, RUNNING)
+        result = jnp.where(advance & (time >= self.max_time), MAX_TIME_REACHED, result)
+        tiny = ~advance & (next_dt < jnp.finfo(dt.dtype).tiny)
+        result = jnp.where(tiny, UNRESOLVED, result)
+        result = jnp.where(at_rest | (advance & silent), _RESTING, result)
+        result = jnp.where(crossed, CROSSED, result)
+
+        moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
+        noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
+        polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
+        new = Lanes(
+            y=y1,
+            here=next,
+            floor=state.floor,
+            time=time,
+            dt=next_dt,
+            polynomial=polynomial,
+            last_dt=dt,
+            last_error=jnp.maximum(size_of_error, 1e-2),
+            after_rejection=jnp.zeros_like(keep),
+            result=result.astype(jnp.int32),
+            direction=direction / jnp.where(size > 0, size, 1),
+            time_noise=state.time_noise + noise / jnp.where(moved > 0, moved, jnp.inf) * dt,
+            cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise,
+            peak_noise=jnp.maximum(state.peak_noise, _rms(shaken / scale)),
+            num_steps=num_steps,
+            num_accepted_steps=state.num_accepted_steps + 1,
+            curve_index=state.curve_index,
+            curve_loss=state.curve_loss,
+        )
+        new = self._recorded(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
+        stay = eqx.tree_at(
+            lambda s: (s.dt, s.result, s.after_rejection, s.num_steps),
+            state,
+            (next_dt, new.result, ~keep, num_steps),
+        )
+        # The step that crosses the exit is kept for what it says of the way there.
+        at_exit = eqx.tree_at(
+            lambda s: (s.dt, s.polynomial, s.last_dt, s.num_accepted_steps),
+            stay,
+            (dt, polynomial, dt, new.num_accepted_steps),
+        )
+        choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
+        return choose(
+            running, choose(advance, new, choose(crossed, at_exit, stay)), state
+        )
+
+    def _stages(
+        self, runs: Runs, state: Lanes, real: ShiftedReal, definite: Array, scale: Array
+    ) -> tuple[Float[Array, "n 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
+        """The increments of the stages, whether Newton's iteration converged, and after how
+        many updates."""
+        y, dt = state.y, state.dt
+        pair = ShiftedComplex.build(state.here.hessian, PAIR.real / dt, PAIR.imag / dt)
+
+        # The last step's interpolation goes on, as long as there is one.
+        ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
+        theta = 1 + TIMES[:, None] * ratio
+        stages = sum(
+            state.polynomial[:, k, None] * (theta ** (k + 1) - 1)[None] for k in range(3)
+        )
+
+        def update(carry: tuple) -> tuple:
+            k, stages, last, converged, failed, iterations = carry
+            defect = jnp.einsum("st,ntl->nsl", INVERSE, stages) / dt
+            defect = defect - runs.dynamics.descent(y[:, None] + stages)
+            first = real(jnp.einsum("s,nsl->nl", REAL_ROW, defect)[:, None])[:, 0]
+            second = pair(
+                jnp.einsum("s,nsl->nl", PAIR_ROW.real, defect),
+                jnp.einsum("s,nsl->nl", PAIR_ROW.imag, defect),
+            )
+            change = -REAL_COLUMN[:, None] * first[:, None]
+            change = change - 2 * PAIR_COLUMN.real[:, None] * second[0][:, None]
+            change = change + 2 * PAIR_COLUMN.imag[:, None] * second[1][:, None]
+            going = ~converged & ~failed
+            size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
+            rate = size / last
+            small = size <= _KAPPA
+            left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
+            small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+            bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
+            stages = jnp.where(going & ~bad, stages + change, stages)
+            return (
+                k + 1,
+                stages,
+                size,
+                converged | (going & small),
+                failed | (going & bad),
+                iterations + going,
+            )
+
+        idle = state.result != RUNNING
+        start = (0, stages, jnp.full_like(dt, jnp.inf), idle, ~definite & ~idle, 0 * state.result)
+        going = lambda carry: (carry[0] < _ITERATIONS) & jnp.any(~carry[3] & ~carry[4])
+        _, stages, _, converged, _, iterations = lax.while_loop(going, update, start)
+        return stages, converged, iterations
+
+    def _factor(
+        self, state: Lanes, error: Array, iterations: Array, sound: Array, keep: Array
+    ) -> Float[Array, " lanes"]:
+        """By how much the next step is longer: Gustafsson's predictive controller."""
+        # Steps that took many iterations are a little too long.
+        safety = 0.9 * (2 * _ITERATIONS + 1) / (2 * _ITERATIONS + iterations)
+        error = jnp.maximum(error, 1e-12)
+        factor = safety * error**-0.25
+        first = state.last_dt == 0
+        ratio = state.dt / jnp.where(first, 1, state.last_dt)
+        predicted = factor * ratio * (state.last_error / error) ** 0.25
+        factor = jnp.where(first | ~keep, factor, jnp.minimum(factor, predicted))
+        factor = jnp.clip(factor, _LARGEST_CUT, _LARGEST_GROWTH)
+        factor = jnp.where(keep & state.after_rejection, jnp.minimum(factor, 1), factor)
+        factor = jnp.where(keep, factor, jnp.minimum(factor, 0.9))
+        return jnp.where(sound, factor, _CUT_WITHOUT_CONVERGENCE)
+
+    def _recorded(
+        self,
+        runs: Runs,
+        state: Lanes,
+        since: Float[Array, " lanes"],
+        span: Float[Array, " lanes"],
+        polynomial: Float[Array, "n 3 lanes"],
+        origin: Float[Array, "n lanes"] | None = None,
+    ) -> Lanes:
+        """Write the curve at the times within `span` after `since`."""
+        last = self.curve_times.shape[0]
+        if last == 0:
+            return state
+        origin = state.y if origin is None else origin
+        until = since + span
+        # Nothing is due in a lane that does not move on, but at its start.
+        moving = (span > 0) | (state.num_steps == 0)
+
+        def due(index: Array) -> Array:
+            return moving & (index < last) & (self.curve_times[jnp.minimum(index, last - 1)] <= until)
+
+        def write(carry: tuple) -> tuple:
+            index, losses = carry
+            here = due(index)
+            row = jnp.minimum(index, last - 1)
+            theta = jnp.where(span > 0, (self.curve_times[row] - since) / span, 0)
+            y = origin + _evaluate(polynomial, jnp.clip(theta, 0, 1))
+            loss = runs.dynamics.loss(y)
+            rows = jnp.arange(last)[:, None] == row
+            return index + here, jnp.where(rows & here, loss, losses)
+
+        index, losses = lax.while_loop(
+            lambda carry: jnp.any(due(carry[0])), write, (state.curve_index, state.curve_loss)
+        )
+        return eqx.tree_at(lambda s: (s.curve_index, s.curve_loss), state, (index, losses))
+
+    def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
+        """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
+        crossed = state.result == CROSSED
+        span, y, slope = self._located(runs, state)
+        span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
+        loss = runs.dynamics.loss(y)
+        time = state.time + span
+        if self.curve_times.shape[0] > 0:
+            state = self._recorded(runs, state, state.time, span, state.polynomial)
+        distance = runs.distance(y)
+
+        rounding = jnp.maximum(
+            state.time_noise / jnp.where(time > 0, time, 1),
+            state.cross_noise / jnp.where(distance > 0, distance, 1),
+        )
+        noise = _mapped(lambda condition, loss, y: condition.noise(_seen(condition, loss, y)))
+        blur = noise(runs.condition, loss, y) / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
+        rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
+
+        settled, curvature = self._settled(runs, state)
+        result = jnp.where(crossed, EXITED, state.result)
+        result = jnp.where(state.result == _RESTING, settled, result)
+        # Steps run out where the error control chases rounding noise.
+        noisy = (result == MAX_STEPS_REACHED) & (state.peak_noise > 1)
+        result = jnp.where(noisy, UNRESOLVED, result)
+        exact = (state.time == 0) & ~crossed
+        result = jnp.where((rounding > self.resolution) & ~exact, UNRESOLVED, result)
+        without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
+        rows = {
+            "time": jnp.where(result == EXITED, time, without),
+            "result": result,
+            "time_reached": time,
+            "initial_loss": runs.condition.initial_loss,
+            "loss": loss,
+            "distance": distance,
+            "rounding": rounding,
+            "curvature": curvature,
+            "num_steps": state.num_steps,
+            "num_rejected_steps": state.num_steps - state.num_accepted_steps,
+        }
+        if self.curve_times.shape[0] > 0:
+            rows["curve_loss"] = state.curve_loss
+        rows |= runs.record
+        return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
+
+    def _settled(self, runs: Runs, state: Lanes) -> tuple[Int[Array, " lanes"], Array]:
+        """What the gradient and the Hessian say of a lane that seems to rest, and the smallest
+        curvature there; lanes that left their plateau are not looked at."""
+        n = state.y.shape[0]
+        trusted = n * 100 * float(jnp.finfo(state.y.dtype).eps)
+
+        def look(args: tuple) -> tuple[Array, Array]:
+            hessian, gradient, noise, scale = args
+            curvature = smallest_curvature(hessian)
+            newton = newton_to_rest(hessian, gradient, trusted)
+            close = _rms(newton[:, None] / scale[:, None])[0] <= 1
+            silent = jnp.all(jnp.abs(gradient) <= noise)
+            # A gradient that is all noise says nothing where the curvature is noise as well;
+            # where that is clearly negative, only symmetry holds the flow on a saddle.
+            saddle = silent & (curvature < -10 * trusted)
+            still = jnp.all(gradient == 0)
+            resting = close | saddle | still
+            return jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32), curvature
+
+        def one(args: tuple) -> tuple[Array, Array]:
+            ended, *args = args
+            return lax.cond(
+                ended, look, lambda _: (jnp.asarray(UNRESOLVED, jnp.int32), jnp.nan), tuple(args)
+            )
+
+        scale = self.rtol * (state.floor + jnp.abs(state.y))
+        ended = (state.result != CROSSED) & (state.result != EXITED)
+        here = state.here
+        arrays = (ended, here.hessian, here.gradient, here.noise, scale)
+        return lax.map(one, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), arrays))
+
+    def _located(self, runs: Runs, state: Lanes) -> tuple[Array, Array, Array]:
+        """The time after `state` at which the exit is met, the state there, and how fast the
+        margin falls.
+
+        Bisection on the interpolation of the step that crosses; since that is of lower order
+        than the method, the step is made again to the time found, and the rest removed by
+        Newton's method along the flow.
+        """
+        dt = jnp.where(state.last_dt > 0, state.last_dt, 1)
+
+        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = (low + high) / 2
+            y = state.y + _evaluate(state.polynomial, middle)
+            before = runs.margin(runs.dynamics.loss(y), y) > 0
+            return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+        low, high = lax.fori_loop(0, 20, halve, (jnp.zeros_like(dt), jnp.ones_like(dt)))
+        theta = (low + high) / 2
+        span = theta * dt
+        guess = _evaluate(state.polynomial, theta)
+        again = eqx.tree_at(lambda s: (s.dt, s.result), state, (span, 0 * state.result + RUNNING))
+        scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
+        # The stages of a shorter step of the same solution lie on its interpolation.
+        again = eqx.tree_at(
+            lambda s: (s.polynomial, s.last_dt), again, _restarted(state.polynomial, theta, span)
+        )
+        real = ShiftedReal.build(state.here.hessian, REAL / span)
+        definite = jnp.ones_like(state.result, bool)
+        stages, converged, _ = self._stages(runs, again, real, definite, scale)
+        y = state.y + jnp.where(converged, stages[:, 2], guess)
+        slope = jnp.zeros_like(dt)
+        for _ in range(2):
+            velocity = runs.dynamics.descent(y[:, None])[:, 0]
+
+            def along(y: Array) -> Array:
+                return runs.margin(runs.dynamics.loss(y), y)
+
+            margin, slope = jax.jvp(along, (y,), (velocity,))
+            correction = -margin / jnp.where(slope == 0, 1, slope)
+            # Far from the root the bracket knows more than Newton's method does.
+            correction = jnp.where(jnp.abs(correction) <= 0.1 * dt, correction, 0)
+            span, y = span + correction, y + correction * velocity
+        return span, y, slope
+
+
+def _restarted(
+    polynomial: Float[Array, "n 3 lanes"], theta: Array, span: Array
+) -> tuple[Array, Array]:
+    """An interpolation whose continuation by `span` is the part of `polynomial` up to `theta`,
+    to predict the stages of a step over that part."""
+    # In u = 1 + t / span, where t runs over the part: t / dt = theta (u - 1).
+    c1, c2, c3 = (polynomial[:, k] * theta ** (k + 1) for k in range(3))
+    return jnp.stack([c1 - 2 * c2 + 3 * c3, c2 - 3 * c3, c3], axis=1), span
+
+
+def _evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
+    c1, c2, c3 = (polynomial[:, k] for k in range(3))
+    return theta * (c1 + theta * (c2 + theta * c3))
+
+
+def _norm(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+    square = jnp.sum(x**2, axis=0)
+    return jnp.where(square > 0, jnp.sqrt(square), 1)
+
+
+def _rms(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+    return jnp.sqrt(jnp.mean(x**2, axis=0))
