@@ -9,16 +9,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel, GaussianBump
 from ._white_noise import residual_modes, split_target, WhiteNoiseLoss
-
-# Sums over more modes than this are loops: unrolled they would take long to compile.
-_UNROLLED = 8
-
 
 class Linearisation(eqx.Module):
     """Everything that a step needs to know of a loss at one state of every lane.
@@ -93,18 +90,19 @@ class SpectralLanes(eqx.Module):
         a, w = amplitudes[:, 0], rates[:, 0]
         first, second = slopes[0][:, 0], slopes[1][:, 0]
 
-        p = 1 / (w[:, None] + w[None, :])
-        eye = jnp.eye(a.shape[0])[:, :, None]
+        # Every entry is a power of p times what belongs to its row and column.
         a_first = a * first
-        cross = -(p**2) * a_first[None] + eye * (e1 * first)
-        both = 2 * p**3 * a_first[:, None] * a_first[None]
-        both = both + eye * (a * (e2 * first**2 + e1 * second))
-        hessian = 2 * jnp.concatenate(
-            [
-                jnp.concatenate([p, cross], axis=1),
-                jnp.concatenate([jnp.swapaxes(cross, 0, 1), both], axis=1),
-            ]
-        )
+        crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
+        both, factors = jnp.concatenate([w, w]), jnp.concatenate([jnp.ones_like(a), a_first])
+        p = 1 / (both[:, None] + both[None, :])
+        kind = (np.arange(y.shape[0]) >= a.shape[0]).astype(int)
+        kind = (kind[:, None] + kind[None, :])[:, :, None]
+        powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
+        hessian = powers * factors[:, None] * factors[None, :]
+        extra = jnp.where(kind == 2, jnp.concatenate([curved, curved])[:, None], 0)
+        extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
+        place = np.arange(y.shape[0]) % a.shape[0]
+        hessian = hessian + jnp.where(place[:, None, None] == place[None, :, None], extra, 0)
         unit = 8 * jnp.finfo(y.dtype).eps
         return Linearisation(
             loss=self.loss(y),
@@ -117,7 +115,7 @@ class SpectralLanes(eqx.Module):
         """The loss at one displacement of every lane."""
         amplitudes, rates, _, _ = self._moved(y[:, None])
         a, w = amplitudes[:, 0], rates[:, 0]
-        inner = self._sum(lambda j: a[j] / (w + w[j]), w.shape[0])
+        inner = _sum(lambda j: a[j] / (w + w[j]), w.shape[0], jnp.zeros_like(w))
         target = jnp.zeros_like(w)
         for k in range(self.target_rates.shape[0]):
             target = target + self.target_amplitudes[k] / (w + self.target_rates[k])
@@ -164,7 +162,9 @@ class SpectralLanes(eqx.Module):
                 sums += [sum(jnp.abs(x) for x in part) for part in parts]
             return tuple(sums)
 
-        totals = list(self._sum(mode, width))
+        # The loop over modes comes last: what it returns stands in memory, while all else might
+        # be evaluated anew wherever it is used.
+        totals = [jnp.zeros_like(s)] * (order + 1 + 2 * moduli)
         for k in range(terms):
             b, r = merged[width + k], 1 / (s + self.target_rates[k])
             powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]
@@ -176,18 +176,13 @@ class SpectralLanes(eqx.Module):
                 totals[k] = totals[k] - tail
                 if moduli and k < 2:
                     totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
-        return totals
+        return _sum(mode, width, tuple(totals))
 
-    @staticmethod
-    def _sum(term: Any, count: int) -> Any:
-        """The sum of `term(j)` over all `j < count`."""
-        add = lambda total, j: jax.tree.map(jnp.add, total, term(j))
-        if count <= _UNROLLED:
-            total = term(0)
-            for j in range(1, count):
-                total = add(total, j)
-            return total
-        return jax.lax.fori_loop(1, count, lambda j, total: add(total, j), term(0), unroll=4)
+
+def _sum(term: Any, count: int, start: Any) -> Any:
+    """`start` and the sum of `term(j)` over all `j < count`."""
+    add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
+    return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))
 
 
 def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Array, ...]:

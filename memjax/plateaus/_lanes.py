@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..flows import AbstractFlow, FlowLanes, lanes_of
+from ..flows import AbstractDisplacedFlow, AbstractFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..solvers._radau import _ERROR as ERROR
@@ -39,7 +39,7 @@ _RESTING = -3
 
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
-_ITERATIONS, _KAPPA = 4, 0.05
+_ITERATIONS, _KAPPA = 2, 0.5
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 10.0, 0.2, 0.4
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
@@ -50,23 +50,28 @@ class Runs(eqx.Module):
     """What a lane measures. An instance is built for one run and mapped with lanes last."""
 
     dynamics: SpectralLanes | FlowLanes
-    condition: ExitCondition
+    flow: AbstractDisplacedFlow
+    exit: AbstractExit
     record: dict[str, Array]
 
     @staticmethod
     def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
         displaced = flow.displaced(model)
-        return Runs(lanes_of(displaced), exit.event(displaced).cond_fn, record)
+        return Runs(lanes_of(displaced), displaced, exit, record)
 
-    def margin(self, loss: Float[Array, " lanes"], y: Float[Array, "n lanes"]) -> Array:
+    def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
+        """The exit conditions of all lanes, to be mapped over."""
+        return ExitCondition(self.exit, self.flow, initial_loss)
+
+    def margin(
+        self,
+        initial_loss: Float[Array, " lanes"],
+        loss: Float[Array, " lanes"],
+        y: Float[Array, "n lanes"],
+    ) -> Float[Array, " lanes"]:
         """The margin of every lane's exit."""
-        return _mapped(lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y)))(
-            self.condition, loss, y
-        )
-
-    def distance(self, y: Float[Array, "n lanes"]) -> Array:
-        """The distance of every lane's weights from their start."""
-        return _mapped(lambda condition, y: condition.flow.distance(y))(self.condition, y)
+        margin = lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y))
+        return _mapped(margin)(self.condition(initial_loss), loss, y)
 
 
 def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
@@ -82,7 +87,7 @@ class Lanes(eqx.Module):
     """Where every lane is. All arrays have lanes last."""
 
     y: Float[Array, "n lanes"]
-    here: Linearisation
+    initial_loss: Float[Array, " lanes"]
     floor: Float[Array, " lanes"]
     time: Float[Array, " lanes"]
     dt: Float[Array, " lanes"]
@@ -91,6 +96,9 @@ class Lanes(eqx.Module):
     polynomial: Float[Array, "n 3 lanes"]
     last_dt: Float[Array, " lanes"]
     last_error: Float[Array, " lanes"]
+    # The margin of the exit here, and at the end of the step that crosses it.
+    margin: Float[Array, " lanes"]
+    margin_after: Float[Array, " lanes"]
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
     direction: Float[Array, "n lanes"]
@@ -121,31 +129,32 @@ class LaneMethod(eqx.Module):
 
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
-        lanes = runs.condition.initial_loss.shape[0]
-        n = _mapped(lambda condition: condition.flow.initial_state())(runs.condition).shape[0]
-        y = jnp.zeros((n, lanes))
+        y = _mapped(lambda flow: flow.initial_state())(runs.flow)
+        n, lanes = y.shape
         here = runs.dynamics.linearise(y)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=0)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         speed = jnp.linalg.norm(here.gradient, axis=0)
         direction = np.cos(np.arange(n) + 1.0)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
-        sound = jnp.isfinite(runs.condition.initial_loss)
+        margin = runs.margin(here.loss, here.loss, y)
+        sound = jnp.isfinite(here.loss)
         sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
         still = jnp.all(here.gradient == 0, axis=0)
-        out = runs.margin(runs.condition.initial_loss, y) <= 0
         result = jnp.where(still, _RESTING, RUNNING)
-        result = jnp.where(out, EXITED, result)
+        result = jnp.where(margin <= 0, EXITED, result)
         result = jnp.where(sound, result, UNRESOLVED)
         state = Lanes(
             y=y,
-            here=here,
+            initial_loss=here.loss,
             floor=jnp.clip(0.01 * speed, jnp.finfo(y.dtype).tiny * 1e10, 0.01),
             time=zero,
             dt=dt,
             polynomial=jnp.zeros((n, 3, lanes)),
             last_dt=zero,
             last_error=zero + 1,
+            margin=margin,
+            margin_after=margin,
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
             direction=jnp.broadcast_to((direction / np.linalg.norm(direction))[:, None], y.shape),
@@ -162,14 +171,16 @@ class LaneMethod(eqx.Module):
     def step(self, runs: Runs, state: Lanes) -> Lanes:
         """One attempted step of every lane that is running."""
         running = state.result == RUNNING
-        y, dt, here = state.y, state.dt, state.here
+        y, dt = state.y, state.dt
+        # Made anew in every step: to carry a Hessian a lane along costs more.
+        here = runs.dynamics.linearise(y)
         n = y.shape[0]
         trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
         real = ShiftedReal.build(here.hessian, REAL / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
-        stages, converged, iterations = self._stages(runs, state, real, real.definite, scale)
+        stages, converged, iterations = self._stages(runs, state, here.hessian, real, real.definite, scale)
         y1 = y + stages[:, 2]
-        next = runs.dynamics.linearise(y1)
+        loss = runs.dynamics.loss(y1)
 
         # All that the real factor is needed for at once: the error, the step to rest, what
         # errors of the gradient do to the step, and the slowest direction.
@@ -191,18 +202,17 @@ class LaneMethod(eqx.Module):
         size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
         # A longer step would damp what escapes, and sit on a saddle for ever.
         sound = converged & real.definite & (growth <= 1) & jnp.isfinite(size_of_error)
-        sound = sound & jnp.all(jnp.isfinite(next.gradient), axis=0) & jnp.isfinite(next.loss)
+        sound = sound & jnp.isfinite(loss)
         keep = running & sound & (size_of_error <= 1)
-        margin = runs.margin(next.loss, y1)
+        margin = runs.margin(state.initial_loss, loss, y1)
         crossed = keep & (margin <= 0)
-        advance = keep & ~crossed
-
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
         inert = jnp.all(here.hessian == 0, axis=1)
         share = jnp.where(inert, 0, REAL / dt * real.scale**2)
-        at_rest = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
-        silent = jnp.all(jnp.abs(next.gradient) <= next.noise, axis=0)
+        resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
+        resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
+        advance = keep & ~crossed & ~resting
 
         factor = self._factor(state, size_of_error, iterations, sound, keep)
         time = state.time + jnp.where(advance, dt, 0)
@@ -212,7 +222,7 @@ class LaneMethod(eqx.Module):
         result = jnp.where(advance & (time >= self.max_time), MAX_TIME_REACHED, result)
         tiny = ~advance & (next_dt < jnp.finfo(dt.dtype).tiny)
         result = jnp.where(tiny, UNRESOLVED, result)
-        result = jnp.where(at_rest | (advance & silent), _RESTING, result)
+        result = jnp.where(resting & ~crossed, _RESTING, result)
         result = jnp.where(crossed, CROSSED, result)
 
         moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
@@ -220,13 +230,15 @@ class LaneMethod(eqx.Module):
         polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
         new = Lanes(
             y=y1,
-            here=next,
+            initial_loss=state.initial_loss,
             floor=state.floor,
             time=time,
             dt=next_dt,
             polynomial=polynomial,
             last_dt=dt,
             last_error=jnp.maximum(size_of_error, 1e-2),
+            margin=margin,
+            margin_after=margin,
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / jnp.where(size > 0, size, 1),
@@ -246,9 +258,9 @@ class LaneMethod(eqx.Module):
         )
         # The step that crosses the exit is kept for what it says of the way there.
         at_exit = eqx.tree_at(
-            lambda s: (s.dt, s.polynomial, s.last_dt, s.num_accepted_steps),
+            lambda s: (s.dt, s.polynomial, s.last_dt, s.margin_after, s.num_accepted_steps),
             stay,
-            (dt, polynomial, dt, new.num_accepted_steps),
+            (dt, polynomial, dt, margin, new.num_accepted_steps),
         )
         choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
         return choose(
@@ -256,12 +268,18 @@ class LaneMethod(eqx.Module):
         )
 
     def _stages(
-        self, runs: Runs, state: Lanes, real: ShiftedReal, definite: Array, scale: Array
+        self,
+        runs: Runs,
+        state: Lanes,
+        hessian: Float[Array, "n n lanes"],
+        real: ShiftedReal,
+        definite: Bool[Array, " lanes"],
+        scale: Float[Array, "n lanes"],
     ) -> tuple[Float[Array, "n 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
         y, dt = state.y, state.dt
-        pair = ShiftedComplex.build(state.here.hessian, PAIR.real / dt, PAIR.imag / dt)
+        pair = ShiftedComplex.build(hessian, PAIR.real / dt, PAIR.imag / dt)
 
         # The last step's interpolation goes on, as long as there is one.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
@@ -361,23 +379,24 @@ class LaneMethod(eqx.Module):
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
-        span, y, slope = self._located(runs, state)
+        here = runs.dynamics.linearise(state.y)
+        span, y, loss, slope = self._located(runs, state, here.hessian)
         span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
-        loss = runs.dynamics.loss(y)
+        loss = jnp.where(crossed, loss, here.loss)
         time = state.time + span
         if self.curve_times.shape[0] > 0:
             state = self._recorded(runs, state, state.time, span, state.polynomial)
-        distance = runs.distance(y)
+        distance = _mapped(lambda flow, y: flow.distance(y))(runs.flow, y)
 
         rounding = jnp.maximum(
             state.time_noise / jnp.where(time > 0, time, 1),
             state.cross_noise / jnp.where(distance > 0, distance, 1),
         )
         noise = _mapped(lambda condition, loss, y: condition.noise(_seen(condition, loss, y)))
-        blur = noise(runs.condition, loss, y) / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
+        blur = noise(runs.condition(state.initial_loss), loss, y) / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
         rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
 
-        settled, curvature = self._settled(runs, state)
+        settled, curvature = self._settled(state, here)
         result = jnp.where(crossed, EXITED, state.result)
         result = jnp.where(state.result == _RESTING, settled, result)
         # Steps run out where the error control chases rounding noise.
@@ -390,7 +409,7 @@ class LaneMethod(eqx.Module):
             "time": jnp.where(result == EXITED, time, without),
             "result": result,
             "time_reached": time,
-            "initial_loss": runs.condition.initial_loss,
+            "initial_loss": state.initial_loss,
             "loss": loss,
             "distance": distance,
             "rounding": rounding,
@@ -403,7 +422,7 @@ class LaneMethod(eqx.Module):
         rows |= runs.record
         return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
 
-    def _settled(self, runs: Runs, state: Lanes) -> tuple[Int[Array, " lanes"], Array]:
+    def _settled(self, state: Lanes, here: Linearisation) -> tuple[Int[Array, " lanes"], Array]:
         """What the gradient and the Hessian say of a lane that seems to rest, and the smallest
         curvature there; lanes that left their plateau are not looked at."""
         n = state.y.shape[0]
@@ -430,54 +449,78 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        here = state.here
         arrays = (ended, here.hessian, here.gradient, here.noise, scale)
         return lax.map(one, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), arrays))
 
-    def _located(self, runs: Runs, state: Lanes) -> tuple[Array, Array, Array]:
-        """The time after `state` at which the exit is met, the state there, and how fast the
-        margin falls.
+    def _located(
+        self, runs: Runs, state: Lanes, hessian: Float[Array, "n n lanes"]
+    ) -> tuple[Array, Array, Array, Array]:
+        """The time after `state` at which the exit is met, the state and the loss there, and
+        how fast the margin changes.
 
-        Bisection on the interpolation of the step that crosses; since that is of lower order
-        than the method, the step is made again to the time found, and the rest removed by
-        Newton's method along the flow.
+        The false position on the interpolation of the step that crosses; since that is of lower
+        order than the method, the step is made again to the time found, and the rest removed
+        along the flow.
         """
         dt = jnp.where(state.last_dt > 0, state.last_dt, 1)
+        margin_of = lambda loss, y: runs.margin(state.initial_loss, loss, y)
 
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
+        def narrow(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            low, high, above, below, last, seen, slope = carry
+            # Away from the ends lest it creep (Illinois).
+            share = jnp.clip(above / jnp.where(above > below, above - below, 1), 0.01, 0.99)
+            middle = low + share * (high - low)
             y = state.y + _evaluate(state.polynomial, middle)
-            before = runs.margin(runs.dynamics.loss(y), y) > 0
-            return jnp.where(before, middle, low), jnp.where(before, high, middle)
+            margin = margin_of(runs.dynamics.loss(y), y)
+            before = margin > 0
+            # Points that lie too close tell the slope no better than those before.
+            apart = jnp.abs(middle - last) > 1e-6
+            slope = jnp.where(apart, (margin - seen) / jnp.where(apart, middle - last, 1), slope)
+            return (
+                jnp.where(before, middle, low),
+                jnp.where(before, high, middle),
+                jnp.where(before, margin, above / 2),
+                jnp.where(before, below / 2, margin),
+                middle,
+                margin,
+                slope,
+            )
 
-        low, high = lax.fori_loop(0, 20, halve, (jnp.zeros_like(dt), jnp.ones_like(dt)))
-        theta = (low + high) / 2
-        span = theta * dt
+        zero, above, below = jnp.zeros_like(dt), state.margin, state.margin_after
+        ends = (zero, zero + 1, above, below, zero, above, below - above)
+        low, high, above, below, *_, slope = lax.fori_loop(0, 6, narrow, ends)
+        theta = low + (high - low) * above / jnp.where(above > below, above - below, 1)
+        span, slope = theta * dt, slope / dt
+
         guess = _evaluate(state.polynomial, theta)
-        again = eqx.tree_at(lambda s: (s.dt, s.result), state, (span, 0 * state.result + RUNNING))
-        scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
         # The stages of a shorter step of the same solution lie on its interpolation.
         again = eqx.tree_at(
-            lambda s: (s.polynomial, s.last_dt), again, _restarted(state.polynomial, theta, span)
+            lambda s: (s.dt, s.result, s.polynomial, s.last_dt),
+            state,
+            (
+                span,
+                jnp.full_like(state.result, RUNNING),
+                *_restarted(state.polynomial, theta, span),
+            ),
         )
-        real = ShiftedReal.build(state.here.hessian, REAL / span)
+        scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
+        real = ShiftedReal.build(hessian, REAL / span)
         definite = jnp.ones_like(state.result, bool)
-        stages, converged, _ = self._stages(runs, again, real, definite, scale)
+        stages, converged, _ = self._stages(runs, again, hessian, real, definite, scale)
         y = state.y + jnp.where(converged, stages[:, 2], guess)
-        slope = jnp.zeros_like(dt)
-        for _ in range(2):
-            velocity = runs.dynamics.descent(y[:, None])[:, 0]
 
-            def along(y: Array) -> Array:
-                return runs.margin(runs.dynamics.loss(y), y)
-
-            margin, slope = jax.jvp(along, (y,), (velocity,))
-            correction = -margin / jnp.where(slope == 0, 1, slope)
-            # Far from the root the bracket knows more than Newton's method does.
+        def correct(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            span, y, _ = carry
+            loss = runs.dynamics.loss(y)
+            correction = -margin_of(loss, y) / jnp.where(slope == 0, 1, slope)
+            # Far from the root the bracket knows more.
             correction = jnp.where(jnp.abs(correction) <= 0.1 * dt, correction, 0)
-            span, y = span + correction, y + correction * velocity
-        return span, y, slope
+            velocity = runs.dynamics.descent(y[:, None])[:, 0]
+            return span + correction, y + correction * velocity, loss
+
+        # The loss comes from before the last correction, which is of the order of rounding.
+        span, y, loss = lax.fori_loop(0, 4, correct, (span, y, zero))
+        return span, y, loss, slope
 
 
 def _restarted(

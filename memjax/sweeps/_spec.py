@@ -231,7 +231,7 @@ class PlateauSweep:
         **Arguments:**
 
         - `progress`: whether to show a progress bar.
-        - `options`: passed on to [`memjax.sweep`][], such as `vectorise` or `chunk_size`.
+        - `options`: passed on to [`memjax.sweep`][], such as `lanes`.
 
         **Returns:**
 

@@ -1,13 +1,14 @@
+import dataclasses
 import inspect
 import json
-import os
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed, ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -21,7 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from .._checks import check_float64, check_integer
 from ..plateaus import measure_plateau
+from ..plateaus._lanes import LaneMethod, Runs
 from ..plateaus._measure import checked_times, OUTCOMES
+from ._engine import cores, default_lanes, Program, stream
 
 # What every cell of a sweep holds: type and attributes of the variables.
 _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -30,8 +33,8 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
         np.int8,
         {
             "long_name": "how the measurement ended",
-            "flag_values": list(range(len(OUTCOMES))),
-            "flag_meanings": " ".join(OUTCOMES),
+            "flag_values": [-1, *range(len(OUTCOMES))],
+            "flag_meanings": " ".join(("unfinished", *OUTCOMES)),
         },
     ),
     "time_reached": (
@@ -48,7 +51,8 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-_ROW = "cell of a chunk"
+_ROW = "cell"
+_UNFINISHED = -1
 
 
 def sweep(
@@ -58,21 +62,29 @@ def sweep(
     static: Sequence[str] = (),
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
-    rtol: float = 1e-6,
+    rtol: float | None = None,
     max_time: float = 1e300,
     max_steps: int = 4096,
     curve_times: Float[Array, " times"] | None = None,
     resolution: float = 1e-3,
-    vectorise: Literal["auto", "map", "vmap"] = "auto",
-    chunk_size: int | None = None,
+    lanes: int | None = None,
     progress: bool = True,
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Measure a plateau at every point of a grid.
 
-    `build` is traced once for every combination of the static axes, and compiled into a
-    program that measures a chunk of cells; the other axes reach it as arrays. A measurement
-    that fails is a cell with its `result`, not an exception.
+    The grid is a queue of runs over a fixed number of lanes: all lanes take a step at a time,
+    and those that leave their plateau are replaced by the next runs. The method is that of
+    [`memjax.solvers.RadauIIA5`][], in the displacement from the start, with closed-form
+    gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
+    `DiagonalLinearRNN`) and with automatic ones elsewhere. Memory is bounded by the lanes, and
+    three programs are compiled for every combination of the static axes, whatever the size of
+    the grid. With a `solver` or `stepsize_controller` of your own, every run goes through
+    [`memjax.measure_plateau`][] instead, which is much slower.
+
+    A measurement that fails is a cell with its `result`, not an exception. An interrupt
+    (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
+    attribute `complete` set to 0, and cells that were not have the `result` -1.
 
     **Arguments:**
 
@@ -83,14 +95,16 @@ def sweep(
         An axis of numbers reaches `build` as traced scalars.
     - `static`: the axes that reach `build` as Python values since shapes or structures
         depend on them, such as a width. Axes of strings are always static.
-    - `solver`, `stepsize_controller`, `rtol`, `max_time`, `max_steps`, `resolution`: as in
+    - `solver`, `stepsize_controller`, `max_time`, `max_steps`, `resolution`: as in
         [`memjax.measure_plateau`][].
+    - `rtol`: tolerance, relative to the displacement of every weight. Defaults to 1e-4, with
+        which the error of `time` was at most 1e-4 on the references (1e-6 with a `solver` or
+        `stepsize_controller` of your own).
     - `curve_times`: increasing training times at which every cell records its loss, as the
         variable `curve_loss` over the dimension `training_time`.
-    - `vectorise`: `"map"` runs the cells of a chunk one after the other, several chunks at a
-        time on the cores of a CPU; `"vmap"` runs them in lock-step, as an accelerator needs.
-        `"auto"` chooses by the device.
-    - `chunk_size`: cells in one call. Defaults to 8 for `"map"` and 1024 for `"vmap"`.
+    - `lanes`: the number of runs under way side by side on every device or core. Results do
+        not depend on it but for rounding. Defaults to what was fastest for the size of the
+        model on a CPU, and to as many as fit in 2 GB on an accelerator.
     - `progress`: whether to show a progress bar.
     - `attrs`: further attributes of the dataset, of types that JSON knows.
 
@@ -120,22 +134,17 @@ def sweep(
     static = [name for name in names if name in static or values[name].dtype.kind in "US"]
     _check_build(build, names, static, values)
     dynamic = [name for name in names if name not in static]
+    own = solver is not None or stepsize_controller is not None
+    if rtol is None:
+        rtol = 1e-6 if own else 1e-4
     for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
         if not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
     check_integer("max_steps", max_steps)
     if curve_times is not None:
         curve_times = checked_times("curve_times", curve_times)
-    if vectorise == "auto":
-        vectorise = "map" if jax.default_backend() == "cpu" else "vmap"
-    if vectorise not in ("map", "vmap"):
-        raise ValueError(
-            f"`vectorise` must be 'auto', 'map' or 'vmap', got {vectorise!r}; choose one."
-        )
-    if chunk_size is None:
-        chunk_size = 8 if vectorise == "map" else 1024
-    if chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if lanes is not None:
+        check_integer("lanes", lanes)
 
     options = _Options(
         solver,
@@ -149,48 +158,54 @@ def sweep(
     sizes = {name: len(values[name]) for name in names}
     inner = [sizes[name] for name in dynamic]
     count = int(np.prod(inner, dtype=int))
-    length = min(chunk_size, count)
     grid = np.meshgrid(*(values[name] for name in dynamic), indexing="ij")
     columns = {name: column.ravel() for name, column in zip(dynamic, grid, strict=True)}
     # The row of a cell: there is one also where no axis varies inside a program.
     columns[_ROW] = np.arange(count)
-    tasks = []
-    for index in np.ndindex(*(sizes[name] for name in static)):
-        fixed = {n: values[n][i].item() for n, i in zip(static, index, strict=True)}
-        program = _Program(
-            partial(_measure_chunk, build, tuple(fixed.items()), options, vectorise, curve_times)
-        )
-        for start in range(0, count, length):
-            # The last chunk is filled up with cells of the one before, so that all chunks
-            # share one compilation.
-            rows = np.minimum(np.arange(start, start + length), count - 1)
-            tasks.append((index, start, program, {n: c[rows] for n, c in columns.items()}))
-
-    # The first chunks of all programs first, so that the compilations overlap.
-    tasks.sort(key=lambda task: task[1])
+    combinations = list(np.ndindex(*(sizes[name] for name in static)))
+    builds = [
+        _Build(build, tuple((n, values[n][i].item()) for n, i in zip(static, index, strict=True)))
+        for index in combinations
+    ]
+    stopped = threading.Event()
+    if own:
+        finished = _through_diffrax(builds, columns, options, curve_times, stopped)
+    else:
+        times = jnp.zeros(0) if curve_times is None else curve_times
+        finished = stream(_programs(builds, columns, options, times, lanes), stopped)
 
     shape = (*(sizes[name] for name in static), count)
-    cells: dict[str, np.ndarray] = {}
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    cells: dict[str, np.ndarray] = {"result": np.full(shape, _UNFINISHED, np.int8)}
+    complete = True
     bar = tqdm.tqdm(total=int(np.prod(shape)), desc="compiling", unit="run", disable=not progress)
-    # The chunks share the cores among themselves: a BLAS that starts threads of its own for
+    # The runs share the cores among themselves: a BLAS that starts threads of its own for
     # every small matrix would only get in their way.
-    with threadpool_limits(1, "blas"), bar, ThreadPoolExecutor(workers) as executor:
-        futures = {executor.submit(task[2], task[3]): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                index, start, _, _ = futures[future]
-                span = min(length, count - start)
-                for name, array in future.result().items():
+    with threadpool_limits(1, "blas"), bar:
+        while True:
+            try:
+                item = next(finished, None)
+                if item is None:
+                    break
+                program, where, rows = item
+                for name, array in rows.items():
                     if name not in cells:
                         dtype = _VARIABLES[name][0] if name in _VARIABLES else array.dtype
-                        cells[name] = np.zeros((*shape, *array.shape[1:]), dtype)
-                    cells[name][(*index, slice(start, start + span))] = array[:span]
+                        cells[name] = _empty((*shape, *array.shape[1:]), dtype)
+                    cells[name][(*combinations[program], where)] = array
                 bar.set_description("plateaus", refresh=False)
-                bar.update(span)
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+                bar.update(len(where))
+            except KeyboardInterrupt:
+                complete = False
+                break
+    stopped.set()
+    if not complete:
+        done = int(np.sum(cells["result"] != _UNFINISHED))
+        warnings.warn(
+            f"interrupted after {done} of {int(np.prod(shape))} runs; the others have result "
+            f"{_UNFINISHED}.",
+            stacklevel=2,
+        )
+    cells = {name: cells[name] for name in sorted(cells, key=_order)}
 
     dims = [*static, *dynamic]
     variables = {}
@@ -211,16 +226,15 @@ def sweep(
     return dataset.assign_attrs(
         _provenance(),
         axes=json.dumps({name: values[name].tolist() for name in names}),
-        solver=repr(solver) if solver is not None else "default (Kvaerno5, full Newton)",
+        solver=repr(solver) if solver is not None else "default",
         stepsize_controller=repr(stepsize_controller)
         if stepsize_controller is not None
-        else "default (PIDController on the displacement)",
+        else "default",
         rtol=float(rtol),
         max_time=float(max_time),
         max_steps=int(max_steps),
         resolution=float(resolution),
-        vectorise=vectorise,
-        chunk_size=int(chunk_size),
+        complete=int(complete),
         **(attrs or {}),
     )
 
@@ -236,65 +250,130 @@ class _Options(eqx.Module):
     resolution: float
 
 
-def _measure_cell(
-    build: Callable,
-    fixed: tuple[tuple[str, Any], ...],
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """A user's `build` with its static axes given, equal where both are, so that sweeps share
+    what was compiled."""
+
+    build: Callable
+    fixed: tuple[tuple[str, Any], ...]
+
+    def __call__(self, varied: dict[str, Array]) -> tuple[Any, Any, Any, dict[str, Array]]:
+        varied = {name: value for name, value in varied.items() if name != _ROW}
+        flow, model, exit, record = _built(self.build, dict(self.fixed) | varied)
+        return flow, model, exit, {name: jnp.asarray(value) for name, value in record.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _BuildRuns:
+    build: _Build
+
+    def __call__(self, varied: dict[str, Array]) -> Runs:
+        return Runs.build(*self.build(varied))
+
+
+def _programs(
+    builds: list[_Build],
+    columns: dict[str, np.ndarray],
     options: _Options,
-    curve_times: Array | None,
-    varied: dict[str, Array],
-) -> dict[str, Array]:
-    varied = {name: value for name, value in varied.items() if name != _ROW}
-    flow, model, exit, record = _built(build, dict(fixed) | varied)
-    plateau = measure_plateau(
-        flow,
-        model,
-        exit,
-        solver=options.solver,
-        stepsize_controller=options.stepsize_controller,
+    curve_times: Float[Array, " times"],
+    lanes: int | None,
+) -> list[Program]:
+    method = LaneMethod(
         rtol=options.rtol,
         max_time=options.max_time,
-        max_steps=options.max_steps,
-        saveat=None if curve_times is None else diffrax.SaveAt(ts=curve_times),
-        throw=False,
-        resolution=options.resolution,
+        max_steps=jnp.asarray(options.max_steps),
+        resolution=jnp.asarray(options.resolution),
+        curve_times=curve_times,
     )
-    cell: dict[str, Any] = {name: getattr(plateau, name, None) for name in _VARIABLES}
-    cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
-    cell["result"] = plateau.result_code
-    if plateau.curve is not None:
-        cell["curve_loss"] = plateau.curve.loss
-    return cell | record
+    count = len(columns[_ROW])
+    programs = []
+    for build in builds:
+        number = lanes
+        if number is None:
+            one = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
+            number = default_lanes(eqx.filter_eval_shape(_BuildRuns(build), one), count)
+        programs.append(Program(_BuildRuns(build), columns, method, number))
+    return programs
 
 
 @eqx.filter_jit
-def _measure_chunk(
-    build: Callable,
-    fixed: tuple[tuple[str, Any], ...],
-    options: _Options,
-    vectorise: str,
-    curve_times: Array | None,
-    varied: dict[str, Array],
+def _measure_cells(
+    build: _Build, options: _Options, curve_times: Array | None, varied: dict[str, Array]
 ) -> dict[str, Array]:
-    one = lambda varied: _measure_cell(build, fixed, options, curve_times, varied)
-    return jax.lax.map(one, varied) if vectorise == "map" else jax.vmap(one)(varied)
+    def one(varied: dict[str, Array]) -> dict[str, Array]:
+        flow, model, exit, record = build(varied)
+        plateau = measure_plateau(
+            flow,
+            model,
+            exit,
+            solver=options.solver,
+            stepsize_controller=options.stepsize_controller,
+            rtol=options.rtol,
+            max_time=options.max_time,
+            max_steps=options.max_steps,
+            saveat=None if curve_times is None else diffrax.SaveAt(ts=curve_times),
+            throw=False,
+            resolution=options.resolution,
+        )
+        cell: dict[str, Any] = {name: getattr(plateau, name, None) for name in _VARIABLES}
+        cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
+        cell["result"] = plateau.result_code
+        if plateau.curve is not None:
+            cell["curve_loss"] = plateau.curve.loss
+        return cell | record
+
+    # In lock-step all would wait for the slowest, which only an accelerator makes up for.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(one, varied)
+    return jax.vmap(one)(varied)
 
 
-class _Program:
-    """A chunk with everything but its cells. The first call compiles (unless an earlier sweep
-    of the same `build` did); the others wait for it instead of compiling too."""
+def _through_diffrax(
+    builds: list[_Build],
+    columns: dict[str, np.ndarray],
+    options: _Options,
+    curve_times: Array | None,
+    stopped: threading.Event,
+) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+    """Every run through `measure_plateau`, as `stream` yields them."""
+    on_cpu = jax.default_backend() == "cpu"
+    count = len(columns[_ROW])
+    length = min(8 if on_cpu else 1024, count)
+    compiling = [threading.Lock() for _ in builds]
+    compiled: set[int] = set()
 
-    def __init__(self, function: Callable[[dict[str, Array]], dict[str, Array]]):
-        self.function, self.lock, self.compiled = function, threading.Lock(), False
+    def work(program: int, start: int) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
+        where = np.arange(start, min(start + length, count))
+        if stopped.is_set():
+            return program, where[:0], {}
+        # Filled up with repeats, so that all chunks share one compilation.
+        rows = np.minimum(np.arange(start, start + length), count - 1)
+        varied = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
+        with nullcontext() if program in compiled else compiling[program]:
+            out = _measure_cells(builds[program], options, curve_times, varied)
+        compiled.add(program)
+        return program, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
 
-    def __call__(self, varied: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        arrays = {name: jnp.asarray(column) for name, column in varied.items()}
-        if self.compiled:
-            out = self.function(arrays)
-        else:
-            with self.lock:
-                out = self.function(arrays)
-                self.compiled = True
-        return jax.tree.map(np.asarray, out)
+    # The first chunks of all programs first, so that the compilations overlap.
+    tasks = [(program, start) for start in range(0, count, length) for program in range(len(builds))]
+    with ThreadPoolExecutor(cores() if on_cpu else 1) as executor:
+        try:
+            for future in as_completed([executor.submit(work, *task) for task in tasks]):
+                yield future.result()
+        finally:
+            stopped.set()
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array for cells of which some may never be filled."""
+    return np.full(shape, np.nan if np.issubdtype(dtype, np.floating) else 0, dtype)
+
+
+def _order(name: str) -> int:
+    """Variables in the order of their table, then what was recorded."""
+    return list(_VARIABLES).index(name) if name in _VARIABLES else len(_VARIABLES)
 
 
 def _axis(name: str, given: Sequence[Any]) -> np.ndarray:

@@ -1,0 +1,280 @@
+"""The lane engine: a queue of runs over a fixed number of lanes.
+
+Three programs do all the work of a sweep, whatever its size: one starts a batch of runs, one
+advances all lanes and, on the device, replaces those that ended from the batch, and one
+collects what the replaced lanes measured. A finished batch is one item of a stream.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from ..plateaus._lanes import LaneMethod, Lanes, Runs
+from ..plateaus._measure import RUNNING
+
+# The result of a lane that holds no run.
+_IDLE = -4
+# Steps in one call: short enough for an interrupt to be noticed.
+_STEPS = 256
+
+
+class Pool(eqx.Module):
+    """Runs with their lanes, and the number of the cell that each measures, -1 for none."""
+
+    runs: Runs
+    lanes: Lanes
+    cell: Int[Array, " lanes"]
+
+
+@eqx.filter_jit
+def start_batch(
+    build: Callable[..., Runs], method: LaneMethod, varied: dict[str, Array], cell: Array
+) -> Pool:
+    """A batch of runs at their starts; `cell` is -1 where there is none."""
+    runs = eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
+    lanes = method.start(runs)
+    result = jnp.where(cell >= 0, lanes.result, _IDLE)
+    return Pool(runs, eqx.tree_at(lambda s: s.result, lanes, result), cell)
+
+
+@eqx.filter_jit
+def advance(
+    method: LaneMethod, pool: Pool, batch: Pool, ended: Pool, taken: Array, size: Array
+) -> tuple[Pool, Pool, Array]:
+    """Advance all lanes. Those that end make room for the next runs of `batch`, whose first
+    `taken` of `size` have been started before, and are kept in `ended` at the same places.
+
+    Returns once the batch is used up; with an empty one, once no lane runs any more.
+    """
+    lanes = pool.cell.shape[0]
+
+    def waiting(pool: Pool) -> Bool[Array, " lanes"]:
+        return pool.lanes.result != RUNNING
+
+    def going(carry: tuple) -> Bool[Array, ""]:
+        pool, _, taken, steps = carry
+        more = jnp.where(size > 0, taken < size, jnp.any(~waiting(pool)))
+        return more & (steps < _STEPS)
+
+    def exchange(carry: tuple) -> tuple:
+        pool, ended, taken = carry
+        free = waiting(pool)
+        place = taken + jnp.cumsum(free) - 1
+        free = free & (place < size)
+        place = jnp.where(free, place, lanes)
+        source = jnp.full(lanes, lanes).at[place].set(jnp.arange(lanes), mode="drop")
+        ended = _choose(source < lanes, _take(pool, jnp.minimum(source, lanes - 1)), ended)
+        pool = _choose(free, _take(batch, jnp.minimum(place, lanes - 1)), pool)
+        return pool, ended, taken + jnp.sum(free)
+
+    def step(carry: tuple) -> tuple:
+        pool, ended, taken, steps = carry
+        moved = method.step(pool.runs, pool.lanes)
+        pool = eqx.tree_at(lambda p: p.lanes, pool, moved)
+        # Not for each lane that ends: an exchange costs about as much as a step.
+        idle = jnp.sum(waiting(pool))
+        due = (taken < size) & (idle >= jnp.minimum(max(1, lanes // 8), size - taken))
+        pool, ended, taken = lax.cond(due, exchange, lambda carry: carry, (pool, ended, taken))
+        return pool, ended, taken, steps + 1
+
+    pool, ended, taken, _ = lax.while_loop(going, step, (pool, ended, taken, jnp.zeros((), int)))
+    return pool, ended, taken
+
+
+@eqx.filter_jit
+def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
+    """What the lanes of a pool measured, lanes first."""
+    return method.finish(pool.runs, pool.lanes)
+
+
+def _take(tree: Any, index: Array) -> Any:
+    """The lanes at `index` of every array."""
+    return jax.tree.map(lambda x: x[..., index] if eqx.is_array(x) else x, tree)
+
+
+def _choose(mask: Array, first: Any, second: Any) -> Any:
+    return jax.tree.map(
+        lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, first, second
+    )
+
+
+class Program:
+    """The cells of a sweep that share one set of compiled programs.
+
+    **Arguments:**
+
+    - `build`: from the values of the axes of one cell to its `Runs`.
+    - `columns`: the values of every axis, one entry a cell.
+    - `method`: how lanes start, step and end.
+    - `lanes`: the number of lanes.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[dict[str, Array]], Runs],
+        columns: dict[str, np.ndarray],
+        method: LaneMethod,
+        lanes: int,
+    ):
+        self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
+        self.count = len(next(iter(columns.values())))
+        self.next = 0
+        self.lock = threading.Lock()
+        # The first to call a program compiles it, the others wait for it.
+        self.compiling = {function: threading.Lock() for function in (start_batch, advance, collect)}
+        self.compiled: set[tuple[Any, Any]] = set()
+
+    def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
+        if (function, device) in self.compiled:
+            return function(*arguments)
+        with self.compiling[function]:
+            out = function(*arguments)
+            self.compiled.add((function, device))
+        return out
+
+    def batch(self, device: Any) -> tuple[Pool, int]:
+        """The next cells of the queue at their starts, and how many they are."""
+        with self.lock:
+            first, self.next = self.next, min(self.next + self.lanes, self.count)
+            size = self.next - first
+        # Filled up with repeats, so that all batches share one compilation.
+        rows = np.minimum(first + np.arange(self.lanes), self.count - 1)
+        cell = np.where(np.arange(self.lanes) < size, rows, -1)
+        varied = {name: column[rows] for name, column in self.columns.items()}
+        varied, cell = jax.device_put((varied, cell), device)
+        return self.call(start_batch, device, self.build, self.method, varied, cell), size
+
+    def run(self, device: Any, stopped: threading.Event) -> Iterator[tuple[np.ndarray, dict]]:
+        """Work on the queue until it is empty: the numbers of cells and their rows, by the
+        batch, in the order in which they finish."""
+        with self.lock:
+            if self.next == self.count:
+                return
+        pool, _ = self.batch(device)
+        late = None
+        while not stopped.is_set():
+            batch, size = self.batch(device)
+            ended, taken = batch, jnp.zeros((), int)
+            count = jax.device_put(np.asarray(size), device)
+            while not stopped.is_set():
+                pool, ended, taken = self.call(
+                    advance, device, self.method, pool, batch, ended, taken, count
+                )
+                # The rows of the batch before are fetched while this one is under way.
+                if late is not None:
+                    yield self.fetch(*late)
+                    late = None
+                if size == 0 and not bool(jnp.any(pool.lanes.result == RUNNING)):
+                    yield self.fetch(*self.collected(device, pool))
+                    return
+                if size > 0 and int(taken) == size:
+                    break
+            if size > 0 and int(taken) > 0:
+                late = self.collected(device, _trimmed(ended, taken))
+        if late is not None:
+            yield self.fetch(*late)
+        # Stopped: what has ended is still an answer.
+        yield self.fetch(*self.collected(device, pool))
+
+    def collected(self, device: Any, pool: Pool) -> tuple[Array, dict[str, Array]]:
+        done = (pool.cell >= 0) & (pool.lanes.result != RUNNING)
+        rows = self.call(collect, device, self.method, pool)
+        return jnp.where(done, pool.cell, -1), rows
+
+    @staticmethod
+    def fetch(cell: Array, rows: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        cell = np.asarray(cell)
+        kept = cell >= 0
+        return cell[kept], {name: np.asarray(row)[kept] for name, row in rows.items()}
+
+
+@eqx.filter_jit
+def _trimmed(pool: Pool, size: Array) -> Pool:
+    """The pool with nothing in its places from `size` on."""
+    place = jnp.arange(pool.cell.shape[0])
+    return eqx.tree_at(lambda p: p.cell, pool, jnp.where(place < size, pool.cell, -1))
+
+
+def stream(
+    programs: list[Program], stopped: threading.Event, workers: int | None = None
+) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+    """Work off the queues of all programs on all local devices.
+
+    A single CPU device is driven by as many threads as there are cores, each with lanes of its
+    own. Set `stopped` to end early: then what is finished still comes.
+
+    **Returns:**
+
+    The stream of finished batches: the number of the program, the numbers of the cells in it,
+    and their variables.
+    """
+    devices = jax.local_devices()
+    if workers is None:
+        workers = len(devices)
+        if workers == 1 and devices[0].platform == "cpu":
+            workers = cores()
+    results: SimpleQueue = SimpleQueue()
+
+    def work(worker: int) -> None:
+        device = devices[worker % len(devices)]
+        context = jax.default_device(device) if len(devices) > 1 else nullcontext()
+        # Each begins with another program, so that they compile side by side.
+        order = [(worker + k) % len(programs) for k in range(len(programs))]
+        try:
+            with context:
+                for index in order:
+                    for cell, rows in programs[index].run(device, stopped):
+                        results.put((index, cell, rows))
+        except BaseException as error:
+            results.put(error)
+        results.put(None)
+
+    threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in range(workers)]
+    for thread in threads:
+        thread.start()
+    left = workers
+    try:
+        while left:
+            try:
+                item = results.get(timeout=0.2)  # so that an interrupt is noticed
+            except Empty:
+                continue
+            if item is None:
+                left -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        stopped.set()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_lanes(run: Runs, count: int) -> int:
+    """The number of lanes for runs of this size, `count` of them in all."""
+    n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+    if jax.default_backend() == "cpu":
+        # Where the matrices of all lanes stay in a core's cache (measured).
+        number = 64 if n <= 32 else 16
+        workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
+    else:
+        number = max(64, min(16384, int(2e9) // (64 * n**2)))
+        workers = len(jax.local_devices())
+    # A small sweep is shared among all workers; whole vectors have eight lanes.
+    return max(8, min(number, -(-count // (8 * workers)) * 8))
