@@ -30,6 +30,9 @@ from .plateaus import TrainingState as TrainingState
 from .reparam import AbstractReparametrisation as AbstractReparametrisation
 from .reparam import Direct as Direct
 from .reparam import Exp as Exp
+from .solvers import RadauIIA5 as RadauIIA5
+from .solvers import RadauNewton as RadauNewton
+from .solvers import Rodas5P as Rodas5P
 from .sweeps import load_dataset as load_dataset
 from .sweeps import PlateauSweep as PlateauSweep
 from .sweeps import save_dataset as save_dataset

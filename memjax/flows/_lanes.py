@@ -38,7 +38,8 @@ class FlowLanes(eqx.Module):
                 noise=flow.noise(y),
             )
 
-        return _mapped(one)(self.flow, y)
+        out = _mapped(one)(self.flow, y)
+        return eqx.tree_at(lambda o: o.hessian, out, jnp.moveaxis(out.hessian, -1, 0))
 
 
 def lanes_of(flow: AbstractDisplacedFlow) -> SpectralLanes | FlowLanes:

@@ -24,13 +24,13 @@ class Linearisation(eqx.Module):
 
     - `loss`: shape `(lanes,)`.
     - `gradient`: shape `(n, lanes)`.
-    - `hessian`: shape `(n, n, lanes)`.
+    - `hessian`: shape `(lanes, n, n)`, as factorisations want it.
     - `noise`: an estimate of the rounding error of the gradient, shape `(n, lanes)`.
     """
 
     loss: Float[Array, " lanes"]
     gradient: Float[Array, "n lanes"]
-    hessian: Float[Array, "n n lanes"]
+    hessian: Float[Array, "lanes n n"]
     noise: Float[Array, "n lanes"]
 
 
@@ -93,16 +93,17 @@ class SpectralLanes(eqx.Module):
         # Every entry is a power of p times what belongs to its row and column.
         a_first = a * first
         crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
-        both, factors = jnp.concatenate([w, w]), jnp.concatenate([jnp.ones_like(a), a_first])
-        p = 1 / (both[:, None] + both[None, :])
+        turned = lambda x, y: jnp.concatenate([x, y]).T
+        both, factors = turned(w, w), turned(jnp.ones_like(a), a_first)
+        p = 1 / (both[:, :, None] + both[:, None, :])
         kind = (np.arange(y.shape[0]) >= a.shape[0]).astype(int)
-        kind = (kind[:, None] + kind[None, :])[:, :, None]
+        kind = kind[:, None] + kind[None, :]
         powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
-        hessian = powers * factors[:, None] * factors[None, :]
-        extra = jnp.where(kind == 2, jnp.concatenate([curved, curved])[:, None], 0)
-        extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
+        hessian = powers * factors[:, :, None] * factors[:, None, :]
+        extra = jnp.where(kind == 2, turned(curved, curved)[:, :, None], 0)
+        extra = jnp.where(kind == 1, turned(crossed, crossed)[:, :, None], extra)
         place = np.arange(y.shape[0]) % a.shape[0]
-        hessian = hessian + jnp.where(place[:, None, None] == place[None, :, None], extra, 0)
+        hessian = hessian + jnp.where(place[:, None] == place[None, :], extra, 0)
         unit = 8 * jnp.finfo(y.dtype).eps
         return Linearisation(
             loss=self.loss(y),

@@ -132,7 +132,7 @@ class LaneMethod(eqx.Module):
         y = _mapped(lambda flow: flow.initial_state())(runs.flow)
         n, lanes = y.shape
         here = runs.dynamics.linearise(y)
-        fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=0)
+        fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         speed = jnp.linalg.norm(here.gradient, axis=0)
         direction = np.cos(np.arange(n) + 1.0)
@@ -208,7 +208,7 @@ class LaneMethod(eqx.Module):
         crossed = keep & (margin <= 0)
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
-        inert = jnp.all(here.hessian == 0, axis=1)
+        inert = jnp.all(here.hessian == 0, axis=1).T
         share = jnp.where(inert, 0, REAL / dt * real.scale**2)
         resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
@@ -271,7 +271,7 @@ class LaneMethod(eqx.Module):
         self,
         runs: Runs,
         state: Lanes,
-        hessian: Float[Array, "n n lanes"],
+        hessian: Float[Array, "lanes n n"],
         real: ShiftedReal,
         definite: Bool[Array, " lanes"],
         scale: Float[Array, "n lanes"],
@@ -449,11 +449,10 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        arrays = (ended, here.hessian, here.gradient, here.noise, scale)
-        return lax.map(one, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), arrays))
+        return lax.map(one, (ended, here.hessian, here.gradient.T, here.noise.T, scale.T))
 
     def _located(
-        self, runs: Runs, state: Lanes, hessian: Float[Array, "n n lanes"]
+        self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
     ) -> tuple[Array, Array, Array, Array]:
         """The time after `state` at which the exit is met, the state and the loss there, and
         how fast the margin changes.

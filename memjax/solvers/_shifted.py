@@ -29,15 +29,14 @@ class ShiftedReal(eqx.Module):
     factor: Array | None
 
     @staticmethod
-    def build(hessian: Float[Array, "n n lanes"], shift: Float[Array, " lanes"]) -> "ShiftedReal":
-        n = hessian.shape[0]
+    def build(hessian: Float[Array, "lanes n n"], shift: Float[Array, " lanes"]) -> "ShiftedReal":
         diagonal = _diagonal(hessian) + shift
         scale = _inverse_root(diagonal)
-        matrix = scale[:, None] * _shifted(hessian, shift) * scale[None]
-        if n <= _ACROSS:
-            inverse, pivot = _invert_real(matrix)
+        matrix = _scaled(hessian, shift, scale)
+        if hessian.shape[1] <= _ACROSS:
+            inverse, pivot = _invert_real(jnp.moveaxis(matrix, 0, -1))
             return ShiftedReal(pivot > 0, scale, inverse, None)
-        factor = jnp.linalg.cholesky(jnp.moveaxis(matrix, -1, 0), symmetrize_input=False)
+        factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
         definite = jnp.all(diagonal > 0, axis=0) & jnp.all(jnp.isfinite(factor), axis=(1, 2))
         return ShiftedReal(definite, scale, None, factor)
 
@@ -61,18 +60,18 @@ class ShiftedComplex(eqx.Module):
 
     @staticmethod
     def build(
-        hessian: Float[Array, "n n lanes"],
+        hessian: Float[Array, "lanes n n"],
         real: Float[Array, " lanes"],
         imaginary: Float[Array, " lanes"],
     ) -> "ShiftedComplex":
-        n = hessian.shape[0]
+        n = hessian.shape[1]
         scale = _inverse_root(jnp.abs(_diagonal(hessian) + real) + imaginary)
-        x = scale[:, None] * _shifted(hessian, real) * scale[None]
-        y = jnp.eye(n)[:, :, None] * (imaginary * scale**2)
+        x = _scaled(hessian, real, scale)
+        y = jnp.eye(n) * (imaginary * scale**2).T[:, :, None]
         if n <= _ACROSS:
-            return ShiftedComplex(scale, _invert_complex(x, y), None)
-        factor = lu_factor(jnp.moveaxis(lax.complex(x, y), -1, 0))
-        return ShiftedComplex(scale, None, factor)
+            inverse = _invert_complex(jnp.moveaxis(x, 0, -1), jnp.moveaxis(y, 0, -1))
+            return ShiftedComplex(scale, inverse, None)
+        return ShiftedComplex(scale, None, lu_factor(lax.complex(x, y)))
 
     def __call__(
         self, x: Float[Array, "n lanes"], y: Float[Array, "n lanes"]
@@ -90,17 +89,20 @@ class ShiftedComplex(eqx.Module):
         return self.scale * x, self.scale * y
 
 
-def _diagonal(matrix: Float[Array, "n n lanes"]) -> Float[Array, "n lanes"]:
-    index = jnp.arange(matrix.shape[0])
-    return matrix[index, index]
+def _diagonal(matrix: Float[Array, "lanes n n"]) -> Float[Array, "n lanes"]:
+    return jnp.diagonal(matrix, axis1=1, axis2=2).T
 
 
 def _inverse_root(diagonal: Array) -> Array:
     return 1 / jnp.sqrt(jnp.where(diagonal == 0, 1, jnp.abs(diagonal)))
 
 
-def _shifted(matrix: Array, shift: Array) -> Array:
-    return matrix + jnp.eye(matrix.shape[0])[:, :, None] * shift
+def _scaled(
+    matrix: Float[Array, "lanes n n"], shift: Float[Array, " lanes"], scale: Float[Array, "n lanes"]
+) -> Float[Array, "lanes n n"]:
+    """The shifted matrix, scaled from both sides."""
+    shifted = matrix + jnp.eye(matrix.shape[1]) * shift[:, None, None]
+    return scale.T[:, :, None] * shifted * scale.T[:, None, :]
 
 
 def _product(matrix: Float[Array, "n n lanes"], x: Float[Array, "n sides lanes"]) -> Array:
