@@ -1,0 +1,45 @@
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree, Scalar
+
+
+class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
+    r"""The polynomial of a step: its chord, and what vanishes at both ends.
+
+    With $s = (t - t_0) / (t_1 - t_0)$,
+
+    $$y(t) = y_0 + s \Big(\delta + (1 - s) \sum_k b_k s^k\Big).$$
+
+    **Arguments:**
+
+    - `t0`, `t1`: the ends of the step.
+    - `y0`: the state at `t0`.
+    - `increment`: what the step adds to it, $\delta$.
+    - `bubble`: the coefficients $b_k$, stacked along the first axis of every leaf.
+    """
+
+    t0: Scalar
+    t1: Scalar
+    y0: PyTree[Array]
+    increment: PyTree[Array]
+    bubble: PyTree[Array]
+
+    def evaluate(self, t0: Scalar, t1: Scalar | None = None, left: bool = True) -> PyTree[Array]:
+        """The state at `t0`, or what it gains from `t0` to `t1`."""
+        del left
+        if t1 is None:
+            return jax.tree.map(jnp.add, self.y0, self._gain(t0))
+        return jax.tree.map(jnp.subtract, self._gain(t1), self._gain(t0))
+
+    def _gain(self, t: Scalar) -> PyTree[Array]:
+        # Diffrax evaluates steps of length zero, when a batched solve waits for its last entry.
+        empty = self.t0 == self.t1
+        length = jnp.where(empty, 1, self.t1 - self.t0)
+        share = jnp.where(empty, 0, t - self.t0) / length
+
+        def gain(increment: Array, bubble: Array) -> Array:
+            s = share.astype(increment.dtype)
+            return s * (increment + (1 - s) * jnp.polyval(bubble[::-1], s))
+
+        return jax.tree.map(gain, self.increment, self.bubble)

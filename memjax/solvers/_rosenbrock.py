@@ -1,0 +1,211 @@
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
+
+from ._interpolation import BubbleInterpolation
+from ._shared import check_fields, Matrix, problem_of, product, Vector
+
+
+def _lower(*rows: tuple[float, ...]) -> np.ndarray:
+    return np.array([row + (0.0,) * (8 - len(row)) for row in rows])
+
+
+# Table 1 of the paper, transformed as in Hairer & Wanner II, (IV.7.25), to digits of float64.
+_GAMMA = 0.21193756319429014
+_LAST = (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256,
+         0.030198172008377946)  # fmt: skip
+# What the stages before it add to the state of a stage, ...
+_A = _lower(
+    (),
+    (3.0,),
+    (2.849394379747939, 0.45842242204463923),
+    (-6.954028509809101, 2.489845061869568, -10.358996098473584),
+    (2.8029986275628964, 0.5072464736228206, -0.3988312541770524, -0.04721187230404641),
+    _LAST,
+    (*_LAST, 1.0),
+    (*_LAST, 1.0, 1.0),
+)
+# ... and to its right-hand side.
+_C = _lower(
+    (),
+    (-14.155112264123755,),
+    (-17.97296035885952, -2.859693295451294),
+    (147.12150275711716, -1.41221402718213, 71.68940251302358),
+    (165.43517024871676, -0.4592823456491126, 42.90938336958603, -5.961986721573306),
+    (24.854864614690072, -3.0009227002832186, 47.4931110020768, 5.5814197821558125,
+     -0.6610691825249471),
+    (30.91273214028599, -3.1208243349937974, 77.79954646070892, 34.28646028294783,
+     -19.097331116725623, -28.087943162872662),
+    (37.80277123390563, -3.2571969029072276, 112.26918849496327, 66.9347231244047,
+     -40.06618937091002, -54.66780262877968, -9.48861652309627),
+)  # fmt: skip
+# The time of a stage, and its share of the derivative in time.
+_TIMES = np.array(
+    [0.0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.4288403609558664,
+     1.0, 1.0, 1.0]
+)  # fmt: skip
+_DRIFTS = np.array(
+    [_GAMMA, -0.42387512638858027, -0.3384627126235924, 1.8046452872882734, 2.325825639765069,
+     0.0, 0.0, 0.0]
+)  # fmt: skip
+# The coefficients of the polynomial between the ends of a step.
+_DENSE = np.array(
+    [
+        [25.948786856663858, -2.5579724845846235, 10.433815404888879, -2.3679251022685204,
+         0.524948541321073, 1.1241088310450404, 0.4272876194431874, -0.17202221070155493],
+        [-9.91568850695171, -0.9689944594115154, 3.0438037242978453, -24.495224566215796,
+         20.176138334709044, 15.98066361424651, -6.789040303419874, -6.710236069923372],
+        [11.419903575922262, 2.8879645146136994, 72.92137995996029, 80.12511834622643,
+         -52.072871366152654, -59.78993625266729, -0.15582684282751913, 4.883087185713722],
+    ]
+)  # fmt: skip
+
+
+Stages = Float[Array, "8 n"]
+
+
+class Rodas5P(diffrax.AbstractAdaptiveSolver):
+    r"""Steinebach's Rosenbrock method of order 5, for stiff differential equations.
+
+    A step solves eight linear systems with one matrix, $I - \gamma h J$, and no nonlinear
+    one: nothing iterates, so nothing fails to converge.
+
+    $$(I - \gamma h J)\, u_i = \gamma \Big( h f\big(t_0 + c_i h,\, y_0 + \sum_{j<i} a_{ij} u_j
+    \big) + \sum_{j<i} C_{ij} u_j + d_i h^2\, \partial_t f(t_0, y_0) \Big)$$
+
+    with $J = \partial f / \partial y$ at $(t_0, y_0)$. The method is stiffly accurate and
+    L-stable, has an embedded method of order 4 and dense output of order 4, and keeps its
+    order on stiff parabolic problems where other Rosenbrock methods lose it.
+
+    **Arguments:**
+
+    - `linear_solver`: the Lineax solver of the linear systems; it factorises once a step.
+    - `jacobian`: a function `(t, y, args)` that returns $\partial f / \partial y$ as a matrix of
+        shape `(n, n)`, for a state of `n` numbers in the order of
+        `jax.flatten_util.ravel_pytree`. By default the vector field is differentiated forwards.
+        It must be exact: an approximation costs the method its order.
+
+    **Raises:** `TypeError` for a complex state and for arguments of the wrong kind; `ValueError`
+    for a Jacobian of the wrong shape, and for a given one with a term whose control is not time.
+
+    !!! Example
+
+        ```python
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(vector_field), mj.Rodas5P(), t0=0, t1=100, dt0=None, y0=y0,
+            stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-9),
+        )
+        ```
+
+    ??? cite "Reference"
+
+        Steinebach, *Construction of Rosenbrock--Wanner method Rodas5P and numerical benchmarks
+        within the Julia Differential Equations package*, BIT Numerical Mathematics 63:27, 2023.
+    """
+
+    linear_solver: lx.AbstractLinearSolver = lx.LU()
+    jacobian: Callable[..., Any] | None = None
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., BubbleInterpolation]] = BubbleInterpolation
+
+    def __check_init__(self):
+        check_fields(self.jacobian, self.linear_solver)
+
+    def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+        return 5
+
+    def error_order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+        return 5
+
+    def init(
+        self,
+        terms: diffrax.AbstractTerm,
+        t0: Scalar,
+        t1: Scalar,
+        y0: PyTree[Array],
+        args: PyTree,
+    ) -> None:
+        return None
+
+    def step(
+        self,
+        terms: diffrax.AbstractTerm,
+        t0: Scalar,
+        t1: Scalar,
+        y0: PyTree[Array],
+        args: PyTree,
+        solver_state: None,
+        made_jump: Bool[Array, ""],
+    ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], None, diffrax.RESULTS]:
+        problem = problem_of(terms, t0, t1, y0, args, self.jacobian)
+        start = problem.ravel(y0)
+        length = jnp.asarray(t1 - t0)
+        _, drift, jacobian = problem.linearise(t0, start, length)
+        matrix = jnp.eye(start.size, dtype=start.dtype) - _GAMMA * jacobian
+        solve = self._factorise(matrix)
+
+        def stage(before: Stages, row: tuple[Array, ...]) -> tuple[Stages, None]:
+            index, state_row, right_row, time, share = row
+            state = start + product(state_row, before)
+            right = problem.increment(t0 + time * length, state)
+            right = right + product(right_row, before) + share * drift
+            return before.at[index].set(solve(_GAMMA * right)), None
+
+        # A loop, so that the vector field is compiled once.
+        rows = (
+            jnp.arange(8),
+            jnp.asarray(_A, start.dtype),
+            jnp.asarray(_C, start.dtype),
+            jnp.asarray(_TIMES, length.dtype),
+            jnp.asarray(_DRIFTS, start.dtype),
+        )
+        stages, _ = jax.lax.scan(stage, jnp.zeros((8, start.size), start.dtype), rows)
+
+        # The last stage is the difference to the embedded method.
+        error = stages[-1]
+        increment = product(_A[-1], stages) + error
+        bubble = product(_DENSE, stages)
+
+        unravel = problem.unravel
+        dense = {
+            "y0": y0,
+            "increment": unravel(increment),
+            "bubble": jax.vmap(unravel)(bubble),
+        }
+        finite = jnp.all(jnp.isfinite(increment))
+        result = lx.RESULTS.where(finite, lx.RESULTS.successful, lx.RESULTS.singular)
+        result = diffrax.RESULTS.promote(result)
+        return unravel(start + increment), unravel(error), dense, None, result
+
+    def func(
+        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
+    ) -> PyTree[Array]:
+        return terms.vf(t0, y0, args)
+
+    def _factorise(self, matrix: Matrix) -> Callable[[Vector], Vector]:
+        operator = lx.MatrixLinearOperator(matrix)
+        state = _constant(self.linear_solver.init(operator, options={}))
+
+        # Not `lineax.linear_solve`: its derivatives raise an error for systems that are not
+        # finite, and such are those of a step that is about to be refused.
+        def solve(_: Any, right: Vector) -> Vector:
+            return self.linear_solver.compute(state, right, options={})[0]
+
+        def transposed(_: Any, right: Vector) -> Vector:
+            other, options = self.linear_solver.transpose(state, {})
+            return self.linear_solver.compute(other, right, options)[0]
+
+        return lambda right: jax.lax.custom_linear_solve(operator.mv, right, solve, transposed)
+
+
+def _constant(tree: PyTree) -> PyTree:
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
