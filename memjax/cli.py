@@ -59,9 +59,12 @@ class Sweep:
             # Made before the work, which would be lost if it could not be.
             folder.mkdir()
             dataset = self.specification.run(progress=not self.quiet)
-            fit = fit_scaling_law(dataset)
             save_dataset(dataset, folder / "plateaus.zarr")
             (folder / "sweep.toml").write_text(self.specification.to_toml())
+            if not dataset.attrs["complete"]:
+                print(f"interrupted; what was finished is in {self.out}.", file=sys.stderr)
+                return 1
+            fit = fit_scaling_law(dataset)
             plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
             if "curve_loss" in dataset:
                 plot_loss_curves(dataset).savefig(folder / "loss_curves.png")

@@ -41,6 +41,10 @@ class FlowLanes(eqx.Module):
         out = _mapped(one)(self.flow, y)
         return eqx.tree_at(lambda o: o.hessian, out, jnp.moveaxis(out.hessian, -1, 0))
 
+    def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+        """The loss at one displacement of every lane."""
+        return _mapped(lambda flow, y: flow.loss(flow.model_at(y)))(self.flow, y)
+
 
 def lanes_of(flow: AbstractDisplacedFlow) -> SpectralLanes | FlowLanes:
     """One run in the form of a lane: closed forms where there are any, else the flow itself."""

@@ -28,6 +28,7 @@ from ..solvers._radau import _REAL as REAL
 from ..solvers._radau import _REAL_COLUMN as REAL_COLUMN
 from ..solvers._radau import _REAL_ROW as REAL_ROW
 from ..solvers._radau import _TIMES as TIMES
+from ..solvers._double_double import fast_two_sum, two_sum
 from ..solvers._shifted import ShiftedComplex, ShiftedReal
 from ._exits import AbstractExit, ExitCondition, TrainingState
 from ._measure import CONVERGED, CROSSED, EXITED, MAX_STEPS_REACHED, MAX_TIME_REACHED, RUNNING
@@ -59,6 +60,11 @@ class Runs(eqx.Module):
         displaced = flow.displaced(model)
         return Runs(lanes_of(displaced), displaced, exit, record)
 
+    @property
+    def compensable(self) -> bool:
+        """Whether the gradient is there in double-double."""
+        return isinstance(self.dynamics, SpectralLanes)
+
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
         return ExitCondition(self.exit, self.flow, initial_loss)
@@ -79,6 +85,38 @@ def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
     return TrainingState(loss, condition.initial_loss, flow.distance(y), flow.model_at(y))
 
 
+def _moved(y: Array, low: Array | None, increment: Array) -> tuple[Array, Array | None]:
+    """`y + low + increment`, and what that is short of in float64 if it is kept."""
+    if low is None:
+        return y + increment, None
+    total, rest = two_sum(y, increment)
+    return fast_two_sum(total, rest + low)
+
+
+def _linearise(runs: Runs, y: Array, low: Array | None) -> Linearisation:
+    return runs.dynamics.linearise(y) if low is None else runs.dynamics.linearise(y, low)
+
+
+def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lanes"]) -> Array:
+    """Minus the gradient at the state of every lane and some increments."""
+    low = None if state.low is None else state.low[:, None]
+    y, low = _moved(state.y[:, None], low, increments)
+    return runs.dynamics.descent(y) if low is None else runs.dynamics.descent(y, low)
+
+
+def _symmetry(
+    dynamics: SpectralLanes | FlowLanes, y: Float[Array, "n lanes"]
+) -> Float[Array, "lanes n n"]:
+    """The projection on what the flow can reach: the mean over modes that started as equals."""
+    n, lanes = y.shape
+    if not isinstance(dynamics, SpectralLanes):
+        return jnp.broadcast_to(jnp.eye(n), (lanes, n, n))
+    equal = lambda x: x.T[:, :, None] == x.T[:, None, :]
+    same = (equal(dynamics.amplitudes) & equal(dynamics.rates)).astype(y.dtype)
+    mean = same / jnp.sum(same, axis=2, keepdims=True)
+    return jax.vmap(lambda mean: jnp.kron(jnp.eye(2), mean))(mean)
+
+
 def _mapped(function: Callable) -> Callable:
     return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
 
@@ -87,6 +125,8 @@ class Lanes(eqx.Module):
     """Where every lane is. All arrays have lanes last."""
 
     y: Float[Array, "n lanes"]
+    # What y is short of in float64, if that is kept.
+    low: Float[Array, "n lanes"] | None
     initial_loss: Float[Array, " lanes"]
     floor: Float[Array, " lanes"]
     time: Float[Array, " lanes"]
@@ -119,6 +159,7 @@ class LaneMethod(eqx.Module):
     - `rtol`: the tolerance, relative to the displacement of every weight.
     - `max_time`, `max_steps`, `resolution`: as in [`memjax.measure_plateau`][].
     - `curve_times`: increasing training times at which to record the loss.
+    - `compensated`: whether displacements and gradients are double-double numbers.
     """
 
     rtol: Float[Array, ""]
@@ -126,12 +167,14 @@ class LaneMethod(eqx.Module):
     max_steps: Int[Array, ""]
     resolution: Float[Array, ""]
     curve_times: Float[Array, " times"]
+    compensated: bool = eqx.field(static=True, default=False)
 
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
         y = _mapped(lambda flow: flow.initial_state())(runs.flow)
         n, lanes = y.shape
-        here = runs.dynamics.linearise(y)
+        low = jnp.zeros_like(y) if self.compensated else None
+        here = _linearise(runs, y, low)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         speed = jnp.linalg.norm(here.gradient, axis=0)
@@ -146,6 +189,7 @@ class LaneMethod(eqx.Module):
         result = jnp.where(sound, result, UNRESOLVED)
         state = Lanes(
             y=y,
+            low=low,
             initial_loss=here.loss,
             floor=jnp.clip(0.01 * speed, jnp.finfo(y.dtype).tiny * 1e10, 0.01),
             time=zero,
@@ -173,13 +217,13 @@ class LaneMethod(eqx.Module):
         running = state.result == RUNNING
         y, dt = state.y, state.dt
         # Made anew in every step: to carry a Hessian a lane along costs more.
-        here = runs.dynamics.linearise(y)
+        here = _linearise(runs, y, state.low)
         n = y.shape[0]
         trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
         real = ShiftedReal.build(here.hessian, REAL / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, converged, iterations = self._stages(runs, state, here.hessian, real, real.definite, scale)
-        y1 = y + stages[:, 2]
+        y1, low = _moved(y, state.low, stages[:, 2])
         loss = runs.dynamics.loss(y1)
 
         # All that the real factor is needed for at once: the error, the step to rest, what
@@ -227,9 +271,12 @@ class LaneMethod(eqx.Module):
 
         moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
         noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
+        # Time means nothing any more where a step moves by less than its tolerance.
+        shift = jnp.where(_rms(stages[:, 2] / scale) > 1, noise / jnp.where(moved > 0, moved, 1), 0)
         polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
         new = Lanes(
             y=y1,
+            low=low,
             initial_loss=state.initial_loss,
             floor=state.floor,
             time=time,
@@ -242,7 +289,7 @@ class LaneMethod(eqx.Module):
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / jnp.where(size > 0, size, 1),
-            time_noise=state.time_noise + noise / jnp.where(moved > 0, moved, jnp.inf) * dt,
+            time_noise=state.time_noise + shift * dt,
             cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise,
             peak_noise=jnp.maximum(state.peak_noise, _rms(shaken / scale)),
             num_steps=num_steps,
@@ -278,7 +325,7 @@ class LaneMethod(eqx.Module):
     ) -> tuple[Float[Array, "n 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
-        y, dt = state.y, state.dt
+        dt = state.dt
         pair = ShiftedComplex.build(hessian, PAIR.real / dt, PAIR.imag / dt)
 
         # The last step's interpolation goes on, as long as there is one.
@@ -291,7 +338,7 @@ class LaneMethod(eqx.Module):
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
             defect = jnp.einsum("st,ntl->nsl", INVERSE, stages) / dt
-            defect = defect - runs.dynamics.descent(y[:, None] + stages)
+            defect = defect - _descent(runs, state, stages)
             first = real(jnp.einsum("s,nsl->nl", REAL_ROW, defect)[:, None])[:, 0]
             second = pair(
                 jnp.einsum("s,nsl->nl", PAIR_ROW.real, defect),
@@ -379,7 +426,7 @@ class LaneMethod(eqx.Module):
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
-        here = runs.dynamics.linearise(state.y)
+        here = _linearise(runs, state.y, state.low)
         span, y, loss, slope = self._located(runs, state, here.hessian)
         span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
         loss = jnp.where(crossed, loss, here.loss)
@@ -396,7 +443,7 @@ class LaneMethod(eqx.Module):
         blur = noise(runs.condition(state.initial_loss), loss, y) / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
         rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
 
-        settled, curvature = self._settled(state, here)
+        settled, curvature = self._settled(runs, state, here)
         result = jnp.where(crossed, EXITED, state.result)
         result = jnp.where(state.result == _RESTING, settled, result)
         # Steps run out where the error control chases rounding noise.
@@ -414,6 +461,7 @@ class LaneMethod(eqx.Module):
             "distance": distance,
             "rounding": rounding,
             "curvature": curvature,
+            "precision": jnp.full_like(result, self.compensated),
             "num_steps": state.num_steps,
             "num_rejected_steps": state.num_steps - state.num_accepted_steps,
         }
@@ -422,24 +470,24 @@ class LaneMethod(eqx.Module):
         rows |= runs.record
         return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
 
-    def _settled(self, state: Lanes, here: Linearisation) -> tuple[Int[Array, " lanes"], Array]:
+    def _settled(
+        self, runs: Runs, state: Lanes, here: Linearisation
+    ) -> tuple[Int[Array, " lanes"], Array]:
         """What the gradient and the Hessian say of a lane that seems to rest, and the smallest
         curvature there; lanes that left their plateau are not looked at."""
         n = state.y.shape[0]
         trusted = n * 100 * float(jnp.finfo(state.y.dtype).eps)
 
         def look(args: tuple) -> tuple[Array, Array]:
-            hessian, gradient, noise, scale = args
-            curvature = smallest_curvature(hessian)
-            newton = newton_to_rest(hessian, gradient, trusted)
+            hessian, gradient, scale, symmetric = args
+            # Modes that started as equals stay equal, whatever the curvature across.
+            across = (jnp.eye(n) - symmetric) * jnp.max(jnp.abs(hessian))
+            within = symmetric @ hessian @ symmetric + across
+            newton = newton_to_rest(within, symmetric @ gradient, trusted)
             close = _rms(newton[:, None] / scale[:, None])[0] <= 1
-            silent = jnp.all(jnp.abs(gradient) <= noise)
-            # A gradient that is all noise says nothing where the curvature is noise as well;
-            # where that is clearly negative, only symmetry holds the flow on a saddle.
-            saddle = silent & (curvature < -10 * trusted)
-            still = jnp.all(gradient == 0)
-            resting = close | saddle | still
-            return jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32), curvature
+            resting = close | jnp.all(gradient == 0)
+            result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
+            return result, smallest_curvature(hessian)
 
         def one(args: tuple) -> tuple[Array, Array]:
             ended, *args = args
@@ -449,7 +497,8 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        return lax.map(one, (ended, here.hessian, here.gradient.T, here.noise.T, scale.T))
+        symmetric = _symmetry(runs.dynamics, state.y)
+        return lax.map(one, (ended, here.hessian, here.gradient.T, scale.T, symmetric))
 
     def _located(
         self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
@@ -509,16 +558,20 @@ class LaneMethod(eqx.Module):
         y = state.y + jnp.where(converged, stages[:, 2], guess)
 
         def correct(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            span, y, _ = carry
+            span, y, _, last, seen, slope = carry
             loss = runs.dynamics.loss(y)
-            correction = -margin_of(loss, y) / jnp.where(slope == 0, 1, slope)
+            margin = margin_of(loss, y)
+            apart = jnp.abs(span - last) > 1e-9 * span
+            slope = jnp.where(apart, (margin - seen) / jnp.where(apart, span - last, 1), slope)
+            correction = -margin / jnp.where(slope == 0, 1, slope)
             # Far from the root the bracket knows more.
             correction = jnp.where(jnp.abs(correction) <= 0.1 * dt, correction, 0)
-            velocity = runs.dynamics.descent(y[:, None])[:, 0]
-            return span + correction, y + correction * velocity, loss
+            velocity = _descent(runs, state, (y - state.y)[:, None])[:, 0]
+            return span + correction, y + correction * velocity, loss, span, margin, slope
 
         # The loss comes from before the last correction, which is of the order of rounding.
-        span, y, loss = lax.fori_loop(0, 4, correct, (span, y, zero))
+        start = (span, y, zero, span, zero, slope)
+        span, y, loss, _, _, slope = lax.fori_loop(0, 5, correct, start)
         return span, y, loss, slope
 
 

@@ -4,6 +4,9 @@ Every matrix is scaled to a unit diagonal before it is factorised, as in everyth
 keep curvatures spread over more decades than a float has digits.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -36,7 +39,7 @@ class ShiftedReal(eqx.Module):
         if hessian.shape[1] <= _ACROSS:
             inverse, pivot = _invert_real(jnp.moveaxis(matrix, 0, -1))
             return ShiftedReal(pivot > 0, scale, inverse, None)
-        factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        factor = _each(lambda a: jnp.linalg.cholesky(a, symmetrize_input=False), matrix)
         definite = jnp.all(diagonal > 0, axis=0) & jnp.all(jnp.isfinite(factor), axis=(1, 2))
         return ShiftedReal(definite, scale, None, factor)
 
@@ -45,8 +48,8 @@ class ShiftedReal(eqx.Module):
         if self.inverse is not None:
             x = _product(self.inverse, x)
         else:
-            x = cho_solve((self.factor, True), jnp.moveaxis(x, -1, 0))
-            x = jnp.moveaxis(x, 0, -1)
+            solve = lambda factor, b: cho_solve((factor, True), b)
+            x = jnp.moveaxis(_each(solve, self.factor, jnp.moveaxis(x, -1, 0)), 0, -1)
         return self.scale[:, None] * x
 
 
@@ -71,7 +74,7 @@ class ShiftedComplex(eqx.Module):
         if n <= _ACROSS:
             inverse = _invert_complex(jnp.moveaxis(x, 0, -1), jnp.moveaxis(y, 0, -1))
             return ShiftedComplex(scale, inverse, None)
-        return ShiftedComplex(scale, None, lu_factor(lax.complex(x, y)))
+        return ShiftedComplex(scale, None, _each(lu_factor, lax.complex(x, y)))
 
     def __call__(
         self, x: Float[Array, "n lanes"], y: Float[Array, "n lanes"]
@@ -83,10 +86,20 @@ class ShiftedComplex(eqx.Module):
             a, b = _product(real, both), _product(imaginary, both)
             x, y = a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]
         else:
-            solve = jax.vmap(lambda lu, pivots, b: lu_solve((lu, pivots), b))
-            z = solve(*self.factor, jnp.moveaxis(lax.complex(x, y), -1, 0))  # pyright: ignore
-            x, y = jnp.moveaxis(z.real, 0, -1), jnp.moveaxis(z.imag, 0, -1)
+            z = _each(lu_solve, self.factor, lax.complex(x, y).T)
+            x, y = z.real.T, z.imag.T
         return self.scale * x, self.scale * y
+
+
+def _each(function: Callable, *arrays: Any) -> Any:
+    """`function` of the matrices of every lane.
+
+    One after the other on a CPU: the batched LAPACK of XLA hands its batch to a pool of threads
+    and waits, and two programs that do so at the same time wait for ever (jaxlib 0.10.2).
+    """
+    if jax.default_backend() == "cpu":
+        return lax.map(lambda each: function(*each), arrays)
+    return jax.vmap(function)(*arrays)
 
 
 def _diagonal(matrix: Float[Array, "lanes n n"]) -> Float[Array, "n lanes"]:

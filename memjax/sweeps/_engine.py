@@ -5,6 +5,7 @@ advances all lanes and, on the device, replaces those that ended from the batch,
 collects what the replaced lanes measured. A finished batch is one item of a stream.
 """
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from jaxtyping import Array, Bool, Int
 
 from ..plateaus._lanes import LaneMethod, Lanes, Runs
 from ..plateaus._measure import RUNNING
+
+# Finished batches: the number of their program, of their cells, and their variables.
+Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]
 
 # The result of a lane that holds no run.
 _IDLE = -4
@@ -117,6 +121,7 @@ class Program:
     - `columns`: the values of every axis, one entry a cell.
     - `method`: how lanes start, step and end.
     - `lanes`: the number of lanes.
+    - `compensable`: whether it could be run in double-double.
     """
 
     def __init__(
@@ -125,14 +130,24 @@ class Program:
         columns: dict[str, np.ndarray],
         method: LaneMethod,
         lanes: int,
+        compensable: bool,
     ):
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
+        self.compensable = compensable
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
         # The first to call a program compiles it, the others wait for it.
         self.compiling = {function: threading.Lock() for function in (start_batch, advance, collect)}
         self.compiled: set[tuple[Any, Any]] = set()
+
+    def compensated(self, cells: np.ndarray) -> "Program":
+        """Some of the cells, in double-double."""
+        columns = {name: column[cells] for name, column in self.columns.items()}
+        method = dataclasses.replace(self.method, compensated=True)
+        # A lane of these costs more, and has fewer fellows.
+        lanes = min(self.lanes, 8 * -(-len(cells) // 8))
+        return Program(self.build, columns, method, lanes, compensable=False)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         if (function, device) in self.compiled:
@@ -205,13 +220,11 @@ def _trimmed(pool: Pool, size: Array) -> Pool:
     return eqx.tree_at(lambda p: p.cell, pool, jnp.where(place < size, pool.cell, -1))
 
 
-def stream(
-    programs: list[Program], stopped: threading.Event, workers: int | None = None
-) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+def stream(programs: list[Program], workers: int | None = None) -> Stream:
     """Work off the queues of all programs on all local devices.
 
     A single CPU device is driven by as many threads as there are cores, each with lanes of its
-    own. Set `stopped` to end early: then what is finished still comes.
+    own. After an interrupt what is finished still comes, and then the interrupt.
 
     **Returns:**
 
@@ -224,6 +237,7 @@ def stream(
         if workers == 1 and devices[0].platform == "cpu":
             workers = cores()
     results: SimpleQueue = SimpleQueue()
+    stopped = threading.Event()
 
     def work(worker: int) -> None:
         device = devices[worker % len(devices)]
@@ -242,12 +256,16 @@ def stream(
     threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in range(workers)]
     for thread in threads:
         thread.start()
-    left = workers
+    left, interrupt = workers, None
     try:
         while left:
             try:
                 item = results.get(timeout=0.2)  # so that an interrupt is noticed
             except Empty:
+                continue
+            except KeyboardInterrupt as error:
+                stopped.set()
+                interrupt = error
                 continue
             if item is None:
                 left -= 1
@@ -257,6 +275,8 @@ def stream(
                 yield item
     finally:
         stopped.set()
+    if interrupt is not None:
+        raise interrupt
 
 
 def cores() -> int:
@@ -271,7 +291,7 @@ def default_lanes(run: Runs, count: int) -> int:
     n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
     if jax.default_backend() == "cpu":
         # Where the matrices of all lanes stay in a core's cache (measured).
-        number = 64 if n <= 32 else 16
+        number = 256 if n <= 8 else 64 if n <= 32 else 8
         workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))

@@ -98,7 +98,7 @@ class PlateauSweep:
     jitter: float = 0.02
     """Standard deviation over the seeds of the log rates of the silent modes, and for
     near-plateau starts of all log rates and amplitudes."""
-    rtol: float = 1e-6
+    rtol: float = 1e-5
     """Tolerance of the integration, relative to the displacement of every weight."""
     max_time: float = 1e300
     """Training time after which a run is stopped."""

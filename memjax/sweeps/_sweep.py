@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed, ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import diffrax
 import equinox as eqx
@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from .._checks import check_float64, check_integer
 from ..plateaus import measure_plateau
 from ..plateaus._lanes import LaneMethod, Runs
-from ..plateaus._measure import checked_times, OUTCOMES
-from ._engine import cores, default_lanes, Program, stream
+from ..plateaus._measure import checked_times, OUTCOMES, UNRESOLVED
+from ._engine import cores, default_lanes, Program, stream, Stream
 
 # What every cell of a sweep holds: type and attributes of the variables.
 _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -33,8 +33,8 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
         np.int8,
         {
             "long_name": "how the measurement ended",
-            "flag_values": [-1, *range(len(OUTCOMES))],
-            "flag_meanings": " ".join(("unfinished", *OUTCOMES)),
+            "flag_values": [*range(len(OUTCOMES)), -1],
+            "flag_meanings": " ".join((*OUTCOMES, "unfinished")),
         },
     ),
     "time_reached": (
@@ -46,6 +46,14 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "distance": (float, {"long_name": "distance of the weights from their start"}),
     "rounding": (float, {"long_name": "estimated relative error of time due to rounding"}),
     "curvature": (float, {"long_name": "smallest scaled curvature of the loss at the end"}),
+    "precision": (
+        np.int8,
+        {
+            "long_name": "arithmetic of the integration",
+            "flag_values": [0, 1],
+            "flag_meanings": "float64 double-double",
+        },
+    ),
     "num_steps": (np.int32, {"long_name": "attempted steps"}),
     "num_rejected_steps": (np.int32, {"long_name": "rejected steps"}),
 }
@@ -67,6 +75,7 @@ def sweep(
     max_steps: int = 4096,
     curve_times: Float[Array, " times"] | None = None,
     resolution: float = 1e-3,
+    precision: Literal["auto", "float64", "double-double"] = "auto",
     lanes: int | None = None,
     progress: bool = True,
     attrs: Mapping[str, Any] | None = None,
@@ -84,7 +93,8 @@ def sweep(
 
     A measurement that fails is a cell with its `result`, not an exception. An interrupt
     (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
-    attribute `complete` set to 0, and cells that were not have the `result` -1.
+    attribute `complete` set to 0, and cells that were not have the `result` -1. (If there is
+    nothing yet, the interrupt goes on.)
 
     **Arguments:**
 
@@ -97,11 +107,14 @@ def sweep(
         depend on them, such as a width. Axes of strings are always static.
     - `solver`, `stepsize_controller`, `max_time`, `max_steps`, `resolution`: as in
         [`memjax.measure_plateau`][].
-    - `rtol`: tolerance, relative to the displacement of every weight. Defaults to 1e-4, with
-        which the error of `time` was at most 1e-4 on the references (1e-6 with a `solver` or
+    - `rtol`: tolerance, relative to the displacement of every weight. Defaults to 1e-5, with
+        which the error of `time` was at most 2e-4 on the references (1e-6 with a `solver` or
         `stepsize_controller` of your own).
     - `curve_times`: increasing training times at which every cell records its loss, as the
         variable `curve_loss` over the dimension `training_time`.
+    - `precision`: `"float64"`, or `"double-double"` for displacements and gradients of twice
+        as many digits where the loss has closed forms; `"auto"` repeats in double-double what
+        float64 leaves `unresolved`.
     - `lanes`: the number of runs under way side by side on every device or core. Results do
         not depend on it but for rounding. Defaults to what was fastest for the size of the
         model on a CPU, and to as many as fit in 2 GB on an accelerator.
@@ -111,8 +124,8 @@ def sweep(
     **Returns:**
 
     A dataset with one dimension for each axis and the variables `time`, `result`,
-    `time_reached`, `initial_loss`, `loss`, `distance`, `rounding`, `curvature`, `num_steps`,
-    `num_rejected_steps` and those recorded. An axis `omega` is accompanied by the coordinate
+    `time_reached`, `initial_loss`, `loss`, `distance`, `rounding`, `curvature`, `precision`,
+    `num_steps`, `num_rejected_steps` and those recorded. An axis `omega` is accompanied by the coordinate
     `memory`, its reciprocal.
 
     **Raises:**
@@ -136,7 +149,7 @@ def sweep(
     dynamic = [name for name in names if name not in static]
     own = solver is not None or stepsize_controller is not None
     if rtol is None:
-        rtol = 1e-6 if own else 1e-4
+        rtol = 1e-6 if own else 1e-5
     for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
         if not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
@@ -145,6 +158,16 @@ def sweep(
         curve_times = checked_times("curve_times", curve_times)
     if lanes is not None:
         check_integer("lanes", lanes)
+    if precision not in ("auto", "float64", "double-double"):
+        raise ValueError(
+            f"`precision` must be 'auto', 'float64' or 'double-double', got {precision!r}; "
+            "choose one."
+        )
+    if own and precision == "double-double":
+        raise ValueError(
+            "`precision` must not be 'double-double' with a `solver` or `stepsize_controller` "
+            "of your own, which work in float64; leave them out."
+        )
 
     options = _Options(
         solver,
@@ -167,12 +190,12 @@ def sweep(
         _Build(build, tuple((n, values[n][i].item()) for n, i in zip(static, index, strict=True)))
         for index in combinations
     ]
-    stopped = threading.Event()
     if own:
-        finished = _through_diffrax(builds, columns, options, curve_times, stopped)
+        finished = _through_diffrax(builds, columns, options, curve_times)
     else:
         times = jnp.zeros(0) if curve_times is None else curve_times
-        finished = stream(_programs(builds, columns, options, times, lanes), stopped)
+        programs = _programs(builds, columns, options, times, lanes, precision)
+        finished = _climbing(programs) if precision == "auto" else stream(programs)
 
     shape = (*(sizes[name] for name in static), count)
     cells: dict[str, np.ndarray] = {"result": np.full(shape, _UNFINISHED, np.int8)}
@@ -187,19 +210,21 @@ def sweep(
                 if item is None:
                     break
                 program, where, rows = item
+                again = int(np.sum(cells["result"][(*combinations[program], where)] != _UNFINISHED))
+                bar.set_description("in double-double" if again else "plateaus", refresh=False)
+                bar.update(len(where) - again)
                 for name, array in rows.items():
                     if name not in cells:
                         dtype = _VARIABLES[name][0] if name in _VARIABLES else array.dtype
                         cells[name] = _empty((*shape, *array.shape[1:]), dtype)
                     cells[name][(*combinations[program], where)] = array
-                bar.set_description("plateaus", refresh=False)
-                bar.update(len(where))
             except KeyboardInterrupt:
                 complete = False
                 break
-    stopped.set()
     if not complete:
         done = int(np.sum(cells["result"] != _UNFINISHED))
+        if done == 0:
+            raise KeyboardInterrupt
         warnings.warn(
             f"interrupted after {done} of {int(np.prod(shape))} runs; the others have result "
             f"{_UNFINISHED}.",
@@ -278,6 +303,7 @@ def _programs(
     options: _Options,
     curve_times: Float[Array, " times"],
     lanes: int | None,
+    precision: str,
 ) -> list[Program]:
     method = LaneMethod(
         rtol=options.rtol,
@@ -285,16 +311,37 @@ def _programs(
         max_steps=jnp.asarray(options.max_steps),
         resolution=jnp.asarray(options.resolution),
         curve_times=curve_times,
+        compensated=precision == "double-double",
     )
     count = len(columns[_ROW])
     programs = []
     for build in builds:
-        number = lanes
-        if number is None:
-            one = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
-            number = default_lanes(eqx.filter_eval_shape(_BuildRuns(build), one), count)
-        programs.append(Program(_BuildRuns(build), columns, method, number))
+        one = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
+        run = eqx.filter_eval_shape(_BuildRuns(build), one)
+        if method.compensated and not run.compensable:
+            raise ValueError(
+                "`precision` must not be 'double-double' for a loss or model without closed "
+                "forms; pass 'auto' or 'float64'."
+            )
+        number = default_lanes(run, count) if lanes is None else lanes
+        programs.append(Program(_BuildRuns(build), columns, method, number, run.compensable))
     return programs
+
+
+def _climbing(programs: list[Program]) -> Stream:
+    """The stream of all programs, and after it, in double-double, that of the cells which
+    float64 left unresolved."""
+    left: dict[int, list[np.ndarray]] = {}
+    for index, where, rows in stream(programs):
+        yield index, where, rows
+        unresolved = where[rows["result"] == UNRESOLVED]
+        if programs[index].compensable and len(unresolved) > 0:
+            left.setdefault(index, []).append(unresolved)
+    numbers = list(left)
+    where = [np.concatenate(left[index]) for index in numbers]
+    again = [programs[i].compensated(w) for i, w in zip(numbers, where, strict=True)]
+    for index, cell, rows in stream(again) if again else ():
+        yield numbers[index], where[index][cell], rows
 
 
 @eqx.filter_jit
@@ -318,7 +365,7 @@ def _measure_cells(
         )
         cell: dict[str, Any] = {name: getattr(plateau, name, None) for name in _VARIABLES}
         cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
-        cell["result"] = plateau.result_code
+        cell |= {"result": plateau.result_code, "precision": jnp.zeros((), int)}
         if plateau.curve is not None:
             cell["curve_loss"] = plateau.curve.loss
         return cell | record
@@ -334,14 +381,14 @@ def _through_diffrax(
     columns: dict[str, np.ndarray],
     options: _Options,
     curve_times: Array | None,
-    stopped: threading.Event,
-) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
+) -> Stream:
     """Every run through `measure_plateau`, as `stream` yields them."""
     on_cpu = jax.default_backend() == "cpu"
     count = len(columns[_ROW])
     length = min(8 if on_cpu else 1024, count)
     compiling = [threading.Lock() for _ in builds]
     compiled: set[int] = set()
+    stopped = threading.Event()
 
     def work(program: int, start: int) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
         where = np.arange(start, min(start + length, count))
@@ -413,7 +460,7 @@ def _check_build(build: Callable, names: list[str], static: list[str], values: M
     for name in names:
         order = np.argsort(values[name])
         ends += [first | {name: values[name][i].item()} for i in (order[0], order[-1])]
-    for point in ends:
+    for point in [point for i, point in enumerate(ends) if point not in ends[:i]]:
         arguments = {n: v if n in static else jnp.asarray(v) for n, v in point.items()}
         flow, model, exit, record = _built(build, arguments)
         for name in record:

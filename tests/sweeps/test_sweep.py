@@ -9,6 +9,7 @@ import time
 import tomllib
 import warnings
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ import xarray as xr
 
 import memjax as mj
 from memjax.plateaus._measure import OUTCOMES
+from memjax.solvers import StageNewton
 
 SHORT = mj.PlateauSweep(
     memories=(8.0, 10.0, 12.0), widths=(2, 3), seeds=(0, 1), curve_points=25, curve_stop=1e4
@@ -40,7 +42,7 @@ def dataset(traces):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mj.PlateauSweep, "build", counted)
-        return SHORT.run(progress=False, chunk_size=4)
+        return SHORT.run(progress=False, lanes=8)
 
 
 def test_dataset_has_named_dimensions_units_and_its_specification(dataset):
@@ -49,7 +51,7 @@ def test_dataset_has_named_dimensions_units_and_its_specification(dataset):
     }  # fmt: skip
     np.testing.assert_allclose(dataset["memory"], [8, 10, 12])
     assert dataset["time"].attrs["units"] == "training time"
-    assert dataset["result"].attrs["flag_meanings"].split() == list(OUTCOMES)
+    assert dataset["result"].attrs["flag_meanings"].split() == [*OUTCOMES, "unfinished"]
     assert np.all(dataset["result"] == 0)
     attrs = dataset.attrs
     for key in ("version_memjax", "version_jax", "device", "dtype", "rtol", "max_steps"):
@@ -78,20 +80,22 @@ def test_curves_fall_from_the_initial_loss_to_the_exit(dataset):
     assert bool((curve.isnull() == after.transpose(*curve.dims)).all())
 
 
-def test_result_does_not_depend_on_chunks_or_vectorisation(dataset):
-    for options in ({"chunk_size": 3}, {"vectorise": "vmap", "chunk_size": 8}):
-        other = NARROW.run(progress=False, **options)
-        same = dataset.sel(width=[2])
-        np.testing.assert_allclose(other["time"], same["time"], rtol=1e-6)
-        np.testing.assert_array_equal(other["result"], same["result"])
+def test_a_solver_of_ones_own_goes_through_diffrax(dataset):
+    controller = diffrax.PIDController(rtol=1e-6, atol=1e-12)
+    solver = diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
+    other = NARROW.run(progress=False, solver=solver, stepsize_controller=controller)
+    same = dataset.sel(width=[2])
+    np.testing.assert_allclose(other["time"], same["time"], rtol=1e-4)
+    np.testing.assert_array_equal(other["result"], same["result"])
+    assert "Kvaerno5" in other.attrs["solver"]
 
 
-def test_one_compilation_for_each_static_combination(dataset, traces):
-    # Two widths with two chunks each; and an equal specification finds them compiled.
-    assert len(traces) == 2
-    again = dataclasses.replace(SHORT).run(progress=False, chunk_size=4)
+def test_an_equal_specification_finds_everything_compiled(dataset, traces):
+    before = len(traces)
+    again = dataclasses.replace(SHORT).run(progress=False, lanes=8)
     xr.testing.assert_identical(again, dataset)
-    assert len(traces) == 2
+    # The shapes of a run are looked at, but nothing is traced for compilation.
+    assert len(traces) == before + 2
 
 
 def test_failures_are_cells_with_their_result():
@@ -164,15 +168,21 @@ def test_unwritable_outputs_are_refused(dataset, tmp_path):
         mj.load_dataset(tmp_path / "empty")
 
 
-def test_interrupting_a_sweep_raises_and_leaves_no_threads_at_work():
+def test_an_interrupted_sweep_returns_what_is_finished_and_leaves_no_threads_at_work():
     before = threading.active_count()
-    long = mj.PlateauSweep(memories=tuple(np.linspace(8, 30, 400)), widths=(2,), curve_points=0)
-    threading.Timer(6.0, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        while True:  # in case one sweep is over before the timer rings
-            long.run(progress=False)
+    memories = tuple(np.linspace(20, 40, 5000))
+    long = mj.PlateauSweep(memories=memories, widths=(4,), curve_points=0, rtol=1e-7)
+    mj.PlateauSweep(memories=memories[:500], widths=(4,), curve_points=0).run(progress=False)
+    threading.Timer(12.0, _thread.interrupt_main).start()
+    with pytest.warns(UserWarning, match="interrupted after"):
+        out = long.run(progress=False, lanes=16)
     time.sleep(2)
     assert threading.active_count() <= before
+    assert out.attrs["complete"] == 0
+    done = out["result"] != -1
+    assert 0 < int(done.sum()) < done.size
+    assert bool(np.isnan(out["time"].where(~done)).all())
+    assert bool((out["time"].where(done & (out["result"] == 0)) > 0).any())
 
 
 def build_any(omega):
@@ -203,8 +213,14 @@ def test_bad_options_are_refused():
     axes = {"omega": [0.1]}
     with pytest.raises(ValueError, match="`static` names no axis: 'width'"):
         mj.sweep(build_any, axes, static=("width",), progress=False)
-    with pytest.raises(ValueError, match="vectorise"):
-        mj.sweep(build_any, axes, vectorise="loop", progress=False)  # pyright: ignore
+    with pytest.raises(ValueError, match="`precision` must be 'auto'"):
+        mj.sweep(build_any, axes, precision="quad", progress=False)  # pyright: ignore
+    with pytest.raises(ValueError, match="`lanes` must be"):
+        mj.sweep(build_any, axes, lanes=0, progress=False)
+    with pytest.raises(ValueError, match="`precision` must not be 'double-double' with a"):
+        mj.sweep(
+            build_any, axes, precision="double-double", solver=diffrax.Kvaerno5(), progress=False
+        )
     with pytest.raises(ValueError, match="must not record 'time'"):
         mj.sweep(lambda omega: (*build_any(omega)[:3], {"time": 1.0}), axes, progress=False)
     with pytest.raises(TypeError, match="must return"):

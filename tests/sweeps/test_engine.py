@@ -1,0 +1,197 @@
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import memjax as mj
+from memjax.plateaus._measure import OUTCOMES
+
+SPEC = mj.PlateauSweep(memories=(8.0,), widths=(3,), curve_points=0)
+MEMORIES = np.linspace(6, 16, 24)
+
+
+def build(memory, seed):
+    return SPEC.build(1 / memory, 3, seed, 0.02, "direct")
+
+
+def build_(memory_, seed):
+    return build(memory_, seed)
+
+
+def swept(memories=MEMORIES, seeds=(0, 1), **options):
+    return mj.sweep(build_, {"memory_": memories, "seed": seeds}, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return swept(lanes=16)
+
+
+def test_three_programs_are_compiled_whatever_the_size(caplog):
+    # A `build` of its own, so that nothing is compiled yet.
+    own = lambda memory_, seed: build(memory_, seed)
+    axes = {"memory_": MEMORIES, "seed": range(20)}
+    jax.config.update("jax_log_compiles", True)  # the context manager knows one thread only
+    try:
+        with caplog.at_level(logging.WARNING):
+            mj.sweep(own, axes, lanes=24, progress=False)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [r.message for r in caplog.records if "Finished XLA compilation" in r.message]
+    programs = ("start_batch", "advance", "collect")
+    counts = [sum(f"jit({name})" in line for line in compiled) for name in programs]
+    assert max(counts) <= 1 and counts[0] == 1
+
+
+@pytest.mark.parametrize("lanes", [8, 40, 64])
+def test_results_do_not_depend_on_the_number_of_lanes(dataset, lanes):
+    other = swept(lanes=lanes)
+    np.testing.assert_allclose(other["time"], dataset["time"], rtol=1e-9)
+    np.testing.assert_array_equal(other["result"], dataset["result"])
+    np.testing.assert_array_equal(other["num_steps"], dataset["num_steps"])
+
+
+def test_results_do_not_depend_on_the_order_of_runs_to_the_last_bit(dataset):
+    order = np.random.default_rng(0).permutation(len(MEMORIES))
+    other = swept(memories=MEMORIES[order], lanes=16).sel(memory_=MEMORIES)
+    for name in ("time", "loss", "distance", "rounding", "num_steps"):
+        np.testing.assert_array_equal(other[name], dataset[name])
+
+
+def test_times_equal_those_of_single_measurements(dataset):
+    for memory, seed in ((MEMORIES[0], 0), (MEMORIES[-1], 1)):
+        plateau = mj.measure_plateau(*build(memory, seed)[:3])
+        cell = dataset.sel(memory_=memory, seed=seed)
+        assert float(cell["time"]) == pytest.approx(float(plateau.time), rel=1e-4)
+        start = float(plateau.initial_loss)
+        assert float(cell["loss"]) == pytest.approx(0.98 * start, rel=1e-12)
+        assert float(cell["distance"]) == pytest.approx(float(plateau.distance), rel=1e-3)
+
+
+def test_any_loss_goes_through_the_lanes():
+    target = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0])) + mj.GaussianBump(1 / 6.0)
+    model = mj.on_plateau(target, jnp.array([0.7]))
+
+    def general(horizon):
+        flow = mj.GradientFlow(mj.WhiteNoiseLoss(target, horizon))
+        return flow, model, mj.RelativeLossDrop(0.05)
+
+    out = mj.sweep(general, {"horizon": [8.0, 12.0]}, progress=False)
+    for horizon in (8.0, 12.0):
+        plateau = mj.measure_plateau(*general(horizon))
+        time = float(out["time"].sel(horizon=horizon))
+        assert time == pytest.approx(float(plateau.time), rel=1e-4)
+    with pytest.raises(ValueError, match="'double-double' for a loss or model without closed"):
+        mj.sweep(general, {"horizon": [8.0]}, precision="double-double", progress=False)
+
+
+def pair(asymmetry):
+    """Two silent modes of almost the same rate."""
+    target = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0])) + mj.GaussianBump(1 / 8.0)
+    rates = jnp.array([1.0, 0.6, 0.6]) + jnp.array([0, 0, 1.0]) * asymmetry
+    model = mj.DiagonalLinearRNN(jnp.array([1.0, 0.0, 0.0]), rates)
+    return mj.GradientFlow(mj.WhiteNoiseLoss(target)), model
+
+
+def outcome(value):
+    return OUTCOMES[int(value)]
+
+
+def test_a_flow_trapped_by_symmetry_is_converged_and_not_at_a_minimum():
+    def trapped(asymmetry):
+        # One mode, or two that are equal, cannot reach it.
+        return *pair(asymmetry), mj.RelativeLossDrop(0.6)
+
+    out = mj.sweep(trapped, {"asymmetry": [0.0, 0.01]}, progress=False).squeeze()
+    assert outcome(out["result"][0]) == "converged"
+    assert np.isposinf(out["time"][0]) and float(out["curvature"][0]) < 1e-12
+    assert outcome(out["result"][1]) != "converged"
+
+
+def test_a_minimum_is_converged_with_positive_curvature():
+    out = mj.sweep(
+        lambda drop: (*SPEC.build(1 / 10, 2, 0, 0.02, "direct")[:2], mj.RelativeLossDrop(drop)),
+        {"drop": [0.9]},
+        progress=False,
+    )
+    assert outcome(out["result"][0]) == "converged"
+    assert np.isposinf(out["time"][0]) and float(out["curvature"][0]) > 0
+
+
+def test_ends_at_once_where_there_is_nothing_to_do():
+    still = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))
+    flow = mj.GradientFlow(mj.WhiteNoiseLoss(still))
+    model = mj.DiagonalLinearRNN(jnp.array([1.0]), jnp.array([1.0]))
+    out = mj.sweep(
+        lambda delta: (flow, model, mj.ParameterDistance(delta)), {"delta": [0.1]}, progress=False
+    )
+    assert outcome(out["result"][0]) == "converged" and int(out["num_steps"][0]) == 0
+
+    target = still + mj.GaussianBump(1 / 8.0)
+    past = mj.RelativeLossDrop(0.5, reference=1e3)
+    out = mj.sweep(
+        lambda rate: (
+            mj.GradientFlow(mj.WhiteNoiseLoss(target)), mj.on_plateau(target, rate[None]), past,
+        ),
+        {"rate": [0.6]},
+        progress=False,
+    )  # fmt: skip
+    assert outcome(out["result"][0]) == "exited" and float(out["time"][0]) == 0
+
+
+def test_limits_end_runs():
+    out = swept(memories=[16.0], seeds=[0], max_time=3.0).squeeze()
+    assert outcome(out["result"]) == "max_time_reached" and np.isnan(out["time"])
+    assert float(out["time_reached"]) == 3.0
+    out = swept(memories=[16.0], seeds=[0], max_steps=7).squeeze()
+    assert outcome(out["result"]) == "max_steps_reached" and int(out["num_steps"]) == 7
+
+
+def test_two_devices_share_the_queue_and_agree_with_one(dataset):
+    script = (
+        "import jax; jax.config.update('jax_enable_x64', True); import numpy as np;"
+        "import sys; sys.path.insert(0, 'tests/sweeps'); import test_engine as t;"
+        "assert len(jax.devices()) == 2;"
+        "np.save(sys.argv[1], t.swept(lanes=16)['time'].values)"
+    )
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+        subprocess.run(
+            [sys.executable, "-c", script, file.name],
+            check=True,
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        )
+        np.testing.assert_allclose(np.load(file.name), dataset["time"], rtol=1e-9)
+
+
+def test_errors_of_a_build_surface():
+    def broken(omega):
+        if isinstance(omega, jax.core.Tracer):
+            raise RuntimeError("only when traced")
+        return SPEC.build(omega, 3, 0, 0.02, "direct")
+
+    with pytest.raises(RuntimeError, match="only when traced"):
+        mj.sweep(broken, {"omega": [0.1]}, progress=False)
+
+
+def test_closed_forms_and_the_general_path_make_the_same_steps():
+    class Plain(mj.DiagonalLinearRNN):
+        """The same model, but of a type that has no closed forms on lanes."""
+
+    def plain(memory_, seed):
+        flow, model, exit, record = build(memory_, seed)
+        return flow, eqx.tree_at(lambda m: m.amplitudes, Plain(model.amplitudes, model.rates),
+                                 model.amplitudes), exit, record  # fmt: skip
+
+    axes = {"memory_": MEMORIES[:3], "seed": [0]}
+    out = mj.sweep(plain, axes, progress=False)
+    same = swept(memories=MEMORIES[:3], seeds=[0])
+    np.testing.assert_allclose(out["time"], same["time"], rtol=1e-9)
+    np.testing.assert_array_equal(out["num_steps"], same["num_steps"])
