@@ -2,8 +2,13 @@
 
 Lanes, independent training runs, are the last axis of every array, which is how vector units
 and accelerators want them. Arrays of stages have one axis more before it.
+
+Where a start lies off the plateau, or a flow comes back to one, terms of order one cancel to a
+gradient that may be below their rounding. So gradients can also be had from displacements of
+twice the digits.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,9 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..models import AbstractModel, DiagonalLinearRNN
-from ..reparam import AbstractReparametrisation
+from ..reparam import AbstractReparametrisation, Direct, Exp
+from ..solvers import _double_double as dd
+from ..solvers._double_double import Pair
 from ..targets import AbstractKernel, GaussianBump
 from ._white_noise import residual_modes, split_target, WhiteNoiseLoss
+
 
 class Linearisation(eqx.Module):
     """Everything that a step needs to know of a loss at one state of every lane.
@@ -47,6 +55,7 @@ class SpectralLanes(eqx.Module):
     free_rates: Float[Array, " width"]
     rates: Float[Array, " width"]
     merged: Float[Array, " modes"]
+    merged_low: Float[Array, " modes"]
     target_amplitudes: Float[Array, " terms"]
     target_rates: Float[Array, " terms"]
     target_norm: Float[Array, ""]
@@ -65,11 +74,13 @@ class SpectralLanes(eqx.Module):
     @staticmethod
     def build(loss: WhiteNoiseLoss, model: DiagonalLinearRNN) -> "SpectralLanes":
         active, remainder = split_target(loss.target)
+        merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
         return SpectralLanes(
             amplitudes=model.amplitudes,
             free_rates=model.free_rates,
             rates=model.rates,
-            merged=residual_modes(model.amplitudes, model.rates, active)[0],
+            merged=merged,
+            merged_low=_rounding_of_merging(merged, modes, rates),
             target_amplitudes=active.amplitudes,
             target_rates=active.rates,
             target_norm=loss.target.squared_norm(),
@@ -77,14 +88,27 @@ class SpectralLanes(eqx.Module):
             remainder=remainder,
         )
 
-    def descent(self, y: Float[Array, "n stages lanes"]) -> Float[Array, "n stages lanes"]:
-        """Minus the gradient at several displacements of every lane."""
+    def descent(
+        self,
+        y: Float[Array, "n stages lanes"],
+        low: Float[Array, "n stages lanes"] | None = None,
+    ) -> Float[Array, "n stages lanes"]:
+        """Minus the gradient at several displacements of every lane, each `y` or, with twice
+        the digits, the unevaluated sum `y + low`."""
+        if low is not None:
+            return -self._compensated(y, low)[0]
         amplitudes, rates, moves, slopes = self._moved(y)
         e0, e1 = self._residual(rates, moves, 1)
         return -2 * jnp.concatenate([e0, amplitudes * e1 * slopes[0]])
 
-    def linearise(self, y: Float[Array, "n lanes"]) -> Linearisation:
-        """Loss, gradient and Hessian at one displacement of every lane."""
+    def linearise(
+        self, y: Float[Array, "n lanes"], low: Float[Array, "n lanes"] | None = None
+    ) -> Linearisation:
+        """Loss, gradient and Hessian at one displacement of every lane.
+
+        Only the gradient, and with it `noise`, gains from `low`: loss and Hessian are those of
+        `y`.
+        """
         amplitudes, rates, moves, slopes = self._moved(y[:, None])
         e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(rates, moves, 2, moduli=True))
         a, w = amplitudes[:, 0], rates[:, 0]
@@ -104,13 +128,13 @@ class SpectralLanes(eqx.Module):
         extra = jnp.where(kind == 1, turned(crossed, crossed)[:, :, None], extra)
         place = np.arange(y.shape[0]) % a.shape[0]
         hessian = hessian + jnp.where(place[:, None] == place[None, :], extra, 0)
-        unit = 8 * jnp.finfo(y.dtype).eps
-        return Linearisation(
-            loss=self.loss(y),
-            gradient=2 * jnp.concatenate([e0, a_first * e1]),
-            hessian=hessian,
-            noise=unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]),
-        )
+        if low is None:
+            unit = 8 * jnp.finfo(y.dtype).eps
+            gradient = 2 * jnp.concatenate([e0, a_first * e1])
+            noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1])
+        else:
+            gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
+        return Linearisation(self.loss(y), gradient, hessian, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
@@ -138,6 +162,72 @@ class SpectralLanes(eqx.Module):
         rates = jnp.where(rates > 0, rates, jnp.nan)
         return self.amplitudes[:, None] + alpha, rates, (alpha, nu), (first, second)
 
+    def _compensated(self, y: Array, low: Array) -> tuple[Array, Array]:
+        """The gradient at displacements `y + low`, rounded, and an estimate of its error."""
+        width = self.rates.shape[0]
+        high, low = dd.two_sum(y, low)
+        alpha, change = (high[:width], low[:width]), (high[width:], low[width:])
+        start = jnp.broadcast_to(self.rates[:, None], alpha[0].shape)
+        nu, slope = _displaced_rates(self.reparametrisation, start, change)
+        # What may have cancelled enters products, which drop the product of the lower parts.
+        rates = dd.two_sum(*dd.add_float(nu, start))
+        rates = (jnp.where(rates[0] > 0, rates[0], jnp.nan), rates[1])
+        slope = slope(rates)
+        amplitudes = dd.two_sum(*dd.add_float(alpha, self.amplitudes[:, None]))
+
+        e0, e1, m0, m1 = self._residual_pairs(rates, alpha, nu)
+        tails = (jnp.zeros_like(start),) * 2
+        if self.remainder is not None:
+            # The transform is exponential in the rates, which makes much of what they round off.
+            t0, t1, t2 = _transforms(self.remainder, rates[0], 2)
+            tails = (t0 + t1 * rates[1], t1 + t2 * rates[1])
+        e0, e1 = dd.add_float(e0, -tails[0]), dd.add_float(e1, -tails[1])
+        e1 = dd.multiply(dd.multiply(amplitudes, slope), dd.two_sum(*e1))
+        gradient = 2 * jnp.concatenate([jnp.add(*e0), jnp.add(*e1)])
+
+        eps = float(jnp.finfo(y.dtype).eps)
+        factor = jnp.abs(amplitudes[0] * slope[0])
+        noise = 2 * eps**2 * jnp.concatenate([m0, factor * m1])
+        noise = noise + eps / 2 * jnp.abs(gradient)
+        of_tails = jnp.concatenate([jnp.abs(tails[0]), factor * jnp.abs(tails[1])])
+        return gradient, noise + 8 * eps * of_tails
+
+    def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> tuple[Pair, Pair, Array, Array]:
+        """The first two of `_residual`, without the remainder, as pairs, and the moduli."""
+        width, terms = self.rates.shape[0], self.target_rates.shape[0]
+        start = self.rates[:, None]
+        pull = dd.multiply_float(nu, self.amplitudes[:, None])
+        merged = (self.merged[:, None], self.merged_low[:, None])
+
+        def standing(q: Pair, k: Any) -> tuple[Pair, Pair]:
+            """A mode of the start and minus its derivative."""
+            value = dd.multiply(q, _at(merged, k))
+            return value, dd.multiply(q, value)
+
+        def mode(j: Any, sums: tuple[Pair, Pair, Array, Array]) -> tuple[Pair, Pair, Array, Array]:
+            p = dd.reciprocal(dd.add(s, _at(s, j)))
+            q = dd.reciprocal(dd.add_float(s, start[j]))
+            pulled = dd.multiply(q, _at(pull, j))
+            moved = dd.multiply(p, dd.add(_at(alpha, j), dd.negative(pulled)))
+            curbed = dd.add(moved, dd.negative(dd.multiply(q, pulled)))
+            value, derivative = standing(q, j)
+            e0, e1, m0, m1 = sums
+            e0 = dd.add(e0, dd.add(moved, value))
+            e1 = dd.add(e1, dd.negative(dd.add(dd.multiply(p, curbed), derivative)))
+            a, b = jnp.abs(p[0] * alpha[0][j]), jnp.abs(p[0] * pulled[0])
+            m0 = m0 + a + b + jnp.abs(value[0])
+            m1 = m1 + p[0] * a + (p[0] + q[0]) * b + jnp.abs(derivative[0])
+            return e0, e1, m0, m1
+
+        zero = jnp.zeros_like(s[0])
+        e0, e1, m0, m1 = (zero, zero), (zero, zero), zero, zero
+        for k in range(terms):
+            q = dd.reciprocal(dd.add_float(s, self.target_rates[k]))
+            value, derivative = standing(q, width + k)
+            e0, e1 = dd.add(e0, value), dd.add(e1, dd.negative(derivative))
+            m0, m1 = m0 + jnp.abs(value[0]), m1 + jnp.abs(derivative[0])
+        return jax.lax.fori_loop(0, width, mode, (e0, e1, m0, m1))
+
     def _residual(self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool = False):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the
         moved rates, and with `moduli` the sums of the moduli of the terms of the first two."""
@@ -148,7 +238,7 @@ class SpectralLanes(eqx.Module):
         pull = self.amplitudes[:, None] * nu
         after = start + nu
 
-        def mode(j: Any) -> tuple[Array, ...]:
+        def mode(j: Any) -> tuple[Any, ...]:
             p, q = 1 / (s + after[j]), 1 / (s + start[j])
             pq = p * q
             parts = [
@@ -180,13 +270,46 @@ class SpectralLanes(eqx.Module):
         return _sum(mode, width, tuple(totals))
 
 
+def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:
+    """What is missing from the merged amplitudes of `residual_modes`."""
+    equal = rates[:, None] == rates[None, :]
+    first = jnp.argmax(equal, axis=1)[:, None] == np.arange(rates.shape[0])
+
+    def take(j: Any, total: Pair) -> Pair:
+        return dd.add_float(total, jnp.where(first[j], modes[j], 0))
+
+    total = jax.lax.fori_loop(0, rates.shape[0], take, dd.from_float(jnp.zeros_like(merged)))
+    return jnp.add(*dd.add_float(total, -merged))
+
+
+def _displaced_rates(
+    reparametrisation: AbstractReparametrisation, start: Array, change: Pair
+) -> tuple[Pair, Callable[[Pair], Pair]]:
+    """By how much rates change with the free weights, and the derivative in these as a function
+    of the rates."""
+    if type(reparametrisation) is Direct:
+        return change, lambda rates: dd.from_float(jnp.ones_like(rates[0]))
+    if type(reparametrisation) is Exp:
+        gain = reparametrisation.gain
+        growth = dd.expm1(dd.multiply_float(change, gain))
+        return dd.multiply_float(growth, start), lambda rates: dd.multiply_float(rates, gain)
+    raise TypeError(
+        "`reparametrisation` must be memjax.Direct() or memjax.Exp() in double-double "
+        f'arithmetic, got {type(reparametrisation).__name__}; pass precision="float64".'
+    )
+
+
+def _at(pair: Pair, index: Any) -> Pair:
+    return pair[0][index], pair[1][index]
+
+
 def _sum(term: Any, count: int, start: Any) -> Any:
     """`start` and the sum of `term(j)` over all `j < count`."""
     add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
     return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))
 
 
-def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Array, ...]:
+def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]:
     """The Laplace transform of every lane's kernel, and its derivatives."""
     terms = getattr(kernel, "terms", None)
     if terms is not None:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from .._checks import check_float64, check_integer
 from ..plateaus import measure_plateau
 from ..plateaus._lanes import LaneMethod, Runs
-from ..plateaus._measure import checked_times, OUTCOMES, UNRESOLVED
+from ..plateaus._measure import checked_times, MAX_STEPS_REACHED, OUTCOMES, UNRESOLVED
 from ._engine import cores, default_lanes, Program, stream, Stream
 
 # What every cell of a sweep holds: type and attributes of the variables.
@@ -114,7 +114,7 @@ def sweep(
         variable `curve_loss` over the dimension `training_time`.
     - `precision`: `"float64"`, or `"double-double"` for displacements and gradients of twice
         as many digits where the loss has closed forms; `"auto"` repeats in double-double what
-        float64 leaves `unresolved`.
+        ends `unresolved` or out of steps in float64.
     - `lanes`: the number of runs under way side by side on every device or core. Results do
         not depend on it but for rounding. Defaults to what was fastest for the size of the
         model on a CPU, and to as many as fit in 2 GB on an accelerator.
@@ -334,7 +334,8 @@ def _climbing(programs: list[Program]) -> Stream:
     left: dict[int, list[np.ndarray]] = {}
     for index, where, rows in stream(programs):
         yield index, where, rows
-        unresolved = where[rows["result"] == UNRESOLVED]
+        # Steps run out where the error control chases rounding errors, too.
+        unresolved = where[np.isin(rows["result"], (UNRESOLVED, MAX_STEPS_REACHED))]
         if programs[index].compensable and len(unresolved) > 0:
             left.setdefault(index, []).append(unresolved)
     numbers = list(left)

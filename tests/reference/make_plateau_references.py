@@ -75,6 +75,9 @@ def cases() -> Iterator[dict[str, Any]]:
     for T in MEMORIES:
         for leave in [relative, distance]:
             yield case("near-plateau", *near, T, leave)
+    # Where the Cauchy sums of a start off the plateau cancel beyond the digits of a float.
+    for T in [40, 50, 60]:
+        yield case("near-plateau", *near, T, small)
     for T in [8, 16, 24]:
         for leave in [relative, distance]:
             yield case("on-plateau", *pair, T, leave, reparam="exp")
