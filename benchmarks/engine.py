@@ -39,7 +39,7 @@ TOLERANCES = (1e-3, 1e-4, 1e-6, 1e-8)
 LOOSER = (1e-1, 1e-2)
 # The engine works on so many times as many memories: what a sweep costs once, whatever its
 # size, is a row of its own.
-DENSER = 16
+DENSER = {4: 16, 16: 4}
 SIZES = (256, 1024, 4096, 16384, 65536)
 LANES = (1, 4, 16, 64, 256, 1024)
 # Where the methods that run in lock-step are measured: they take minutes elsewhere.
@@ -69,19 +69,21 @@ class _Build:
 def sweep(width: int, axes: dict[str, Any], rtol: float, lanes: int | None) -> Any:
     options: dict[str, Any] = {} if lanes is None else {"lanes": lanes}
     delta = plateau_sweep.GRIDS[GRID]["delta"]
-    return mj.sweep(_Build(width, delta), axes, rtol=rtol, progress=False, **options)
+    build = _Build(width, delta)
+    # In float64 alone: peers do not repeat what they could not resolve either.
+    return mj.sweep(build, axes, rtol=rtol, precision="float64", progress=False, **options)
 
 
 def ours(cells: Cells, rtol: float, lanes: int | None = None) -> _peers.Outcome:
     """The cells, which fill a grid of memories and seeds, with more memories between them."""
     memories, row = np.unique(cells.memory, return_inverse=True)
     seeds, column = np.unique(cells.seed, return_inverse=True)
-    dense = np.interp(
-        np.arange(_dense(len(memories))) / DENSER, np.arange(len(memories)), memories
-    )
+    denser = DENSER.get(cells.width, 1)
+    places = np.arange(_dense(cells.width, len(memories))) / denser
+    dense = np.interp(places, np.arange(len(memories)), memories)
     dataset = sweep(cells.width, {"omega": 1 / dense, "seed": seeds}, rtol, lanes)
     names = dataset["result"].attrs["flag_meanings"].split()
-    place = (DENSER * row, column)
+    place = (denser * row, column)
     statuses = [names[code] for code in dataset["result"].values[place]]
     exited = np.array([status == "exited" for status in statuses])
     times = np.where(exited, dataset["time"].values[place], np.nan)
@@ -89,8 +91,8 @@ def ours(cells: Cells, rtol: float, lanes: int | None = None) -> _peers.Outcome:
     return _peers.Outcome(times, statuses, steps)
 
 
-def _dense(memories: int) -> int:
-    return DENSER * (memories - 1) + 1
+def _dense(width: int, memories: int) -> int:
+    return DENSER.get(width, 1) * (memories - 1) + 1
 
 
 # --- Methods -------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def compare(
             count = len(part)
             if name == "memjax":
                 memories_, seeds = len(np.unique(part.memory)), len(np.unique(part.seed))
-                count = _dense(memories_) * seeds
+                count = _dense(width, memories_) * seeds
             prepared[name] = method.prepare(part), count, time.perf_counter() - begin
         except ImportError as error:
             rows.append(

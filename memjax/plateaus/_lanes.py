@@ -19,20 +19,29 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flows import AbstractDisplacedFlow, AbstractFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..solvers._radau import _ERROR as ERROR
-from ..solvers._radau import _INVERSE as INVERSE
-from ..solvers._radau import _PAIR as PAIR
-from ..solvers._radau import _PAIR_COLUMN as PAIR_COLUMN
-from ..solvers._radau import _PAIR_ROW as PAIR_ROW
-from ..solvers._radau import _REAL as REAL
-from ..solvers._radau import _REAL_COLUMN as REAL_COLUMN
-from ..solvers._radau import _REAL_ROW as REAL_ROW
-from ..solvers._radau import _TIMES as TIMES
 from ..solvers._double_double import fast_two_sum, two_sum
+from ..solvers._radau import (
+    ERROR,
+    INVERSE,
+    PAIR,
+    PAIR_COLUMN,
+    PAIR_ROW,
+    REAL,
+    REAL_COLUMN,
+    REAL_ROW,
+    TIMES,
+)
 from ..solvers._shifted import ShiftedComplex, ShiftedReal
 from ._exits import AbstractExit, ExitCondition, TrainingState
-from ._measure import CONVERGED, CROSSED, EXITED, MAX_STEPS_REACHED, MAX_TIME_REACHED, RUNNING
-from ._measure import UNRESOLVED
+from ._measure import (
+    CONVERGED,
+    CROSSED,
+    EXITED,
+    MAX_STEPS_REACHED,
+    MAX_TIME_REACHED,
+    RUNNING,
+    UNRESOLVED,
+)
 from ._rounding import newton_to_rest, smallest_curvature
 
 # A lane that seems to have come to rest: at a minimum, or where its gradient is all noise.
@@ -222,7 +231,9 @@ class LaneMethod(eqx.Module):
         trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
         real = ShiftedReal.build(here.hessian, REAL / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
-        stages, converged, iterations = self._stages(runs, state, here.hessian, real, real.definite, scale)
+        stages, converged, iterations = self._stages(
+            runs, state, here.hessian, real, real.definite, scale
+        )
         y1, low = _moved(y, state.low, stages[:, 2])
         loss = runs.dynamics.loss(y1)
 
@@ -310,9 +321,7 @@ class LaneMethod(eqx.Module):
             (dt, polynomial, dt, margin, new.num_accepted_steps),
         )
         choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
-        return choose(
-            running, choose(advance, new, choose(crossed, at_exit, stay)), state
-        )
+        return choose(running, choose(advance, new, choose(crossed, at_exit, stay)), state)
 
     def _stages(
         self,
@@ -331,9 +340,7 @@ class LaneMethod(eqx.Module):
         # The last step's interpolation goes on, as long as there is one.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
         theta = 1 + TIMES[:, None] * ratio
-        stages = sum(
-            state.polynomial[:, k, None] * (theta ** (k + 1) - 1)[None] for k in range(3)
-        )
+        stages = sum(state.polynomial[:, k, None] * (theta ** (k + 1) - 1)[None] for k in range(3))
 
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
@@ -406,7 +413,8 @@ class LaneMethod(eqx.Module):
         moving = (span > 0) | (state.num_steps == 0)
 
         def due(index: Array) -> Array:
-            return moving & (index < last) & (self.curve_times[jnp.minimum(index, last - 1)] <= until)
+            reached = self.curve_times[jnp.minimum(index, last - 1)] <= until
+            return moving & (index < last) & reached
 
         def write(carry: tuple) -> tuple:
             index, losses = carry
@@ -440,7 +448,8 @@ class LaneMethod(eqx.Module):
             state.cross_noise / jnp.where(distance > 0, distance, 1),
         )
         noise = _mapped(lambda condition, loss, y: condition.noise(_seen(condition, loss, y)))
-        blur = noise(runs.condition(state.initial_loss), loss, y) / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
+        blur = noise(runs.condition(state.initial_loss), loss, y)
+        blur = blur / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
         rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
 
         settled, curvature = self._settled(runs, state, here)

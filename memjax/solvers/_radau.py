@@ -17,7 +17,7 @@ from ._shared import check_fields, Matrix, problem_of, product, Vector
 
 # Hairer & Wanner II, Table IV.5.6 and Section IV.8.
 _ROOT = np.sqrt(6)
-_TIMES = np.array([(4 - _ROOT) / 10, (4 + _ROOT) / 10, 1])
+TIMES = np.array([(4 - _ROOT) / 10, (4 + _ROOT) / 10, 1])
 _WEIGHTS = np.array(
     [
         [(88 - 7 * _ROOT) / 360, (296 - 169 * _ROOT) / 1800, (-2 + 3 * _ROOT) / 225],
@@ -25,14 +25,14 @@ _WEIGHTS = np.array(
         [(16 - _ROOT) / 36, (16 + _ROOT) / 36, 1 / 9],
     ]
 )
-_INVERSE = np.linalg.inv(_WEIGHTS)
-_ERROR = np.array([-13 - 7 * _ROOT, -13 + 7 * _ROOT, -1]) / 3
+INVERSE = np.linalg.inv(_WEIGHTS)
+ERROR = np.array([-13 - 7 * _ROOT, -13 + 7 * _ROOT, -1]) / 3
 
 
 def _diagonalised() -> tuple[Any, ...]:
     """The real and a complex eigenvalue of the inverse of the weights; their eigenvectors; and
     their rows of the inverse of the matrix of eigenvectors."""
-    values, vectors = np.linalg.eig(_INVERSE)
+    values, vectors = np.linalg.eig(INVERSE)
     rows = np.linalg.inv(vectors)
     real, pair = np.argmin(np.abs(np.imag(values))), np.argmax(np.imag(values))
     # The eigenvector of the real eigenvalue is real up to a factor, which cancels.
@@ -47,12 +47,12 @@ def _diagonalised() -> tuple[Any, ...]:
     )
 
 
-_REAL, _PAIR, _REAL_COLUMN, _PAIR_COLUMN, _REAL_ROW, _PAIR_ROW = _diagonalised()
+REAL, PAIR, REAL_COLUMN, PAIR_COLUMN, REAL_ROW, PAIR_ROW = _diagonalised()
 
 
 def _bubble() -> np.ndarray:
     """From the stages to the coefficients of their interpolation, less its chord."""
-    s = _TIMES[:2]
+    s = TIMES[:2]
     slopes = np.array([[1 / s[0], 0, -1], [0, 1 / s[1], -1]]) / (1 - s)[:, None]
     return np.linalg.solve(np.stack([np.ones(2), s], axis=1), slopes)
 
@@ -158,15 +158,15 @@ class _Simplified(eqx.Module):
     def __init__(self, linear_solver: lx.AbstractLinearSolver, jacobian: Matrix):
         self.linear_solver = linear_solver
         eye = jnp.eye(jacobian.shape[0], dtype=jacobian.dtype)
-        self.real = linear_solver.init(lx.MatrixLinearOperator(_REAL * eye - jacobian), {})
-        self.pair = linear_solver.init(lx.MatrixLinearOperator(_PAIR * eye - jacobian), {})
+        self.real = linear_solver.init(lx.MatrixLinearOperator(REAL * eye - jacobian), {})
+        self.pair = linear_solver.init(lx.MatrixLinearOperator(PAIR * eye - jacobian), {})
 
     def __call__(self, stages: PyTree, right: Stages) -> Stages:
-        real = self.solve_real(product(_REAL_ROW, right))
+        real = self.solve_real(product(REAL_ROW, right))
         right = right.astype(jnp.result_type(right.dtype, jnp.complex64))
-        pair, _, _ = self.linear_solver.compute(self.pair, product(_PAIR_ROW, right), {})
-        real = jnp.outer(jnp.asarray(_REAL_COLUMN, real.dtype), real)
-        return real + 2 * jnp.outer(jnp.asarray(_PAIR_COLUMN, pair.dtype), pair).real
+        pair, _, _ = self.linear_solver.compute(self.pair, product(PAIR_ROW, right), {})
+        real = jnp.outer(jnp.asarray(REAL_COLUMN, real.dtype), real)
+        return real + 2 * jnp.outer(jnp.asarray(PAIR_COLUMN, pair.dtype), pair).real
 
     def solve_real(self, right: Vector) -> Vector:
         return self.linear_solver.compute(self.real, right, {})[0]
@@ -181,7 +181,7 @@ class _Full(eqx.Module):
     def __call__(self, stages: PyTree, right: Stages) -> Stages:
         jacobians = self.jacobians(stages)
         eye = np.eye(right.shape[1])
-        matrix = jnp.asarray(np.einsum("ij,ab->iajb", _INVERSE, eye), right.dtype)
+        matrix = jnp.asarray(np.einsum("ij,ab->iajb", INVERSE, eye), right.dtype)
         matrix -= jnp.einsum("ij,iab->iajb", np.eye(3, dtype=right.dtype), jacobians)
         operator = lx.MatrixLinearOperator(matrix.reshape(right.size, right.size))
         state = self.linear_solver.init(operator, {})
@@ -282,13 +282,13 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         problem = problem_of(terms, t0, t1, y0, args, self.jacobian)
         start = problem.ravel(y0)
         length = jnp.asarray(t1 - t0)
-        times = t0 + length * _TIMES.astype(length.dtype)
+        times = t0 + length * TIMES.astype(length.dtype)
         stack, unstack = jax.vmap(problem.ravel), jax.vmap(problem.unravel)
 
         def residual(stages: PyTree, _: None) -> PyTree:
             increments = stack(stages)
             slopes = jax.vmap(problem.increment)(times, start + increments)
-            return unstack(product(_INVERSE, increments) - slopes)
+            return unstack(product(INVERSE, increments) - slopes)
 
         # What follows from here to the stages steers the iteration, and not where it ends.
         value, _, jacobian = jax.lax.stop_gradient(problem.linearise(t0, start, length))
@@ -312,8 +312,8 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
 
         # Hairer & Wanner evaluate the vector field at `start + error` for the second filter.
         # The Jacobian serves as well, at the price of another solve.
-        error = value + product(_ERROR, jax.lax.stop_gradient(stages))
-        error = _REAL * simplified.solve_real(simplified.solve_real(error))
+        error = value + product(ERROR, jax.lax.stop_gradient(stages))
+        error = REAL * simplified.solve_real(simplified.solve_real(error))
         error = jnp.where(found.result == optx.RESULTS.successful, error, jnp.inf)
 
         dense = {
@@ -334,7 +334,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
 def _extrapolated(past: _Past, length: Scalar) -> Stages:
     """The stages on the polynomial of the last step."""
     ratio = (length / past.length).astype(past.stages.dtype)
-    s = 1 + ratio * _TIMES.astype(ratio.dtype)[:, None]
+    s = 1 + ratio * TIMES.astype(ratio.dtype)[:, None]
     first, second = product(_BUBBLE, past.stages)
     end = past.stages[2]
     return (s - 1) * end + s * (1 - s) * (first + s * second)

@@ -107,9 +107,7 @@ def _take(tree: Any, index: Array) -> Any:
 
 
 def _choose(mask: Array, first: Any, second: Any) -> Any:
-    return jax.tree.map(
-        lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, first, second
-    )
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, first, second)
 
 
 class Program:
@@ -138,7 +136,8 @@ class Program:
         self.next = 0
         self.lock = threading.Lock()
         # The first to call a program compiles it, the others wait for it.
-        self.compiling = {function: threading.Lock() for function in (start_batch, advance, collect)}
+        functions = (start_batch, advance, collect)
+        self.compiling = {function: threading.Lock() for function in functions}
         self.compiled: set[tuple[Any, Any]] = set()
 
     def compensated(self, cells: np.ndarray) -> "Program":

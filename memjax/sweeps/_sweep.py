@@ -4,7 +4,7 @@ import json
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed, ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from .._checks import check_float64, check_integer
 from ..plateaus import measure_plateau
 from ..plateaus._lanes import LaneMethod, Runs
 from ..plateaus._measure import checked_times, MAX_STEPS_REACHED, OUTCOMES, UNRESOLVED
-from ._engine import cores, default_lanes, Program, stream, Stream
+from ._engine import cores, default_lanes, Program, Stream, stream
 
 # What every cell of a sweep holds: type and attributes of the variables.
 _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -59,7 +59,7 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-_ROW = "cell"
+_ROW = "row of the grid"
 _UNFINISHED = -1
 
 
@@ -125,8 +125,8 @@ def sweep(
 
     A dataset with one dimension for each axis and the variables `time`, `result`,
     `time_reached`, `initial_loss`, `loss`, `distance`, `rounding`, `curvature`, `precision`,
-    `num_steps`, `num_rejected_steps` and those recorded. An axis `omega` is accompanied by the coordinate
-    `memory`, its reciprocal.
+    `num_steps`, `num_rejected_steps` and those recorded. An axis `omega` is accompanied by the
+    coordinate `memory`, its reciprocal.
 
     **Raises:**
 
@@ -404,7 +404,8 @@ def _through_diffrax(
         return program, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
 
     # The first chunks of all programs first, so that the compilations overlap.
-    tasks = [(program, start) for start in range(0, count, length) for program in range(len(builds))]
+    starts = range(0, count, length)
+    tasks = [(program, start) for start in starts for program in range(len(builds))]
     with ThreadPoolExecutor(cores() if on_cpu else 1) as executor:
         try:
             for future in as_completed([executor.submit(work, *task) for task in tasks]):
