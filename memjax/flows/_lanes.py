@@ -13,12 +13,15 @@ class FlowLanes(eqx.Module):
     """Any displaced flow, mapped over lanes.
 
     An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
-    then do its methods apply. [`memjax.losses.SpectralLanes`][] has the same methods.
+    then do its methods apply. [`memjax.losses.SpectralLanes`][] has the same methods; it
+    alone knows what to do with `low`, the part of a displacement below float64.
     """
 
     flow: AbstractDisplacedFlow
 
-    def descent(self, y: Float[Array, "n stages lanes"]) -> Float[Array, "n stages lanes"]:
+    def descent(
+        self, y: Float[Array, "n stages lanes"], low: Array | None = None
+    ) -> Float[Array, "n stages lanes"]:
         """The velocity at several displacements of every lane."""
 
         def one(flow: AbstractDisplacedFlow, y: Float[Array, "n stages"]) -> Array:
@@ -26,7 +29,7 @@ class FlowLanes(eqx.Module):
 
         return _mapped(one)(self.flow, y)
 
-    def linearise(self, y: Float[Array, "n lanes"]) -> Linearisation:
+    def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
         """Loss, velocity and its Jacobian, both with the opposite sign, of every lane."""
 
         def one(flow: AbstractDisplacedFlow, y: Float[Array, " n"]) -> Linearisation:

@@ -102,15 +102,11 @@ def _moved(y: Array, low: Array | None, increment: Array) -> tuple[Array, Array 
     return fast_two_sum(total, rest + low)
 
 
-def _linearise(runs: Runs, y: Array, low: Array | None) -> Linearisation:
-    return runs.dynamics.linearise(y) if low is None else runs.dynamics.linearise(y, low)
-
-
 def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lanes"]) -> Array:
     """Minus the gradient at the state of every lane and some increments."""
     low = None if state.low is None else state.low[:, None]
     y, low = _moved(state.y[:, None], low, increments)
-    return runs.dynamics.descent(y) if low is None else runs.dynamics.descent(y, low)
+    return runs.dynamics.descent(y, low)
 
 
 def _symmetry(
@@ -183,7 +179,7 @@ class LaneMethod(eqx.Module):
         y = _mapped(lambda flow: flow.initial_state())(runs.flow)
         n, lanes = y.shape
         low = jnp.zeros_like(y) if self.compensated else None
-        here = _linearise(runs, y, low)
+        here = runs.dynamics.linearise(y, low)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         speed = jnp.linalg.norm(here.gradient, axis=0)
@@ -226,7 +222,7 @@ class LaneMethod(eqx.Module):
         running = state.result == RUNNING
         y, dt = state.y, state.dt
         # Made anew in every step: to carry a Hessian a lane along costs more.
-        here = _linearise(runs, y, state.low)
+        here = runs.dynamics.linearise(y, state.low)
         n = y.shape[0]
         trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
         real = ShiftedReal.build(here.hessian, REAL / dt)
@@ -340,7 +336,8 @@ class LaneMethod(eqx.Module):
         # The last step's interpolation goes on, as long as there is one.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
         theta = 1 + TIMES[:, None] * ratio
-        stages = sum(state.polynomial[:, k, None] * (theta ** (k + 1) - 1)[None] for k in range(3))
+        powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
+        stages = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
 
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
@@ -434,7 +431,7 @@ class LaneMethod(eqx.Module):
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
-        here = _linearise(runs, state.y, state.low)
+        here = runs.dynamics.linearise(state.y, state.low)
         span, y, loss, slope = self._located(runs, state, here.hessian)
         span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
         loss = jnp.where(crossed, loss, here.loss)
@@ -499,10 +496,8 @@ class LaneMethod(eqx.Module):
             return result, smallest_curvature(hessian)
 
         def one(args: tuple) -> tuple[Array, Array]:
-            ended, *args = args
-            return lax.cond(
-                ended, look, lambda _: (jnp.asarray(UNRESOLVED, jnp.int32), jnp.nan), tuple(args)
-            )
+            nothing = lambda _: (jnp.asarray(UNRESOLVED, jnp.int32), jnp.nan)
+            return lax.cond(args[0], look, nothing, args[1:])
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)

@@ -207,9 +207,9 @@ class Program:
 
     @staticmethod
     def fetch(cell: Array, rows: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        cell = np.asarray(cell)
-        kept = cell >= 0
-        return cell[kept], {name: np.asarray(row)[kept] for name, row in rows.items()}
+        cells = np.asarray(cell)
+        kept = cells >= 0
+        return cells[kept], {name: np.asarray(row)[kept] for name, row in rows.items()}
 
 
 @eqx.filter_jit

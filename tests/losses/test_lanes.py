@@ -147,12 +147,12 @@ def general_linearise(lanes, y):
     return lanes.linearise(y)
 
 
-def back_to_the_plateau(delay, reparametrisation, off):
-    """Starts some way off, and pairs that lead to the plateau up to 1e-32, with one mode that
-    is all but silent."""
+def back_to_the_plateau(delay, reparametrisation, off, silent):
+    """Starts some way off, and pairs that lead to the plateau up to 1e-32, but for the last
+    amplitude."""
     rng = np.random.default_rng(4)
     w_end = np.array([*TARGET_RATES, 0.6])
-    a_end = np.array([*TARGET_AMPLITUDES, 1e-9])
+    a_end = np.array([*TARGET_AMPLITUDES, silent])
     a = a_end[:, None] + off * rng.normal(size=(WIDTH, LANES))
     w = w_end[:, None] * np.exp(off * rng.normal(size=(WIDTH, LANES)))
     omega = jnp.full(LANES, 1 / delay)
@@ -170,9 +170,9 @@ def back_to_the_plateau(delay, reparametrisation, off):
 
 
 @pytest.mark.parametrize("name", REPARAMETRISATIONS)
-@pytest.mark.parametrize("delay", [20.0, 40.0, 60.0])
-def test_twice_the_digits_where_terms_cancel(delay, name):
-    lanes, omega, y, low = back_to_the_plateau(delay, REPARAMETRISATIONS[name], 0.3)
+@pytest.mark.parametrize("delay, silent", [(20.0, 0), (40.0, 0), (60.0, 0), (60.0, 1e-9)])
+def test_twice_the_digits_where_terms_cancel(delay, silent, name):
+    lanes, omega, y, low = back_to_the_plateau(delay, REPARAMETRISATIONS[name], 0.3, silent)
     plain, here = linearise(lanes, y), linearise(lanes, y, low)
     velocity = descent(lanes, y[:, None], low[:, None])[:, 0]
     np.testing.assert_allclose(velocity, -here.gradient, rtol=1e-14)
@@ -185,8 +185,9 @@ def test_twice_the_digits_where_terms_cancel(delay, name):
         assert np.all(error <= 10 * here.noise[:, lane])
         assert np.all(error <= 1e-13 * sizes + 1e-30)
         assert np.all(here.noise[:, lane] <= 1e-13 * sizes + 1e-29)
-        # Float64 has lost seven digits and more.
-        assert np.any(errors(plain.gradient[:, lane], gradient) > 1e-9 * sizes)
+        if delay >= 40 and silent == 0:
+            # Nothing but noise in float64.
+            assert plain.noise[0, lane] > 10 * sizes[0]
 
 
 @pytest.mark.parametrize("name", REPARAMETRISATIONS)
