@@ -88,6 +88,11 @@ class SpectralLanes(eqx.Module):
             remainder=remainder,
         )
 
+    @property
+    def compensable(self) -> bool:
+        """Whether the gradient is there in double-double."""
+        return type(self.reparametrisation) in (Direct, Exp)
+
     def descent(
         self,
         y: Float[Array, "n stages lanes"],

@@ -72,7 +72,8 @@ class Runs(eqx.Module):
     @property
     def compensable(self) -> bool:
         """Whether the gradient is there in double-double."""
-        return isinstance(self.dynamics, SpectralLanes)
+        dynamics = self.dynamics
+        return isinstance(dynamics, SpectralLanes) and dynamics.compensable
 
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
