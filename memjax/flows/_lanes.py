@@ -13,7 +13,7 @@ class FlowLanes(eqx.Module):
     """Any displaced flow, mapped over lanes.
 
     An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
-    then do its methods apply. [`memjax.losses.SpectralLanes`][] has the same methods; it
+    then do its methods apply. `memjax.losses.SpectralLanes` has the same methods; it
     alone knows what to do with `low`, the part of a displacement below float64.
     """
 

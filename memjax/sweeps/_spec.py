@@ -32,6 +32,7 @@ from ._sweep import sweep
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
 Reparametrisation = Literal["direct", "exp"]
+Precision = Literal["auto", "float64", "double-double"]
 
 REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = {"direct": Direct, "exp": Exp}
 
@@ -100,6 +101,8 @@ class PlateauSweep:
     near-plateau starts of all log rates and amplitudes."""
     rtol: float = 1e-5
     """Tolerance of the integration, relative to the displacement of every weight."""
+    precision: Precision = "auto"
+    """Arithmetic: "auto" repeats in double-double what float64 does not resolve."""
     max_time: float = 1e300
     """Training time after which a run is stopped."""
     max_steps: int = 4096
@@ -260,7 +263,7 @@ class PlateauSweep:
             curve_times=times,
             progress=progress,
             attrs={"specification": self.to_toml()},
-            **options,
+            **({"precision": self.precision} | options),
         )
         dataset["decay_rate"].attrs = {
             "long_name": "smallest decay rate in play",

@@ -84,7 +84,7 @@ def sweep(
 
     The grid is a queue of runs over a fixed number of lanes: all lanes take a step at a time,
     and those that leave their plateau are replaced by the next runs. The method is that of
-    [`memjax.solvers.RadauIIA5`][], in the displacement from the start, with closed-form
+    [`memjax.RadauIIA5`][], in the displacement from the start, with closed-form
     gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
     `DiagonalLinearRNN`) and with automatic ones elsewhere. Memory is bounded by the lanes, and
     three programs are compiled for every combination of the static axes, whatever the size of
