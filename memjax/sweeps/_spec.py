@@ -253,6 +253,7 @@ class PlateauSweep:
             "delta": self.deltas,
             "reparametrisation": self.reparametrisations,
         }
+        options.setdefault("precision", self.precision)
         dataset = sweep(
             _Cells(self),
             axes,
@@ -263,7 +264,7 @@ class PlateauSweep:
             curve_times=times,
             progress=progress,
             attrs={"specification": self.to_toml()},
-            **({"precision": self.precision} | options),
+            **options,
         )
         dataset["decay_rate"].attrs = {
             "long_name": "smallest decay rate in play",
