@@ -48,6 +48,11 @@ class FlowLanes(eqx.Module):
         """The loss at one displacement of every lane."""
         return _mapped(lambda flow, y: flow.loss(flow.model_at(y)))(self.flow, y)
 
+    def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+        """An estimate of the rounding error of `loss`."""
+        noise = lambda flow, y: flow.loss.value_noise(flow.model_at(y))
+        return _mapped(noise)(self.flow, y)
+
 
 def lanes_of(flow: AbstractDisplacedFlow) -> SpectralLanes | FlowLanes:
     """One run in the form of a lane: closed forms where there are any, else the flow itself."""

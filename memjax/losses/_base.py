@@ -1,6 +1,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..models import AbstractModel, trainable
@@ -43,6 +44,14 @@ class AbstractLoss(eqx.Module):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         """An estimate of the rounding error of every component of `gradient`, not negative."""
+
+    def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
+        """An estimate of the rounding error of the loss itself, not negative.
+
+        Overridden where a loss is the difference of larger terms.
+        """
+        value = self(model)
+        return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
 def displaced(model: AbstractModel, displacement: PyTree[Array] | None) -> AbstractModel:

@@ -8,6 +8,7 @@ gradient that may be below their rounding. So gradients can also be had from dis
 twice the digits.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ class SpectralLanes(eqx.Module):
     merged_low: Float[Array, " modes"]
     target_amplitudes: Float[Array, " terms"]
     target_rates: Float[Array, " terms"]
-    target_norm: Float[Array, ""]
+    remainder_norm: Float[Array, ""]
     reparametrisation: AbstractReparametrisation
     remainder: AbstractKernel | None
 
@@ -83,7 +84,7 @@ class SpectralLanes(eqx.Module):
             merged_low=_rounding_of_merging(merged, modes, rates),
             target_amplitudes=active.amplitudes,
             target_rates=active.rates,
-            target_norm=loss.target.squared_norm(),
+            remainder_norm=jnp.zeros(()) if remainder is None else remainder.squared_norm(),
             reparametrisation=model.reparametrisation,
             remainder=remainder,
         )
@@ -143,15 +144,27 @@ class SpectralLanes(eqx.Module):
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
-        amplitudes, rates, _, _ = self._moved(y[:, None])
-        a, w = amplitudes[:, 0], rates[:, 0]
-        inner = _sum(lambda j: a[j] / (w + w[j]), w.shape[0], jnp.zeros_like(w))
-        target = jnp.zeros_like(w)
-        for k in range(self.target_rates.shape[0]):
-            target = target + self.target_amplitudes[k] / (w + self.target_rates[k])
+        modes, transforms, tails, _ = self._loss_terms(y)
+        return self.remainder_norm + jnp.sum(modes * (transforms - 2 * tails), axis=0)
+
+    def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+        """An estimate of the rounding error of `loss`."""
+        modes, _, tails, moduli = self._loss_terms(y, moduli=True)
+        terms = jnp.abs(modes) * (moduli + 2 * jnp.abs(tails))
+        return 8 * jnp.finfo(y.dtype).eps * (self.remainder_norm + jnp.sum(terms, axis=0))
+
+    def _loss_terms(self, y: Float[Array, "n lanes"], moduli: bool = False) -> tuple[Any, ...]:
+        """The modes of model minus target, and there the transforms of these modes, in the form
+        that does not cancel, and of the remainder, and the moduli of the first."""
+        amplitudes, rates, moves, _ = self._moved(y[:, None])
+        modes = jnp.concatenate([amplitudes[:, 0], -self.target_amplitudes])
+        s = jnp.concatenate([rates, self.target_rates[:, None]])
+        own = dataclasses.replace(self, remainder=None)
+        totals = own._residual(s, moves, 0, moduli=moduli)
+        tails = jnp.zeros_like(s)
         if self.remainder is not None:
-            target = target + _transforms(self.remainder, rates, 0)[0][:, 0]
-        return self.target_norm + jnp.sum(a * (inner - 2 * target), axis=0)
+            tails = _transforms(self.remainder, s, 0)[0]
+        return modes, totals[0][:, 0], tails[:, 0], totals[-1][:, 0]
 
     def _moved(self, y: Float[Array, "n stages lanes"]) -> tuple[Any, ...]:
         """Amplitudes, rates, how they moved, and the reparametrisation's two derivatives."""
@@ -250,6 +263,7 @@ class SpectralLanes(eqx.Module):
                 (alpha[j] * p, -pull[j] * pq, merged[j] * q),
                 (-alpha[j] * p**2, pull[j] * pq * (p + q), -merged[j] * q**2),
             ]
+            parts = parts[: order + 1]
             sums = [sum(part) for part in parts]
             if order == 2:
                 curved = p**2 + pq + q**2
@@ -260,7 +274,7 @@ class SpectralLanes(eqx.Module):
 
         # The loop over modes comes last: what it returns stands in memory, while all else might
         # be evaluated anew wherever it is used.
-        totals = [jnp.zeros_like(s)] * (order + 1 + 2 * moduli)
+        totals = [jnp.zeros_like(s)] * (order + 1 + min(order + 1, 2) * moduli)
         for k in range(terms):
             b, r = merged[width + k], 1 / (s + self.target_rates[k])
             powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]

@@ -81,6 +81,18 @@ class WhiteNoiseLoss(AbstractLoss):
             value = jnp.where(jnp.all(kernel.rates > 0), value, jnp.inf)
         return value
 
+    def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
+        kernel = _kernel(model)
+        active, remainder = split_target(self.target)
+        merged, _, v = residual_modes(kernel.amplitudes, kernel.rates, active)
+        b = jnp.abs(merged)
+        size = b @ _decay(0, v[:, None] + v[None, :], self.horizon) @ b
+        if remainder is not None:
+            horizon = jnp.inf if self.horizon is None else self.horizon
+            size = size + 2 * jnp.dot(b, jnp.abs(remainder.laplace(v, horizon)))
+            size = size + remainder.squared_norm(horizon)
+        return 8 * jnp.finfo(v.dtype).eps * size
+
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:

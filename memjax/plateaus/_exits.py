@@ -79,7 +79,7 @@ class ExitCondition(eqx.Module):
     def __call__(self, t: Scalar, y: Float[Array, " weights"], args: PyTree, **kwargs) -> Scalar:
         return self.exit.margin(self.state(y))
 
-    def noise(self, state: TrainingState) -> Float[Array, ""]:
+    def noise(self, state: TrainingState, loss_noise: Float[Array, ""]) -> Float[Array, ""]:
         """An estimate of the rounding error of the margin: that of the losses it sees."""
 
         def margin(losses: tuple[Array, Array]) -> Float[Array, ""]:
@@ -88,8 +88,7 @@ class ExitCondition(eqx.Module):
             )
 
         slopes = jax.grad(margin)((state.loss, state.initial_loss))
-        unit = 8 * jnp.finfo(state.loss.dtype).eps
-        return unit * jnp.abs(state.initial_loss) * (jnp.abs(slopes[0]) + jnp.abs(slopes[1]))
+        return loss_noise * (jnp.abs(slopes[0]) + jnp.abs(slopes[1]))
 
 
 class RelativeLossDrop(AbstractExit):

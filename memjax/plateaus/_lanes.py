@@ -445,8 +445,9 @@ class LaneMethod(eqx.Module):
             state.time_noise / jnp.where(time > 0, time, 1),
             state.cross_noise / jnp.where(distance > 0, distance, 1),
         )
-        noise = _mapped(lambda condition, loss, y: condition.noise(_seen(condition, loss, y)))
-        blur = noise(runs.condition(state.initial_loss), loss, y)
+        noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
+        own = runs.dynamics.loss_noise(y)
+        blur = _mapped(noise)(runs.condition(state.initial_loss), loss, y, own)
         blur = blur / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
         rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
 

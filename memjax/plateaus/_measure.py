@@ -452,7 +452,8 @@ class _Run(eqx.Module):
             state.cross_noise / jnp.where(moved > 0, moved, 1),
         )
         # How far the rounding of the loss itself moves the exit.
-        blur = _constant(self).condition.noise(_constant(seen))
+        run, still = _constant(self), _constant(seen)
+        blur = run.condition.noise(still, run.flow.loss.value_noise(still.model))
         blur = blur / jnp.where(speed == 0, 1, jnp.abs(speed) * elapsed)
         rounding = jnp.where(crossed & (elapsed > 0), jnp.maximum(rounding, blur), rounding)
 

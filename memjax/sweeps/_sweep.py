@@ -151,11 +151,19 @@ def sweep(
     if rtol is None:
         rtol = 1e-6 if own else 1e-5
     for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
+        if not isinstance(value, (int, float, np.number, jax.Array)) or np.ndim(value) > 0:
+            raise TypeError(f"`{name}` must be a number, got {value!r}; pass a value above 0.")
+        if name == "rtol" and not value < 1:
+            raise ValueError(f"`rtol` must be below 1, got {value}; pass a relative tolerance.")
         if not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
     check_integer("max_steps", max_steps)
+    if max_steps >= 2**31:
+        raise ValueError(f"`max_steps` must be below 2**31, got {max_steps}.")
     if curve_times is not None:
         curve_times = checked_times("curve_times", curve_times)
+        if len(curve_times) == 0:
+            raise ValueError("`curve_times` must not be empty, got []; leave it out instead.")
     if lanes is not None:
         check_integer("lanes", lanes)
     if precision not in ("auto", "float64", "double-double"):

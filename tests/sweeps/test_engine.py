@@ -195,3 +195,35 @@ def test_closed_forms_and_the_general_path_make_the_same_steps():
     same = swept(memories=MEMORIES[:3], seeds=[0])
     np.testing.assert_allclose(out["time"], same["time"], rtol=1e-9)
     np.testing.assert_array_equal(out["num_steps"], same["num_steps"])
+
+
+def test_a_small_remainder_is_not_lost_in_the_loss():
+    # The time hardly depends on the height, but the loss goes with its square. Times from an
+    # integration in 50 digits with the height 1e-7.
+    def small(height, delta):
+        target = mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(1 / 8.0, height, 0.5)
+        flow = mj.GradientFlow(mj.WhiteNoiseLoss(target))
+        return flow, mj.on_plateau(target, jnp.array([0.6, 0.3])), mj.RelativeLossDrop(delta)
+
+    axes = {"height": [1e-7, 1e-12], "delta": [0.02, 0.2]}
+    out = mj.sweep(small, axes, precision="float64", progress=False)
+    np.testing.assert_allclose(out["time"].sel(height=1e-7), [0.858341, 1090.76], rtol=1e-5)
+    assert {outcome(r) for r in out["result"].sel(height=1e-12).values} == {"unresolved"}
+    plateau = mj.measure_plateau(*small(1e-12, 0.02), throw=False)
+    assert outcome(plateau.result_code) == "unresolved"
+
+
+@pytest.mark.parametrize(
+    "options, error, match",
+    [
+        ({"rtol": "small"}, TypeError, "`rtol` must be a number"),
+        ({"rtol": 2.0}, ValueError, "`rtol` must be below 1"),
+        ({"rtol": -1.0}, ValueError, "`rtol` must be positive"),
+        ({"max_steps": 2**31}, ValueError, "`max_steps` must be below"),
+        ({"curve_times": []}, ValueError, "`curve_times` must not be empty"),
+        ({"lanes": 2.5}, ValueError, "`lanes` must be an integer"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(options, error, match):
+    with pytest.raises(error, match=match):
+        swept(**options)
