@@ -75,6 +75,7 @@ def test_times_equal_those_of_single_measurements(dataset):
         assert float(cell["distance"]) == pytest.approx(float(plateau.distance), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_any_loss_goes_through_the_lanes():
     target = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0])) + mj.GaussianBump(1 / 6.0)
     model = mj.on_plateau(target, jnp.array([0.7]))
@@ -154,6 +155,7 @@ def test_limits_end_runs():
     assert outcome(out["result"]) == "max_steps_reached" and int(out["num_steps"]) == 7
 
 
+@pytest.mark.slow
 def test_two_devices_share_the_queue_and_agree_with_one(dataset):
     script = (
         "import jax; jax.config.update('jax_enable_x64', True); import numpy as np;"
@@ -181,6 +183,7 @@ def test_errors_of_a_build_surface():
         mj.sweep(broken, {"omega": [0.1]}, progress=False)
 
 
+@pytest.mark.slow
 def test_closed_forms_and_the_general_path_make_the_same_steps():
     class Plain(mj.DiagonalLinearRNN):
         """The same model, but of a type that has no closed forms on lanes."""

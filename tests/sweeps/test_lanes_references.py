@@ -12,6 +12,10 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
 import reference_sweep  # pyright: ignore[reportMissingImports]
 
 
+# Eight groups of cases, each with programs in float64 and some in double-double.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def dataset():
     return reference_sweep.measured()
