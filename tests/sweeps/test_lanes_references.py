@@ -11,7 +11,6 @@ from memjax.plateaus._measure import OUTCOMES
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
 import reference_sweep  # pyright: ignore[reportMissingImports]
 
-
 # Eight groups of cases, each with programs in float64 and some in double-double.
 pytestmark = pytest.mark.slow
 
