@@ -19,6 +19,15 @@ class FlowLanes(eqx.Module):
 
     flow: AbstractDisplacedFlow
 
+    @property
+    def compensable(self) -> bool:
+        """Whether the gradient is there in double-double."""
+        return False
+
+    def symmetry(self, size: int) -> Float[Array, "1 n n"]:
+        """The projection on what the flow can reach: all of it, as far as is known."""
+        return jnp.eye(size)[None]
+
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:

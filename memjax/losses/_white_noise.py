@@ -15,6 +15,7 @@ from ..targets import (
     KernelSum,
     split_exponential,
 )
+from ..targets._base import elementwise_derivative
 from ..targets._special import exponential_moment
 from ._base import AbstractLoss, displaced
 
@@ -213,14 +214,10 @@ def _residual_transform(
     if remainder is not None:
         transform = lambda s: remainder.laplace(s, jnp.inf if horizon is None else horizon)
         for _ in range(order):
-            transform = _elementwise_derivative(transform)
+            transform = elementwise_derivative(transform)
         tail = transform(s)
         value, moduli = value - tail, moduli + jnp.abs(tail)
     return value, moduli
-
-
-def _elementwise_derivative(function: Any) -> Any:
-    return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
 
 
 def _moved(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Array]:

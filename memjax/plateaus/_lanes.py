@@ -72,8 +72,7 @@ class Runs(eqx.Module):
     @property
     def compensable(self) -> bool:
         """Whether the gradient is there in double-double."""
-        dynamics = self.dynamics
-        return isinstance(dynamics, SpectralLanes) and dynamics.compensable
+        return self.dynamics.compensable
 
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
@@ -108,19 +107,6 @@ def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lane
     low = None if state.low is None else state.low[:, None]
     y, low = _moved(state.y[:, None], low, increments)
     return runs.dynamics.descent(y, low)
-
-
-def _symmetry(
-    dynamics: SpectralLanes | FlowLanes, y: Float[Array, "n lanes"]
-) -> Float[Array, "lanes n n"]:
-    """The projection on what the flow can reach: the mean over modes that started as equals."""
-    n, lanes = y.shape
-    if not isinstance(dynamics, SpectralLanes):
-        return jnp.broadcast_to(jnp.eye(n), (lanes, n, n))
-    equal = lambda x: x.T[:, :, None] == x.T[:, None, :]
-    same = (equal(dynamics.amplitudes) & equal(dynamics.rates)).astype(y.dtype)
-    mean = same / jnp.sum(same, axis=2, keepdims=True)
-    return jax.vmap(lambda mean: jnp.kron(jnp.eye(2), mean))(mean)
 
 
 def _mapped(function: Callable) -> Callable:
@@ -503,7 +489,7 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        symmetric = _symmetry(runs.dynamics, state.y)
+        symmetric = jnp.broadcast_to(runs.dynamics.symmetry(n), here.hessian.shape)
         return lax.map(one, (ended, here.hessian, here.gradient.T, scale.T, symmetric))
 
     def _located(

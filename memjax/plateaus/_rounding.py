@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Scalar
 
-
-def _inverse_root(diagonal: Float[Array, " n"]) -> Float[Array, " n"]:
-    return 1 / jnp.sqrt(jnp.where(diagonal == 0, 1, jnp.abs(diagonal)))
+from ..solvers._shifted import inverse_root
 
 
 class StepResponse(eqx.Module):
@@ -36,7 +34,7 @@ def step_response(hessian: Float[Array, "n n"], dt: Scalar) -> tuple[Bool[Array,
     """
     matrix = jnp.eye(hessian.shape[0]) / dt + hessian
     diagonal = jnp.diagonal(matrix)
-    scale = _inverse_root(diagonal)
+    scale = inverse_root(diagonal)
     factor = jnp.linalg.cholesky(scale[:, None] * matrix * scale[None, :])
     definite = jnp.all(diagonal > 0) & jnp.all(jnp.isfinite(factor))
     return definite, StepResponse(factor, scale)
@@ -67,7 +65,7 @@ def smallest_curvature(hessian: Float[Array, "n n"]) -> Float[Array, ""]:
 
 
 def _scaled(hessian: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
-    scale = _inverse_root(jnp.diagonal(hessian))
+    scale = inverse_root(jnp.diagonal(hessian))
     scaled = scale[:, None] * hessian * scale[None, :]
     # A weight that neither feels nor makes any gradient is at rest, whatever the others do.
     inert = jnp.all(hessian == 0, axis=1)

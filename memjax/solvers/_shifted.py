@@ -34,7 +34,7 @@ class ShiftedReal(eqx.Module):
     @staticmethod
     def build(hessian: Float[Array, "lanes n n"], shift: Float[Array, " lanes"]) -> "ShiftedReal":
         diagonal = _diagonal(hessian) + shift
-        scale = _inverse_root(diagonal)
+        scale = inverse_root(diagonal)
         matrix = _scaled(hessian, shift, scale)
         if hessian.shape[1] <= _ACROSS:
             inverse, pivot = _invert_real(jnp.moveaxis(matrix, 0, -1))
@@ -68,7 +68,7 @@ class ShiftedComplex(eqx.Module):
         imaginary: Float[Array, " lanes"],
     ) -> "ShiftedComplex":
         n = hessian.shape[1]
-        scale = _inverse_root(jnp.abs(_diagonal(hessian) + real) + imaginary)
+        scale = inverse_root(jnp.abs(_diagonal(hessian) + real) + imaginary)
         x = _scaled(hessian, real, scale)
         y = jnp.eye(n) * (imaginary * scale**2).T[:, :, None]
         if n <= _ACROSS:
@@ -106,7 +106,8 @@ def _diagonal(matrix: Float[Array, "lanes n n"]) -> Float[Array, "n lanes"]:
     return jnp.diagonal(matrix, axis1=1, axis2=2).T
 
 
-def _inverse_root(diagonal: Array) -> Array:
+def inverse_root(diagonal: Array) -> Array:
+    """What scales a matrix of this diagonal to a unit one."""
     return 1 / jnp.sqrt(jnp.where(diagonal == 0, 1, jnp.abs(diagonal)))
 
 

@@ -85,7 +85,7 @@ def advance(
         pool, ended, taken, steps = carry
         moved = method.step(pool.runs, pool.lanes)
         pool = eqx.tree_at(lambda p: p.lanes, pool, moved)
-        # Not for each lane that ends: an exchange costs about as much as a step.
+        # Not for each lane that ends: an exchange moves all that there is of every lane.
         idle = jnp.sum(waiting(pool))
         due = (taken < size) & (idle >= jnp.minimum(max(1, lanes // 8), size - taken))
         pool, ended, taken = lax.cond(due, exchange, lambda carry: carry, (pool, ended, taken))
@@ -219,7 +219,7 @@ def _trimmed(pool: Pool, size: Array) -> Pool:
     return eqx.tree_at(lambda p: p.cell, pool, jnp.where(place < size, pool.cell, -1))
 
 
-def stream(programs: list[Program], workers: int | None = None) -> Stream:
+def stream(programs: list[Program]) -> Stream:
     """Work off the queues of all programs on all local devices.
 
     A single CPU device is driven by as many threads as there are cores, each with lanes of its
@@ -231,10 +231,9 @@ def stream(programs: list[Program], workers: int | None = None) -> Stream:
     and their variables.
     """
     devices = jax.local_devices()
-    if workers is None:
-        workers = len(devices)
-        if workers == 1 and devices[0].platform == "cpu":
-            workers = cores()
+    workers = len(devices)
+    if workers == 1 and devices[0].platform == "cpu":
+        workers = cores()
     results: SimpleQueue = SimpleQueue()
     stopped = threading.Event()
 

@@ -93,7 +93,7 @@ class AbstractKernel(AbstractTarget):
         function = self.laplace
         values = [function(s)]
         for _ in range(order):
-            function = _elementwise_derivative(function)
+            function = elementwise_derivative(function)
             values.append(function(s))
         return tuple(values)
 
@@ -152,5 +152,5 @@ class AbstractKernel(AbstractTarget):
         return NotImplemented
 
 
-def _elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
