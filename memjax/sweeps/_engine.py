@@ -251,7 +251,10 @@ def stream(programs: list[Program]) -> Stream:
             results.put(error)
         results.put(None)
 
-    threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in range(workers)]
+    threads = [
+        threading.Thread(target=work, args=(w,), name=f"sweep-{w}", daemon=True)
+        for w in range(workers)
+    ]
     for thread in threads:
         thread.start()
     left, interrupt = workers, None
@@ -273,6 +276,8 @@ def stream(programs: list[Program]) -> Stream:
                 yield item
     finally:
         stopped.set()
+    for thread in threads:
+        thread.join()
     if interrupt is not None:
         raise interrupt
 
