@@ -7,6 +7,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 # The event loop of the kernel's messages warns of its own sockets when it is closed.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::RuntimeWarning")

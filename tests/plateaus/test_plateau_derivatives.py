@@ -71,6 +71,8 @@ CASES = pytest.mark.parametrize(
 )
 
 
+# The README's example differentiates in reverse mode, too; compiling this one takes a minute.
+@pytest.mark.slow
 @CASES
 def test_reverse_mode_at_a_loss_exit(inverse_omega, start):
     x = values(inverse_omega, True, start)
@@ -89,6 +91,8 @@ def test_forward_mode_at_a_distance_exit(inverse_omega, start):
     np.testing.assert_allclose(found[2], [1 / x[0]] + 9 * [0.0], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
+# The README's example differentiates in reverse mode, too; compiling this one takes a minute.
 @pytest.mark.slow
 @CASES
 def test_reverse_mode_at_a_distance_exit(inverse_omega, start):
