@@ -2,9 +2,16 @@
 
 from importlib.metadata import version as _version
 
-from .flows import AbstractDisplacedFlow as AbstractDisplacedFlow
 from .flows import AbstractFlow as AbstractFlow
+from .flows import AbstractTraining as AbstractTraining
+from .flows import Adam as Adam
+from .flows import DisplacedFlow as DisplacedFlow
 from .flows import GradientFlow as GradientFlow
+from .flows import HeavyBall as HeavyBall
+from .flows import Nesterov as Nesterov
+from .flows import OptaxTraining as OptaxTraining
+from .flows import PreconditionedFlow as PreconditionedFlow
+from .flows import StochasticGradientFlow as StochasticGradientFlow
 from .losses import AbstractLoss as AbstractLoss
 from .losses import FunctionLoss as FunctionLoss
 from .losses import WhiteNoiseLoss as WhiteNoiseLoss

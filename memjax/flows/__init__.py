@@ -1,8 +1,14 @@
-"""Flows: losses turned into training dynamics, as Diffrax terms."""
+"""Training flows: from a loss to dynamics of the weights."""
 
-from ._gradient import AbstractDisplacedFlow as AbstractDisplacedFlow
-from ._gradient import AbstractFlow as AbstractFlow
-from ._gradient import DisplacedGradientFlow as DisplacedGradientFlow
+from ._adam import Adam as Adam
+from ._base import AbstractFlow as AbstractFlow
+from ._base import DisplacedFlow as DisplacedFlow
+from ._discrete import AbstractTraining as AbstractTraining
+from ._discrete import OptaxTraining as OptaxTraining
+from ._discrete import StochasticGradientFlow as StochasticGradientFlow
 from ._gradient import GradientFlow as GradientFlow
+from ._gradient import PreconditionedFlow as PreconditionedFlow
 from ._lanes import FlowLanes as FlowLanes
 from ._lanes import lanes_of as lanes_of
+from ._momentum import HeavyBall as HeavyBall
+from ._momentum import Nesterov as Nesterov

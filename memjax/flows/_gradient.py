@@ -1,58 +1,9 @@
-"""Gradient flow, of a model and of its displacement from a start."""
-
-import abc
-
-import diffrax
-import equinox as eqx
-import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar
+import lineax as lx
+from jaxtyping import Array, Float, Scalar
 
-from ..losses import AbstractLoss, displaced, weights
-from ..models import AbstractModel, trainable
-
-
-class AbstractFlow(diffrax.AbstractTerm):
-    r"""Training dynamics of a loss, $\dot\theta = F(\theta)$ in training time $\tau$.
-
-    A flow is a Diffrax term whose state is a model, and `displaced` gives the same dynamics
-    for the displacement from a start, which is what [`memjax.measure_plateau`][] integrates.
-    """
-
-    loss: eqx.AbstractVar[AbstractLoss]
-
-    @abc.abstractmethod
-    def displaced(self, model: AbstractModel) -> "AbstractDisplacedFlow":
-        """The dynamics of the displacement from `model`."""
-
-
-class AbstractDisplacedFlow(diffrax.AbstractTerm):
-    r"""A flow started at a model, as a Diffrax term for the flat displacement vector.
-
-    The state is $y = \theta(\tau) - \theta(0)$, starting from zero. On a plateau it is
-    exponentially small, and in floating point its own digits are worth far more than those
-    that it leaves in $\theta$.
-    """
-
-    loss: eqx.AbstractVar[AbstractLoss]
-    model: eqx.AbstractVar[AbstractModel]
-
-    @abc.abstractmethod
-    def initial_state(self) -> Float[Array, " weights"]:
-        """The state at the start."""
-
-    @abc.abstractmethod
-    def model_at(self, y: Float[Array, " weights"]) -> AbstractModel:
-        """The model of a state."""
-
-    @abc.abstractmethod
-    def distance(self, y: Float[Array, " weights"]) -> Scalar:
-        r"""$\|\theta - \theta(0)\|_2$ of a state."""
-
-    @abc.abstractmethod
-    def noise(self, y: Float[Array, " weights"]) -> Float[Array, " weights"]:
-        """An estimate of the rounding error of every component of the vector field."""
+from ..losses import AbstractLoss
+from ._base import AbstractFlow, check_loss
 
 
 class GradientFlow(AbstractFlow):
@@ -83,64 +34,67 @@ class GradientFlow(AbstractFlow):
     loss: AbstractLoss
 
     def __check_init__(self):
-        if not isinstance(self.loss, AbstractLoss):
-            raise TypeError(
-                f"`loss` must be a memjax loss, got {type(self.loss).__name__}; pass for "
-                "example memjax.WhiteNoiseLoss(target)."
-            )
+        check_loss(self.loss)
 
-    def vf(self, t: Scalar, y: AbstractModel, args: PyTree) -> AbstractModel:
-        descent = jax.tree.map(jnp.negative, self.loss.gradient(y))
-        still = jax.tree.map(jnp.zeros_like, eqx.filter(y, trainable(y), inverse=True))
-        return eqx.combine(descent, still)
+    def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
+        return None
 
-    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
-        return t1 - t0
+    def rates(
+        self, gradient: Float[Array, " weights"], auxiliary: None
+    ) -> tuple[Float[Array, " weights"], None]:
+        return -gradient, None
 
-    def prod(self, vf: AbstractModel, control: Scalar) -> AbstractModel:
-        return jax.tree.map(lambda v: control * v, vf)
+    def resistance(self, auxiliary: None, dt: Scalar) -> Float[Array, ""]:
+        return 1 / dt
 
-    def displaced(self, model: AbstractModel) -> "DisplacedGradientFlow":
-        return DisplacedGradientFlow(self.loss, model)
+    def coasting(self, auxiliary: None) -> Float[Array, ""]:
+        return jnp.zeros(())
 
 
-class DisplacedGradientFlow(AbstractDisplacedFlow):
-    r"""Gradient flow of the displacement, $\dot y = -\nabla J(\theta(0) + y)$, $y(0) = 0$.
+class PreconditionedFlow(AbstractFlow):
+    r"""Preconditioned gradient flow $d\theta/d\tau = -A^{-1} \nabla J(\theta)$.
+
+    With the metric of a model family for $A$, such as the Gauss-Newton matrix at the start,
+    it is a natural gradient flow with a fixed metric.
 
     **Arguments:**
 
     - `loss`: the loss $J$.
-    - `model`: the start $\theta(0)$.
+    - `operator`: $A$, a Lineax operator over the flat vector of the trained weights, positive
+        definite. The weights are in the order of `jax.flatten_util.ravel_pytree` of
+        `equinox.filter(model, memjax.trainable(model))`.
+
+    ??? cite "Reference"
+
+        Amari, *Natural gradient works efficiently in learning*, Neural Computation 10, 1998.
     """
 
     loss: AbstractLoss
-    model: AbstractModel
+    operator: lx.AbstractLinearOperator
 
-    def initial_state(self) -> Float[Array, " weights"]:
-        return jnp.zeros_like(self._flat(weights(self.model)))
+    def __check_init__(self):
+        check_loss(self.loss)
+        if not isinstance(self.operator, lx.AbstractLinearOperator):
+            raise TypeError(
+                f"`operator` must be a Lineax operator, got {type(self.operator).__name__}; pass "
+                "for example lineax.DiagonalLinearOperator(scales)."
+            )
 
-    def model_at(self, y: Float[Array, " weights"]) -> AbstractModel:
-        return displaced(self.model, self._tree(y))
+    def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
+        if self.operator.in_size() != gradient.size or self.operator.out_size() != gradient.size:
+            raise ValueError(
+                f"`operator` must act on the {gradient.size} trained weights, got one of "
+                f"{self.operator.out_size()} by {self.operator.in_size()}; match the model."
+            )
+        return None
 
-    def distance(self, y: Float[Array, " weights"]) -> Scalar:
-        # A norm whose derivative at the start is zero instead of NaN.
-        square = jnp.sum(y**2)
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    def rates(
+        self, gradient: Float[Array, " weights"], auxiliary: None
+    ) -> tuple[Float[Array, " weights"], None]:
+        return -lx.linear_solve(self.operator, gradient).value, None
 
-    def noise(self, y: Float[Array, " weights"]) -> Float[Array, " weights"]:
-        return self._flat(self.loss.gradient_noise(self.model, self._tree(y)))
+    def resistance(self, auxiliary: None, dt: Scalar) -> Float[Array, "weights weights"]:
+        return self.operator.as_matrix() / dt
 
-    def vf(self, t: Scalar, y: Float[Array, " weights"], args: PyTree) -> Float[Array, " weights"]:
-        return -self._flat(self.loss.gradient(self.model, self._tree(y)))
-
-    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
-        return t1 - t0
-
-    def prod(self, vf: Float[Array, " weights"], control: Scalar) -> Float[Array, " weights"]:
-        return control * vf
-
-    def _flat(self, tree: PyTree[Array]) -> Float[Array, " weights"]:
-        return jfu.ravel_pytree(tree)[0]
-
-    def _tree(self, y: Float[Array, " weights"]) -> PyTree[Array]:
-        return jfu.ravel_pytree(weights(self.model))[1](y)
+    def coasting(self, auxiliary: None) -> Float[Array, ""]:
+        return jnp.zeros(())

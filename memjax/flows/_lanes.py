@@ -6,18 +6,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..losses import Linearisation, SpectralLanes
-from ._gradient import AbstractDisplacedFlow, DisplacedGradientFlow
+from ._base import DisplacedFlow
+from ._gradient import GradientFlow
 
 
 class FlowLanes(eqx.Module):
-    """Any displaced flow, mapped over lanes.
+    """Any displaced gradient flow, mapped over lanes.
 
     An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
     then do its methods apply. `memjax.losses.SpectralLanes` has the same methods; it
     alone knows what to do with `low`, the part of a displacement below float64.
     """
 
-    flow: AbstractDisplacedFlow
+    flow: DisplacedFlow
 
     @property
     def compensable(self) -> bool:
@@ -33,20 +34,19 @@ class FlowLanes(eqx.Module):
     ) -> Float[Array, "n stages lanes"]:
         """The velocity at several displacements of every lane."""
 
-        def one(flow: AbstractDisplacedFlow, y: Float[Array, "n stages"]) -> Array:
-            return jax.vmap(lambda y: flow.vf(jnp.zeros(()), y, None), -1, -1)(y)
+        def one(flow: DisplacedFlow, y: Float[Array, "n stages"]) -> Array:
+            return jax.vmap(lambda y: -flow.gradient(y), -1, -1)(y)
 
         return _mapped(one)(self.flow, y)
 
     def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
         """Loss, velocity and its Jacobian, both with the opposite sign, of every lane."""
 
-        def one(flow: AbstractDisplacedFlow, y: Float[Array, " n"]) -> Linearisation:
-            velocity = lambda y: flow.vf(jnp.zeros(()), y, None)
+        def one(flow: DisplacedFlow, y: Float[Array, " n"]) -> Linearisation:
             return Linearisation(
                 loss=flow.loss(flow.model_at(y)),
-                gradient=-velocity(y),
-                hessian=-jax.jacfwd(velocity)(y),
+                gradient=flow.gradient(y),
+                hessian=flow.hessian(y),
                 noise=flow.noise(y),
             )
 
@@ -63,9 +63,11 @@ class FlowLanes(eqx.Module):
         return _mapped(noise)(self.flow, y)
 
 
-def lanes_of(flow: AbstractDisplacedFlow) -> SpectralLanes | FlowLanes:
-    """One run in the form of a lane: closed forms where there are any, else the flow itself."""
-    if type(flow) is DisplacedGradientFlow and SpectralLanes.accepts(flow.loss, flow.model):
+def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
+    """One run of a gradient flow in the form of a lane: closed forms where there are any, else
+    the flow itself."""
+    assert isinstance(flow.flow, GradientFlow)
+    if SpectralLanes.accepts(flow.loss, flow.model):
         return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
     return FlowLanes(flow)
 

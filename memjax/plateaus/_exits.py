@@ -8,7 +8,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from .._checks import as_float_array, check_positive, check_scalar, is_traced
-from ..flows import AbstractDisplacedFlow
+from ..flows import DisplacedFlow
 from ..models import AbstractModel
 
 
@@ -44,7 +44,7 @@ class AbstractExit(eqx.Module):
 
     def event(
         self,
-        flow: AbstractDisplacedFlow,
+        flow: DisplacedFlow,
         root_finder: optx.AbstractRootFinder | None = None,
     ) -> diffrax.Event:
         """The exit as a Diffrax event of a displaced flow.
@@ -68,7 +68,7 @@ class ExitCondition(eqx.Module):
     """The condition function of [`memjax.AbstractExit.event`][]."""
 
     exit: AbstractExit
-    flow: AbstractDisplacedFlow
+    flow: DisplacedFlow
     initial_loss: Float[Array, ""]
 
     def state(self, y: Float[Array, " weights"]) -> TrainingState:

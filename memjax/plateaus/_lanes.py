@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..flows import AbstractDisplacedFlow, AbstractFlow, FlowLanes, lanes_of
+from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..solvers._double_double import fast_two_sum, two_sum
@@ -60,7 +60,7 @@ class Runs(eqx.Module):
     """What a lane measures. An instance is built for one run and mapped with lanes last."""
 
     dynamics: SpectralLanes | FlowLanes
-    flow: AbstractDisplacedFlow
+    flow: DisplacedFlow
     exit: AbstractExit
     record: dict[str, Array]
 

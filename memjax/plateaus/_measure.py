@@ -18,7 +18,7 @@ from .._checks import (
     check_scalar,
     is_traced,
 )
-from ..flows import AbstractDisplacedFlow, AbstractFlow
+from ..flows import AbstractFlow, AbstractTraining, DisplacedFlow
 from ..models import AbstractModel
 from ..solvers import StageNewton
 from ._exits import AbstractExit, ExitCondition
@@ -45,6 +45,7 @@ class RESULTS(eqx.Enumeration):
         "Rounding errors stand in the way of a trustworthy answer. Start closer to the "
         "target's own rates, or shorten the memory."
     )
+    diverged = "The loss of a discrete training is not finite any more. Use a smaller step."
 
 
 class LossCurve(eqx.Module):
@@ -124,16 +125,23 @@ def _noises(state: _State) -> tuple[Float[Array, ""], ...]:
 
 
 # `_State.result`: the places in this order, and while a run goes on or has an exit ahead.
-OUTCOMES = ("exited", "converged", "max_time_reached", "max_steps_reached", "unresolved")
-EXITED, CONVERGED, MAX_TIME_REACHED, MAX_STEPS_REACHED, UNRESOLVED = range(5)
+OUTCOMES = (
+    "exited",
+    "converged",
+    "max_time_reached",
+    "max_steps_reached",
+    "unresolved",
+    "diverged",
+)
+EXITED, CONVERGED, MAX_TIME_REACHED, MAX_STEPS_REACHED, UNRESOLVED, DIVERGED = range(6)
 RUNNING, CROSSED = -1, -2
 
 
-def _item(code: Int[Array, ""]) -> RESULTS:
-    item = RESULTS.unresolved
+def item(code: Int[Array, ""]) -> RESULTS:
+    found = RESULTS.unresolved
     for index, name in enumerate(OUTCOMES):
-        item = RESULTS.where(code == index, getattr(RESULTS, name), item)
-    return item
+        found = RESULTS.where(code == index, getattr(RESULTS, name), found)
+    return found
 
 
 def default_solver() -> diffrax.AbstractSolver:
@@ -141,16 +149,24 @@ def default_solver() -> diffrax.AbstractSolver:
     return diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
 
 
-def default_stepsize_controller(flow: AbstractDisplacedFlow, rtol: Scalar) -> diffrax.PIDController:
+def default_stepsize_controller(flow: DisplacedFlow, rtol: Scalar) -> diffrax.PIDController:
     """The step-size controller of [`memjax.measure_plateau`][].
 
     Errors are counted relative to the displacement of every weight from its start, down to a
     hundredth of the first unit of time's displacement: an exponentially small amplitude
     decides how long the plateau lasts.
     """
-    speed = jnp.linalg.norm(flow.vf(jnp.zeros(()), flow.initial_state(), None))
+    start = flow.initial_state()
+    velocity = flow.vf(jnp.zeros(()), start, None)[: flow.size]
+    # Where the weights start from rest, the gradient is what sets them in motion.
+    speed = jnp.maximum(_size(velocity), _size(flow.gradient(start)))
     floor = jnp.clip(0.01 * speed, jnp.finfo(speed.dtype).tiny * 1e10, 0.01)
     return diffrax.PIDController(rtol=rtol, atol=lax.stop_gradient(rtol * floor))
+
+
+def _size(x: Float[Array, " n"]) -> Float[Array, ""]:
+    square = jnp.sum(x**2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 @eqx.filter_jit
@@ -190,9 +206,9 @@ def _measure(
 
 
 class _Run(eqx.Module):
-    """One measurement: how it starts, makes a step, and ends."""
+    """One measurement of a flow: how it starts, makes a step, and ends."""
 
-    flow: AbstractDisplacedFlow
+    flow: DisplacedFlow
     condition: ExitCondition
     root_finder: optx.AbstractRootFinder
     solver: diffrax.AbstractSolver
@@ -254,7 +270,7 @@ class _Run(eqx.Module):
         )
         # A start that already meets the exit, and one already at rest.
         out = self.condition(zero, y, None) <= 0
-        state = self.diagnose(state, state, dt, step_response(_constant(hessian), dt)[1])
+        state = self.diagnose(state, state, dt, self.response(state, dt)[1])
         velocity = self.flow.vf(zero, y, None)
         sound = jnp.isfinite(self.condition.initial_loss) & jnp.all(jnp.isfinite(velocity))
         result = jnp.where(out, EXITED, state.result)
@@ -267,7 +283,7 @@ class _Run(eqx.Module):
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
         dense = _constant(dense)
         sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
-        definite, response = step_response(_constant(state.hessian), dt)
+        definite, response = self.response(state, dt)
         sound = sound & definite
         y1 = jnp.where(sound, y1, state.y)
         if error is not None:
@@ -366,41 +382,48 @@ class _Run(eqx.Module):
             return jnp.asarray(self.controller.atol + self.controller.rtol * jnp.abs(y))
         return 1e-6 * jnp.abs(y) + jnp.finfo(y.dtype).tiny
 
-    def hessian(self, y: Float[Array, " n"]) -> Float[Array, "n n"]:
-        """Minus the Jacobian of the flow: the Hessian of the loss for a gradient flow."""
-        y = lax.stop_gradient(y)
-        flow = _constant(self.flow)
-        return -jax.jacfwd(lambda y: flow.vf(jnp.zeros(()), y, None))(y)
+    def hessian(self, y: Float[Array, " n"]) -> Float[Array, "weights weights"]:
+        """The Hessian of the loss, as a constant."""
+        return _constant(self.flow).hessian(lax.stop_gradient(y))
+
+    def response(self, state: _State, dt: Scalar) -> tuple[Array, StepResponse]:
+        """How a step from `state` answers to a change of the gradient, see `step_response`."""
+        y, hessian = lax.stop_gradient((state.y, state.hessian))
+        return step_response(hessian, _constant(self.flow).resistance(y, dt))
 
     def diagnose(self, new: _State, old: _State, dt: Scalar, response: StepResponse) -> _State:
         """Whether the flow came to rest in `new`, and what rounding did on the way there."""
         run, old = _constant(self), _constant(old)
         y, hessian = lax.stop_gradient((new.y, new.hessian))
-        velocity = run.flow.vf(jnp.zeros(()), y, None)
-        noise = run.flow.noise(y)
+        count = run.flow.size
+        gradient, noise = run.flow.gradient(y), run.flow.noise(y)
+        coasting = run.flow.coasting(y)
+        scale = run.scale(y)[:count]
 
-        trusted = len(y) * 100 * float(jnp.finfo(y.dtype).eps)
-        newton = newton_to_rest(hessian, -velocity, trusted)
-        close = optx.rms_norm(newton / run.scale(y)) <= 1
+        trusted = count * 100 * float(jnp.finfo(y.dtype).eps)
+        newton = newton_to_rest(hessian, gradient, trusted)
+        close = optx.rms_norm((jnp.abs(newton) + jnp.abs(coasting)) / scale) <= 1
         # The exit may lie between here and the minimum.
-        at_minimum = close & (run.condition(jnp.zeros(()), y - newton, None) > 0)
-        silent = jnp.all(jnp.abs(velocity) <= noise)
+        ahead = run.condition(jnp.zeros(()), y.at[:count].add(-newton), None)
+        at_minimum = close & (ahead > 0)
+        coasts = jnp.any(jnp.abs(coasting) > scale)
+        silent = jnp.all(jnp.abs(gradient) <= noise) & ~coasts
         # Where the gradient is all noise the curvature may be as well, so that a saddle held
         # by symmetry cannot be told from a plateau.
-        still = jnp.all(velocity == 0)
+        still = jnp.all(gradient == 0) & ~coasts
         result = jnp.where(silent & ~still, UNRESOLVED, new.result)
         result = jnp.where(at_minimum | still, CONVERGED, result)
 
         # An error of the gradient moves the step by `shaken`: along the flow that is a
         # shift in time, across it an error that grows where the flow escapes.
         shaken = step_noise(response, noise)
-        moved = jnp.linalg.norm(y - old.y)
+        moved = jnp.linalg.norm(y[:count] - old.y[:count])
         shift = jnp.linalg.norm(shaken) / jnp.where(moved > 0, moved, 1)
-        growth = escape_growth(response, dt, velocity)
+        growth = escape_growth(response, run.flow.vf(jnp.zeros(()), y, None)[:count])
         noises = (
             old.time_noise + shift * dt,
             old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken),
-            jnp.maximum(old.peak_noise, optx.rms_norm(shaken / run.scale(y))),
+            jnp.maximum(old.peak_noise, optx.rms_norm(shaken / scale)),
         )
         noises = jnp.where(moved > 0, jnp.stack(noises), jnp.stack(_noises(old)))
         return eqx.tree_at(lambda s: (*_noises(s), s.result), new, (*noises, result))
@@ -468,7 +491,7 @@ class _Run(eqx.Module):
         accepted = state.num_accepted_steps
         return Plateau(
             time=jnp.where(result == EXITED, time, without),
-            result=_item(result),
+            result=item(result),
             time_reached=time,
             loss=seen.loss,
             distance=seen.distance,
@@ -524,7 +547,7 @@ def _constant(tree: PyTree) -> PyTree:
 
 
 def measure_plateau(
-    flow: AbstractFlow,
+    flow: AbstractFlow | AbstractTraining,
     model: AbstractModel,
     exit: AbstractExit,
     *,
@@ -532,13 +555,13 @@ def measure_plateau(
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     rtol: float | Scalar = 1e-6,
     max_time: float | Scalar = 1e300,
-    max_steps: int = 4096,
+    max_steps: int | None = None,
     saveat: diffrax.SaveAt | None = None,
     throw: bool = True,
     adjoint: diffrax.AbstractAdjoint | None = None,
     resolution: float = 1e-3,
 ) -> Plateau:
-    r"""Integrate a training flow from a model until an exit condition, and time it.
+    r"""Follow the training of a model until an exit condition, and time it.
 
     The flow is integrated in the displacement $y = \theta - \theta(0)$, with errors
     controlled relative to $y$, and every step starts at a local time of zero. Steps are not
@@ -547,13 +570,19 @@ def measure_plateau(
     short steps at the end of a long plateau below the last digit of time, as absolute time
     does.) A step is refused where it would jump over an instability of the flow.
 
-    Works under `jax.jit` and `jax.vmap`; `time`, `loss`, `distance` and `model` are
-    differentiable, once, through the exit, with respect to everything in `flow`, `model` and
-    `exit`. (Second derivatives would miss what the location of the exit holds fixed.)
+    A discrete training ([`memjax.AbstractTraining`][]) is followed update by update instead.
+    Its times are whole numbers of updates, the curve holds the last update before each time,
+    `rounding` counts that of the loss alone, and `curvature` is NaN.
+
+    Works under `jax.jit` and `jax.vmap`; `time`, `loss`, `distance` and `model` of a
+    flow are differentiable, once, through the exit, with respect to everything in `flow`,
+    `model` and `exit`. (Second derivatives would miss what the location of the exit holds
+    fixed.)
 
     **Arguments:**
 
-    - `flow`: the training dynamics, for example `memjax.GradientFlow(loss)`.
+    - `flow`: the training dynamics, for example `memjax.GradientFlow(loss)`, or a discrete
+        training such as `memjax.OptaxTraining(loss, optax.adam(1e-3))`.
     - `model`: the start, in float64.
     - `exit`: when the plateau ends.
     - `solver`: a Diffrax solver with error estimates. Defaults to `diffrax.Kvaerno5` with a
@@ -566,10 +595,12 @@ def measure_plateau(
     - `rtol`: tolerance of the default controller, relative to the displacement of every
         weight. The error of `time` was at most a hundred times that on the references.
     - `max_time`: training time after which to stop. Defaults to 1e300.
-    - `max_steps`: number of attempted steps after which to stop.
+    - `max_steps`: number of attempted steps after which to stop. Defaults to 4096, and to a
+        million updates of a discrete training.
     - `saveat`: `diffrax.SaveAt(ts=times)` to record the training curve at increasing times
         (log-spaced ones, say `jnp.geomspace(1e-1, 1e9, 100)`).
-    - `throw`: whether to raise if the answer is `unresolved` or `max_steps` was reached.
+    - `throw`: whether to raise if there is no answer: `unresolved`, `diverged`, or
+        `max_steps` reached.
         Otherwise such an answer is only marked in `result`, its `time` being NaN.
     - `adjoint`: `diffrax.RecursiveCheckpointAdjoint()` (the default) for reverse-mode and
         `diffrax.ForwardMode()` for forward-mode differentiation.
@@ -590,7 +621,8 @@ def measure_plateau(
         The hitting times are those of Li, Han, E, Li, *On the Curse of Memory in Recurrent
         Neural Networks: Approximation and Optimization Analysis*, ICLR 2021, Section 5.
     """
-    if not isinstance(flow, AbstractFlow):
+    training = isinstance(flow, AbstractTraining)
+    if not isinstance(flow, AbstractFlow) and not training:
         raise TypeError(
             f"`flow` must be a memjax flow, got {type(flow).__name__}; pass for example "
             "memjax.GradientFlow(memjax.WhiteNoiseLoss(target))."
@@ -626,10 +658,26 @@ def measure_plateau(
     check_scalar("max_time", max_time)
     if not is_traced(max_time) and not max_time > 0:
         raise ValueError(f"`max_time` must be positive, got {max_time}; pass a time above 0.")
+    if max_steps is None:
+        max_steps = 1_000_000 if training else 4096
     check_integer("max_steps", max_steps)
     if not isinstance(resolution, (int, float)) or not 0 < resolution < np.inf:
         raise ValueError(f"`resolution` must be a positive number, got {resolution!r}.")
     curve_times = _curve_times(saveat)
+    if training:
+        given = {"solver": solver, "stepsize_controller": stepsize_controller, "adjoint": adjoint}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` must not be given for a discrete training, got {value!r}; its "
+                    "updates are steps of their own."
+                )
+        from ._training import measure_training  # it makes the same answers, hence not at the top
+
+        plateau = measure_training(
+            flow, model, exit, max_time, jnp.asarray(max_steps), curve_times, resolution
+        )
+        return _raised(plateau) if throw else plateau
     if adjoint is None:
         adjoint = diffrax.RecursiveCheckpointAdjoint()
     elif not isinstance(adjoint, (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode)):
@@ -650,11 +698,15 @@ def measure_plateau(
         adjoint,
         resolution,
     )
-    if throw:
-        result = plateau.result
-        failed = (result == RESULTS.unresolved) | (result == RESULTS.max_steps_reached)
-        plateau = result.error_if(plateau, failed)
-    return plateau
+    return _raised(plateau) if throw else plateau
+
+
+def _raised(plateau: Plateau) -> Plateau:
+    """The answer, or a runtime error if it is none."""
+    result = plateau.result
+    answers = (RESULTS.exited, RESULTS.converged, RESULTS.max_time_reached)
+    found = [result == answer for answer in answers]
+    return result.error_if(plateau, ~(found[0] | found[1] | found[2]))
 
 
 def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None:

@@ -7,13 +7,14 @@ spread over more decades than a float has digits, and only the scaled factors ke
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Bool, Float
 
 from ..solvers._shifted import inverse_root
 
 
 class StepResponse(eqx.Module):
-    """`(I / dt + hessian)^{-1}`, by which an implicit step answers to a change of the gradient.
+    """`(resistance + hessian)^{-1}`, by which an implicit step answers to a change of the
+    gradient.
 
     Kept as a factor and applied to vectors: the products with matrices, of which an explicit
     inverse is made, are a hundred times slower where a multithreaded BLAS finds its cores busy.
@@ -21,23 +22,26 @@ class StepResponse(eqx.Module):
 
     factor: Float[Array, "n n"]
     scale: Float[Array, " n"]
+    resistance: Float[Array, "n n"]
 
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
         return self.scale * cho_solve((self.factor, True), self.scale * x)
 
 
-def step_response(hessian: Float[Array, "n n"], dt: Scalar) -> tuple[Bool[Array, ""], StepResponse]:
-    """Whether `I + dt * hessian` is positive definite, and the response of a step.
+def step_response(
+    hessian: Float[Array, "n n"], resistance: Float[Array, "n n"]
+) -> tuple[Bool[Array, ""], StepResponse]:
+    """Whether `resistance + hessian` is positive definite, and the response of a step.
 
     Where it is not definite, an implicit step would damp directions in which the true flow
     escapes, and sit on a saddle for ever.
     """
-    matrix = jnp.eye(hessian.shape[0]) / dt + hessian
+    matrix = resistance + hessian
     diagonal = jnp.diagonal(matrix)
     scale = inverse_root(diagonal)
     factor = jnp.linalg.cholesky(scale[:, None] * matrix * scale[None, :])
     definite = jnp.all(diagonal > 0) & jnp.all(jnp.isfinite(factor))
-    return definite, StepResponse(factor, scale)
+    return definite, StepResponse(factor, scale, resistance)
 
 
 def step_noise(response: StepResponse, noise: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -72,11 +76,9 @@ def _scaled(hessian: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Ar
     return scaled + jnp.diag(jnp.where(inert, 1.0, 0.0)), scale
 
 
-def escape_growth(
-    response: StepResponse, dt: Scalar, velocity: Float[Array, " n"]
-) -> Float[Array, ""]:
-    """`dt` times the fastest rate at which the flow escapes across its own direction, in
-    [0, 1]: the slowest mode that is not the flow's own, by a few power iterations."""
+def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float[Array, ""]:
+    """By how much what lies across the flow's own direction grows within a step, in [0, 1]:
+    the slowest mode that is not the flow's own, by a few power iterations."""
     norm = jnp.linalg.norm(velocity)
     unit = velocity / jnp.where(norm > 0, norm, 1)
     across = lambda x: x - unit * (unit @ x)
@@ -84,6 +86,6 @@ def escape_growth(
     size = jnp.linalg.norm(direction)
     for _ in range(8):
         direction = direction / jnp.where(size > 0, size, 1)
-        direction = across(response(direction))
+        direction = across(response(response.resistance @ direction))
         size = jnp.linalg.norm(direction)
-    return jnp.clip(1 - dt / jnp.where(size > 0, size, dt), 0, 1)
+    return jnp.clip(1 - 1 / jnp.where(size > 0, size, 1), 0, 1)

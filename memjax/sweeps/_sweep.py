@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
 from .._checks import check_float64, check_integer
+from ..flows import AbstractTraining, GradientFlow
 from ..plateaus import measure_plateau
 from ..plateaus._lanes import LaneMethod, Runs
 from ..plateaus._measure import checked_times, MAX_STEPS_REACHED, OUTCOMES, UNRESOLVED
@@ -72,7 +73,7 @@ def sweep(
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     rtol: float | None = None,
     max_time: float = 1e300,
-    max_steps: int = 4096,
+    max_steps: int | None = None,
     curve_times: Float[Array, " times"] | None = None,
     resolution: float = 1e-3,
     precision: Literal["auto", "float64", "double-double"] = "auto",
@@ -88,8 +89,9 @@ def sweep(
     gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
     `DiagonalLinearRNN`) and with automatic ones elsewhere. Memory is bounded by the lanes, and
     three programs are compiled for every combination of the static axes, whatever the size of
-    the grid. With a `solver` or `stepsize_controller` of your own, every run goes through
-    [`memjax.measure_plateau`][] instead, which is much slower.
+    the grid. What is not a [`memjax.GradientFlow`][] (other flows, discrete training), or has
+    a `solver` or `stepsize_controller` of your own, goes through [`memjax.measure_plateau`][]
+    run by run instead, which is much slower.
 
     A measurement that fails is a cell with its `result`, not an exception. An interrupt
     (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
@@ -108,8 +110,8 @@ def sweep(
     - `solver`, `stepsize_controller`, `max_time`, `max_steps`, `resolution`: as in
         [`memjax.measure_plateau`][].
     - `rtol`: tolerance, relative to the displacement of every weight. Defaults to 1e-5, with
-        which the error of `time` was at most 2e-4 on the references (1e-6 with a `solver` or
-        `stepsize_controller` of your own).
+        which the error of `time` was at most 2e-4 on the references (1e-6 for runs through
+        [`memjax.measure_plateau`][]).
     - `curve_times`: increasing training times at which every cell records its loss, as the
         variable `curve_loss` over the dimension `training_time`.
     - `precision`: `"float64"`, or `"double-double"` for displacements and gradients of twice
@@ -147,7 +149,20 @@ def sweep(
     static = [name for name in names if name in static or values[name].dtype.kind in "US"]
     _check_build(build, names, static, values)
     dynamic = [name for name in names if name not in static]
+    grid = np.meshgrid(*(values[name] for name in dynamic), indexing="ij")
+    columns = {name: column.ravel() for name, column in zip(dynamic, grid, strict=True)}
+    sizes = {name: len(values[name]) for name in names}
+    count = int(np.prod([sizes[name] for name in dynamic], dtype=int))
+    # The row of a cell: there is one also where no axis varies inside a program.
+    columns[_ROW] = np.arange(count)
+    combinations = list(np.ndindex(*(sizes[name] for name in static)))
+    builds = [
+        _Build(build, tuple((n, values[n][i].item()) for n, i in zip(static, index, strict=True)))
+        for index in combinations
+    ]
+    flows = [eqx.filter_eval_shape(build, _one(columns))[0] for build in builds]
     own = solver is not None or stepsize_controller is not None
+    own = own or not all(isinstance(flow, GradientFlow) for flow in flows)
     if rtol is None:
         rtol = 1e-6 if own else 1e-5
     for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
@@ -157,6 +172,9 @@ def sweep(
             raise ValueError(f"`rtol` must be below 1, got {value}; pass a relative tolerance.")
         if not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
+    if max_steps is None:
+        discrete = any(isinstance(flow, AbstractTraining) for flow in flows)
+        max_steps = 1_000_000 if discrete else 4096
     check_integer("max_steps", max_steps)
     if max_steps >= 2**31:
         raise ValueError(f"`max_steps` must be below 2**31, got {max_steps}.")
@@ -174,7 +192,8 @@ def sweep(
     if own and precision == "double-double":
         raise ValueError(
             "`precision` must not be 'double-double' with a `solver` or `stepsize_controller` "
-            "of your own, which work in float64; leave them out."
+            "of your own, nor for other flows than gradient flow, which work in float64; leave "
+            "it out."
         )
 
     options = _Options(
@@ -186,18 +205,6 @@ def sweep(
         resolution,
     )
 
-    sizes = {name: len(values[name]) for name in names}
-    inner = [sizes[name] for name in dynamic]
-    count = int(np.prod(inner, dtype=int))
-    grid = np.meshgrid(*(values[name] for name in dynamic), indexing="ij")
-    columns = {name: column.ravel() for name, column in zip(dynamic, grid, strict=True)}
-    # The row of a cell: there is one also where no axis varies inside a program.
-    columns[_ROW] = np.arange(count)
-    combinations = list(np.ndindex(*(sizes[name] for name in static)))
-    builds = [
-        _Build(build, tuple((n, values[n][i].item()) for n, i in zip(static, index, strict=True)))
-        for index in combinations
-    ]
     if own:
         finished = _through_diffrax(builds, columns, options, curve_times)
     else:
@@ -305,6 +312,11 @@ class _BuildRuns:
         return Runs.build(*self.build(varied))
 
 
+def _one(columns: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The axes of one cell, as shapes."""
+    return {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
+
+
 def _programs(
     builds: list[_Build],
     columns: dict[str, np.ndarray],
@@ -324,8 +336,7 @@ def _programs(
     count = len(columns[_ROW])
     programs = []
     for build in builds:
-        one = {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
-        run = eqx.filter_eval_shape(_BuildRuns(build), one)
+        run = eqx.filter_eval_shape(_BuildRuns(build), _one(columns))
         if method.compensated and not run.compensable:
             raise ValueError(
                 "`precision` must not be 'double-double' for a loss or model without closed "

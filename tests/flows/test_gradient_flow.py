@@ -3,11 +3,12 @@ import equinox as eqx
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, linalg
 
 import memjax as mj
 from memjax.losses import displaced, weights
@@ -156,3 +157,31 @@ def test_distance_has_a_derivative_at_the_start():
 def test_loss_must_be_a_loss(loss):
     with pytest.raises(TypeError, match=r"`loss` must be a memjax loss"):
         mj.GradientFlow(loss)
+
+
+def test_preconditioning_changes_the_metric():
+    # |a - c|^2 with the metric A: the matrix exponential of -2 A^{-1}, and rates feel nothing.
+    goal = jnp.array([0.0, 1.0, -1.0])
+    metric = np.diag([2.0, 1.0, 0.5, 1.0, 1.0, 1.0]) + 0.1
+    flow = mj.PreconditionedFlow(
+        mj.FunctionLoss(lambda m: jnp.sum((m.amplitudes - goal) ** 2)),
+        lx.MatrixLinearOperator(jnp.asarray(metric), lx.positive_semidefinite_tag),
+    )
+    end = diffrax.diffeqsolve(
+        flow,
+        diffrax.Tsit5(),
+        t0=0.0,
+        t1=0.7,
+        dt0=0.01,
+        y0=flow.start(model()),
+        stepsize_controller=diffrax.PIDController(rtol=1e-10, atol=1e-12),
+    ).ys
+    projection = np.diag([1.0, 1, 1, 0, 0, 0])
+    away = np.concatenate([model().amplitudes - goal, np.zeros(3)])
+    moved = (linalg.expm(-1.4 * np.linalg.inv(metric) @ projection) - np.eye(6)) @ away
+    np.testing.assert_allclose(end.amplitudes[0], model().amplitudes + moved[:3], rtol=1e-8)
+    np.testing.assert_allclose(end.free_rates[0], model().free_rates + moved[3:], rtol=1e-8)
+    with pytest.raises(ValueError, match="`operator` must act on the 6 trained weights, got one"):
+        mj.PreconditionedFlow(flow.loss, lx.DiagonalLinearOperator(jnp.ones(3))).start(model())
+    with pytest.raises(TypeError, match="`operator` must be a Lineax operator, got ndarray"):
+        mj.PreconditionedFlow(flow.loss, metric)  # pyright: ignore

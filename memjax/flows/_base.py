@@ -1,0 +1,182 @@
+"""Training dynamics in continuous time, of a model and of its displacement from a start."""
+
+import abc
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from ..losses import AbstractLoss, displaced, weights
+from ..models import AbstractModel, trainable
+
+
+class AbstractFlow(diffrax.AbstractTerm):
+    r"""Training dynamics of a loss in training time $\tau$.
+
+    $$\dot\theta = f(\nabla J(\theta), z), \qquad \dot z = g(\nabla J(\theta), z),$$
+
+    where $\theta$ is the flat vector of the trained weights and $z$ holds whatever the
+    dynamics remember besides them, such as a velocity. A flow is a Diffrax term: its state is
+    a model, or the pair of a model and $z$ where there is any ([`memjax.AbstractFlow.start`][]).
+    `displaced` gives the same dynamics for the displacement from a start, which is what
+    [`memjax.measure_plateau`][] integrates.
+
+    To write a flow, subclass it, give a `loss` and the four methods `auxiliary`, `rates`,
+    `resistance` and `coasting`.
+    """
+
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    @abc.abstractmethod
+    def auxiliary(self, gradient: Float[Array, " weights"]) -> PyTree[Array]:
+        """What the dynamics remember besides the weights, at the start; `None` for nothing.
+
+        **Arguments:**
+
+        - `gradient`: the gradient at the start.
+        """
+
+    @abc.abstractmethod
+    def rates(
+        self, gradient: Float[Array, " weights"], auxiliary: PyTree[Array]
+    ) -> tuple[Float[Array, " weights"], PyTree[Array]]:
+        """The time derivatives of the weights and of `auxiliary`."""
+
+    @abc.abstractmethod
+    def resistance(self, auxiliary: PyTree[Array], dt: Scalar) -> Float[Array, "..."]:
+        r"""By how much the dynamics resist a change within the time `dt`.
+
+        The weights of an implicit step of length `dt` answer to a change $e$ of the gradient
+        by $-(R + \nabla^2 J)^{-1} e$, and this is $R$, a matrix, or its diagonal, or a
+        number: for a gradient flow `1 / dt`. It decides how long a step may be where the flow
+        is unstable, and what rounding does to it.
+        """
+
+    @abc.abstractmethod
+    def coasting(self, auxiliary: PyTree[Array]) -> Float[Array, "..."]:
+        """How far the weights would move on if the gradient vanished: a flow is at rest only
+        if that is nothing."""
+
+    def start(self, model: AbstractModel) -> PyTree[Array]:
+        """The state of this term for Diffrax that starts at `model`."""
+        gradient = jfu.ravel_pytree(self.loss.gradient(model))[0]
+        auxiliary = self.auxiliary(gradient)
+        return model if auxiliary is None else (model, auxiliary)
+
+    def vf(self, t: Scalar, y: PyTree[Array], args: PyTree) -> PyTree[Array]:
+        model, auxiliary = (y, None) if isinstance(y, AbstractModel) else y
+        gradient, unravel = jfu.ravel_pytree(self.loss.gradient(model))
+        velocity, change = self.rates(gradient, auxiliary)
+        still = jax.tree.map(jnp.zeros_like, eqx.filter(model, trainable(model), inverse=True))
+        moving = eqx.combine(unravel(velocity), still)
+        return moving if isinstance(y, AbstractModel) else (moving, change)
+
+    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
+        return t1 - t0
+
+    def prod(self, vf: PyTree[Array], control: Scalar) -> PyTree[Array]:
+        return jax.tree.map(lambda v: control * v, vf)
+
+    def displaced(self, model: AbstractModel) -> "DisplacedFlow":
+        """The dynamics of the displacement from `model`."""
+        gradient = jfu.ravel_pytree(self.loss.gradient(model))[0]
+        return DisplacedFlow(self, model, self.auxiliary(gradient))
+
+
+class DisplacedFlow(diffrax.AbstractTerm):
+    r"""A flow started at a model, as a Diffrax term for a flat vector.
+
+    The state begins with the displacement $\theta(\tau) - \theta(0)$, followed by what else
+    the flow remembers. On a plateau the displacement is exponentially small, and in floating
+    point its own digits are worth far more than those that it leaves in $\theta$.
+
+    **Attributes:**
+
+    - `flow`: the flow.
+    - `model`: the start $\theta(0)$.
+    - `auxiliary`: what the flow remembers besides the weights, at the start.
+    """
+
+    flow: AbstractFlow
+    model: AbstractModel
+    auxiliary: PyTree[Array]
+
+    @property
+    def loss(self) -> AbstractLoss:
+        """The loss of the flow."""
+        return self.flow.loss
+
+    @property
+    def size(self) -> int:
+        """The number of trained weights."""
+        return sum(leaf.size for leaf in jax.tree.leaves(weights(self.model)))
+
+    def initial_state(self) -> Float[Array, " state"]:
+        """The state at the start."""
+        still = jax.tree.map(jnp.zeros_like, weights(self.model))
+        return jnp.concatenate([_flat(still), _flat(self.auxiliary)])
+
+    def model_at(self, y: Float[Array, " state"]) -> AbstractModel:
+        """The model of a state."""
+        return displaced(self.model, self._displacement(y))
+
+    def distance(self, y: Float[Array, " state"]) -> Scalar:
+        r"""$\|\theta - \theta(0)\|_2$ of a state."""
+        # A norm whose derivative at the start is zero instead of NaN.
+        square = jnp.sum(y[: self.size] ** 2)
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+    def gradient(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
+        """The gradient of the loss at a state."""
+        return _flat(self.loss.gradient(self.model, self._displacement(y)))
+
+    def noise(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
+        """An estimate of the rounding error of every component of the gradient."""
+        return _flat(self.loss.gradient_noise(self.model, self._displacement(y)))
+
+    def hessian(self, y: Float[Array, " state"]) -> Float[Array, "weights weights"]:
+        """The Hessian of the loss at a state."""
+        return jax.jacfwd(self.gradient)(y[: self.size])
+
+    def resistance(self, y: Float[Array, " state"], dt: Scalar) -> Float[Array, "weights weights"]:
+        """By how much the dynamics resist a change, see [`memjax.AbstractFlow.resistance`][]."""
+        resistance = self.flow.resistance(self._auxiliary(y), dt)
+        if resistance.ndim == 2:
+            return resistance
+        return jnp.diag(jnp.broadcast_to(resistance, (self.size,)))
+
+    def coasting(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
+        """How far the weights would move on, see [`memjax.AbstractFlow.coasting`][]."""
+        return jnp.broadcast_to(self.flow.coasting(self._auxiliary(y)), (self.size,))
+
+    def vf(self, t: Scalar, y: Float[Array, " state"], args: PyTree) -> Float[Array, " state"]:
+        velocity, change = self.flow.rates(self.gradient(y), self._auxiliary(y))
+        return jnp.concatenate([velocity, _flat(change)])
+
+    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
+        return t1 - t0
+
+    def prod(self, vf: Float[Array, " state"], control: Scalar) -> Float[Array, " state"]:
+        return control * vf
+
+    def _displacement(self, y: Float[Array, " state"]) -> PyTree[Array]:
+        return jfu.ravel_pytree(weights(self.model))[1](y[: self.size])
+
+    def _auxiliary(self, y: Float[Array, " state"]) -> PyTree[Array]:
+        return jfu.ravel_pytree(self.auxiliary)[1](y[self.size :])
+
+
+def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:
+    return jfu.ravel_pytree(tree)[0]
+
+
+def check_loss(loss: AbstractLoss) -> None:
+    """Refuse what is not a loss."""
+    if not isinstance(loss, AbstractLoss):
+        raise TypeError(
+            f"`loss` must be a memjax loss, got {type(loss).__name__}; pass for "
+            "example memjax.WhiteNoiseLoss(target)."
+        )

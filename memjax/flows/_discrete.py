@@ -1,0 +1,177 @@
+import abc
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.flatten_util as jfu
+import jax.numpy as jnp
+import lineax as lx
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from .._checks import as_float_array, check_nonnegative, check_positive, check_scalar
+from ..losses import AbstractLoss, displaced, weights
+from ..models import AbstractModel
+from ._base import check_loss
+
+
+class AbstractTraining(eqx.Module):
+    r"""Training by discrete updates of the weights.
+
+    It goes wherever a flow goes: [`memjax.measure_plateau`][] counts its updates until an exit,
+    and sweeps vary what it holds. To write one, subclass it, give a `loss` and the `time_step`
+    that an update counts for, and the two methods.
+    """
+
+    loss: eqx.AbstractVar[AbstractLoss]
+    time_step: eqx.AbstractVar[Float[Array, ""]]
+
+    @abc.abstractmethod
+    def start(self, model: AbstractModel) -> PyTree[Array]:
+        """What the training remembers besides the weights, at the start."""
+
+    @abc.abstractmethod
+    def update(
+        self, model: AbstractModel, displacement: PyTree[Array], state: PyTree[Array]
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        """One update.
+
+        **Arguments:**
+
+        - `model`: where the training started.
+        - `displacement`: how far the trained weights have moved from there, a PyTree as
+            `equinox.filter(model, memjax.trainable(model))`.
+        - `state`: what `start` or the last update gave.
+
+        **Returns:**
+
+        The displacement and the state after the update.
+        """
+
+
+class OptaxTraining(AbstractTraining):
+    """Training by any Optax optimiser.
+
+    **Arguments:**
+
+    - `loss`: the loss.
+    - `optimiser`: a `optax.GradientTransformation`. Optimisers that look at the loss along
+        their way, such as `optax.lbfgs`, are given it.
+    - `time_step`: the training time that an update counts for. Defaults to 1; with the
+        learning rate, the times of gradient descent are those of a gradient flow.
+
+    !!! Example
+
+        ```python
+        training = mj.OptaxTraining(mj.WhiteNoiseLoss(target), optax.adam(1e-3))
+        plateau = mj.measure_plateau(training, model, mj.RelativeLossDrop(0.02))
+        ```
+    """
+
+    loss: AbstractLoss
+    optimiser: Any
+    time_step: Float[Array, ""]
+
+    def __init__(
+        self, loss: AbstractLoss, optimiser: Any, time_step: float | Float[Array, ""] = 1.0
+    ):
+        check_loss(loss)
+        if not (callable(getattr(optimiser, "init", None)) and hasattr(optimiser, "update")):
+            raise TypeError(
+                f"`optimiser` must be an Optax optimiser, got {optimiser!r}; pass for example "
+                "optax.adam(1e-3)."
+            )
+        self.loss = loss
+        self.optimiser = optax.with_extra_args_support(optimiser)
+        self.time_step = as_float_array("time_step", time_step)
+        check_scalar("time_step", self.time_step)
+        check_positive("time_step", self.time_step)
+
+    def start(self, model: AbstractModel) -> PyTree[Array]:
+        return self.optimiser.init(weights(model))
+
+    def update(
+        self, model: AbstractModel, displacement: PyTree[Array], state: PyTree[Array]
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        here = displaced(model, displacement)
+        gradient = self.loss.gradient(model, displacement)
+        change, state = self.optimiser.update(
+            gradient,
+            state,
+            weights(here),
+            value=self.loss(here),
+            grad=gradient,
+            value_fn=lambda w: self.loss(eqx.combine(w, here)),
+        )
+        return jax.tree.map(jnp.add, displacement, change), state
+
+
+class StochasticGradientFlow(AbstractTraining):
+    r"""Stochastic gradient flow $d\theta = -\nabla J(\theta)\,d\tau + \sqrt{2T}\,dB_\tau$, in
+    steps of fixed length by a Diffrax solver.
+
+    **Arguments:**
+
+    - `loss`: the loss $J$.
+    - `temperature`: $T \ge 0$.
+    - `time_step`: the length of a step, in units of training time.
+    - `key`: the PRNG key of the noise.
+    - `solver`: a Diffrax solver for stochastic equations. Defaults to `diffrax.Euler()`, the
+        Euler-Maruyama method; `diffrax.ShARK()` is of order 1.5 here, since the noise is
+        additive.
+
+    ??? cite "Reference"
+
+        Li, Tai, E, *Stochastic modified equations and adaptive stochastic gradient
+        algorithms*, ICML 2017.
+    """
+
+    loss: AbstractLoss
+    temperature: Float[Array, ""]
+    time_step: Float[Array, ""]
+    key: Key[Array, ""]
+    solver: diffrax.AbstractSolver
+
+    def __init__(
+        self,
+        loss: AbstractLoss,
+        temperature: float | Float[Array, ""],
+        time_step: float | Float[Array, ""],
+        key: Key[Array, ""],
+        solver: diffrax.AbstractSolver | None = None,
+    ):
+        check_loss(loss)
+        self.loss = loss
+        self.temperature = as_float_array("temperature", temperature)
+        check_scalar("temperature", self.temperature)
+        check_nonnegative("temperature", self.temperature)
+        self.time_step = as_float_array("time_step", time_step)
+        check_scalar("time_step", self.time_step)
+        check_positive("time_step", self.time_step)
+        if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+            raise TypeError(f"`key` must be a PRNG key, got {key!r}; pass jax.random.key(0).")
+        self.key = key
+        self.solver = diffrax.Euler() if solver is None else solver
+
+    def start(self, model: AbstractModel) -> Int[Array, ""]:
+        return jnp.zeros((), int)
+
+    def update(
+        self, model: AbstractModel, displacement: PyTree[Array], state: Int[Array, ""]
+    ) -> tuple[PyTree[Array], Int[Array, ""]]:
+        y, unravel = jfu.ravel_pytree(displacement)
+        descent = lambda t, y, args: -jfu.ravel_pytree(self.loss.gradient(model, unravel(y)))[0]
+        size = jnp.sqrt(2 * self.temperature)
+        noise = lambda t, y, args: lx.DiagonalLinearOperator(jnp.full(y.shape, size))
+        # Every step is one of its own, from time 0: a path to an unknown end is not needed.
+        area = getattr(self.solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
+        kinds = (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea)
+        kind = next((k for k in kinds if issubclass(k, area)), diffrax.SpaceTimeTimeLevyArea)
+        key = jax.random.fold_in(self.key, state)
+        path = diffrax.UnsafeBrownianPath(y.shape, key, levy_area=kind)
+        terms = diffrax.MultiTerm(diffrax.ODETerm(descent), diffrax.ControlTerm(noise, path))
+        zero, args = jnp.zeros(()), None
+        memory = self.solver.init(terms, zero, self.time_step, y, args)
+        y, *_ = self.solver.step(terms, zero, self.time_step, y, args, memory, False)
+        return unravel(y), state + 1

@@ -1,0 +1,99 @@
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from .._checks import as_float_array, check_nonnegative, check_positive, check_scalar
+from ..losses import AbstractLoss
+from ._base import AbstractFlow, check_loss
+
+
+class HeavyBall(AbstractFlow):
+    r"""The heavy ball $\ddot\theta + \gamma\dot\theta = -\nabla J(\theta)$, starting at rest.
+
+    On a plateau it is overdamped and takes $\gamma$ times as long as gradient flow; without
+    friction the exponent of the plateau time is halved.
+
+    **Arguments:**
+
+    - `loss`: the loss $J$.
+    - `friction`: $\gamma \ge 0$, in units of one over training time.
+
+    ??? cite "Reference"
+
+        Polyak, *Some methods of speeding up the convergence of iteration methods*, USSR
+        Computational Mathematics and Mathematical Physics 4, 1964.
+    """
+
+    loss: AbstractLoss
+    friction: Float[Array, ""]
+
+    def __init__(self, loss: AbstractLoss, friction: float | Float[Array, ""] = 1.0):
+        check_loss(loss)
+        self.loss = loss
+        self.friction = as_float_array("friction", friction)
+        check_scalar("friction", self.friction)
+        check_nonnegative("friction", self.friction)
+
+    def auxiliary(self, gradient: Float[Array, " weights"]) -> Float[Array, " weights"]:
+        return jnp.zeros_like(gradient)
+
+    def rates(
+        self, gradient: Float[Array, " weights"], auxiliary: Float[Array, " weights"]
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
+        return auxiliary, -self.friction * auxiliary - gradient
+
+    def resistance(self, auxiliary: Float[Array, " weights"], dt: Scalar) -> Float[Array, ""]:
+        return (1 / dt + self.friction) / dt
+
+    def coasting(self, auxiliary: Float[Array, " weights"]) -> Float[Array, " weights"]:
+        return jnp.where(auxiliary == 0, 0, auxiliary / self.friction)
+
+
+class Nesterov(AbstractFlow):
+    r"""Nesterov's method in continuous time, $\ddot\theta + (r/\tau)\,\dot\theta = -\nabla J$.
+
+    The friction vanishes with time, so that the exponent of a plateau time is half that of
+    gradient flow.
+
+    **Arguments:**
+
+    - `loss`: the loss $J$.
+    - `damping`: the number $r > 0$. Defaults to 3, Nesterov's own.
+
+    ??? cite "Reference"
+
+        Su, Boyd, Candès, *A differential equation for modeling Nesterov's accelerated gradient
+        method*, JMLR 17, 2016, Section 1.
+    """
+
+    loss: AbstractLoss
+    damping: Float[Array, ""]
+
+    def __init__(self, loss: AbstractLoss, damping: float | Float[Array, ""] = 3.0):
+        check_loss(loss)
+        self.loss = loss
+        self.damping = as_float_array("damping", damping)
+        check_scalar("damping", self.damping)
+        check_positive("damping", self.damping)
+
+    def auxiliary(
+        self, gradient: Float[Array, " weights"]
+    ) -> tuple[Float[Array, " weights"], Float[Array, ""]]:
+        # The velocity over the time is regular at the start, the velocity's equation is not.
+        return -gradient / (1 + self.damping), jnp.zeros((), gradient.dtype)
+
+    def rates(
+        self,
+        gradient: Float[Array, " weights"],
+        auxiliary: tuple[Float[Array, " weights"], Float[Array, ""]],
+    ) -> tuple[Float[Array, " weights"], tuple[Float[Array, " weights"], Float[Array, ""]]]:
+        pace, time = auxiliary
+        started = time > 0
+        change = -((1 + self.damping) * pace + gradient) / jnp.where(started, time, 1)
+        return time * pace, (jnp.where(started, change, 0), jnp.ones_like(time))
+
+    def resistance(self, auxiliary: tuple[Array, Array], dt: Scalar) -> Float[Array, ""]:
+        return (1 / dt + self.damping / (auxiliary[1] + dt)) / dt
+
+    def coasting(self, auxiliary: tuple[Array, Array]) -> Float[Array, " weights"]:
+        pace, time = auxiliary
+        return pace * time**2 / jnp.maximum(self.damping - 1, 0.1)
