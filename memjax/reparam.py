@@ -1,12 +1,16 @@
 """Reparametrisations: maps from free weights to decay rates (theory: Wang & Li 2024)."""
 
 import abc
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ._checks import as_float_array, check_positive, check_scalar
+from ._checks import as_float_array, check_positive, check_scalar, is_traced
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -16,7 +20,20 @@ class AbstractReparametrisation(eqx.Module):
     feel the flow multiplied by $\varphi'(v)^2$. Leaves of a reparametrisation (its own
     parameters) are held fixed by every flow; they can still be swept and differentiated.
 
-    To write one, subclass it and give the three methods below.
+    To write one, subclass it and give the three abstract methods below, or wrap a function in
+    [`memjax.Elementwise`][].
+
+    | name | rates | stable? | gradient over weight |
+    | --- | --- | --- | --- |
+    | [`memjax.Direct`][] | $v$ | no | $1 / v^2$ |
+    | [`memjax.Exp`][] | $e^{g v}$ | yes | $g e^{-g v}$ |
+    | [`memjax.Softplus`][] | $\log(1 + e^v)$ | yes | $\sigma(v) / \log^2(1 + e^v)$ |
+    | [`memjax.Inverse`][] | $1 / v^2$ | as $w \to 0$ only | $2 \lvert v \rvert$ |
+    | [`memjax.Best`][] | $1 / (a v^2 + b)$ | yes | $2 a \lvert v \rvert$ |
+    | [`memjax.Tanh`][] | $1 - \tanh v$ | yes | $(1 + \tanh v) / (1 - \tanh v)$ |
+
+    *Stable*: a perturbation of $v$ by at most $\beta$ changes the rates by a bounded factor,
+    which tends to 1 with $\beta$ (theory, section 5).
 
     ??? cite "Reference"
 
@@ -41,6 +58,70 @@ class AbstractReparametrisation(eqx.Module):
         Forming the two rates and subtracting them would leave only the digits of the
         difference that reach above the rounding of the rates.
         """
+
+    def gradient_over_weight_scale(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""How the gradient scales with the recurrent weight, $|\varphi'(v)| / \varphi(v)^2$.
+
+        The gradient of a loss in $v$ is at most a constant times this scale: where it is large
+        for the rates that matter, so are the gradients. Wang & Li's criterion asks that its
+        ratio to $|v|$ be constant, which [`memjax.Best`][] does.
+
+        **Arguments:**
+
+        - `free`: the free weights $v$, any shape.
+
+        **Returns:**
+
+        The scales, of the same shape, in units of the model's own clock.
+
+        ??? cite "Reference"
+
+            Wang, Li, *StableSSM*, ICML 2024, Section 3 (theory, section 5).
+        """
+        # The displacement and its derivative keep their accuracy where squares of the rates
+        # would underflow.
+        move = lambda change: self.displacement(free, change)
+        _, slopes = jax.jvp(move, (jnp.zeros_like(free),), (jnp.ones_like(free),))
+        rates = self(free)
+        return jnp.abs(slopes) / rates / rates
+
+    def multipliers(
+        self,
+        free: Float[Array, "*shape"],
+        step: float | Float[Array, "..."] = 1.0,
+        *,
+        rule: Literal["exact", "euler"] = "exact",
+    ) -> Float[Array, "*shape"]:
+        r"""The discrete-time counterpart: what multiplies the hidden state in one step.
+
+        $$\lambda = e^{-\varphi(v)\, \Delta t} \quad\text{or}\quad
+          \lambda = 1 - \varphi(v)\, \Delta t.$$
+
+        With a step of 1, `"exact"` turns [`memjax.Exp`][] into $\exp(-e^v)$, and `"euler"` turns
+        [`memjax.Best`][] into $1 - 1/(a v^2 + b)$ and [`memjax.Tanh`][] into $\tanh v$.
+
+        **Arguments:**
+
+        - `free`: the free weights $v$, any shape.
+        - `step`: the time step $\Delta t > 0$.
+        - `rule`: `"exact"`, as in `scan`, is stable for all positive rates; `"euler"`, as in
+            `residual`, for $w \Delta t < 2$ only: with [`memjax.Best`][], choose
+            $b > \Delta t / 2$.
+
+        **Returns:**
+
+        The multipliers $\lambda$, of the shape of `free`.
+
+        **Raises:**
+
+        `ValueError` for a step that is not positive, or an unknown rule.
+        """
+        check_positive("step", step)
+        if rule == "exact":
+            return jnp.exp(-self(free) * step)
+        if rule == "euler":
+            return 1 - self(free) * step
+        raise ValueError(f"`rule` must be 'exact' or 'euler', got {rule!r}; choose one of these.")
 
 
 class Direct(AbstractReparametrisation):
@@ -85,9 +166,233 @@ class Exp(AbstractReparametrisation):
         return jnp.exp(self.gain * free)
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        check_positive("rates", rates)
         return jnp.log(rates) / self.gain
 
     def displacement(
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
         return jnp.exp(self.gain * free) * jnp.expm1(self.gain * change)
+
+
+class Softplus(AbstractReparametrisation):
+    r"""Rates as soft positive parts, $w = \log(1 + e^v)$.
+
+    Like [`memjax.Exp`][] where the rates are small, and like [`memjax.Direct`][] where they are
+    large.
+    """
+
+    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jax.nn.softplus(free)
+
+    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        check_positive("rates", rates)
+        return rates + jnp.log(-jnp.expm1(-rates))
+
+    def displacement(
+        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        # The difference is log(1 + sigma(v) (e^d - 1)) = log(sigma(-v) + sigma(v) e^d). The
+        # first form cancels where it comes near log(0), and overflows for large d; besides, XLA's
+        # log1p loses two digits below -0.29.
+        ordinary = (jax.nn.sigmoid(free) * jnp.expm1(jnp.minimum(change, 50)) >= -0.25) & (
+            change <= 50
+        )
+        near = jnp.log1p(jax.nn.sigmoid(free) * jnp.expm1(jnp.where(ordinary, change, 0)))
+        far = jnp.logaddexp(-jax.nn.softplus(free), change - jax.nn.softplus(-free))
+        return jnp.where(ordinary, near, far)
+
+
+class Inverse(AbstractReparametrisation):
+    r"""Rates as inverse squares, $w = 1 / v^2$.
+
+    Stable where rates are small, at large $|v|$, but not at $v \to 0$, where the rate is
+    infinite: [`memjax.Best`][] bounds it. Free weights are taken positive.
+    """
+
+    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return 1 / free**2
+
+    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        check_positive("rates", rates)
+        return 1 / jnp.sqrt(rates)
+
+    def displacement(
+        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        # In this order no factor overflows unless a rate does.
+        moved = free + change
+        return -(change / free / moved) * ((2 * free + change) / free / moved)
+
+
+class Best(AbstractReparametrisation):
+    r"""The reparametrisation of best gradient-over-weight ratio, $w = 1 / (a v^2 + b)$.
+
+    Its gradient-over-weight scale is $2 a |v|$, in constant ratio to the weight. Rates lie in
+    $(0, 1/b]$. Free weights are taken non-negative; at $v = 0$, where $w = 1/b$, the rate does
+    not move under gradient flow.
+
+    **Arguments:**
+
+    - `a`: the positive factor $a$. Defaults to 1.
+    - `b`: the positive offset $b$, in units of the model's own clock. Defaults to 0.1, as in the
+        paper's code; in discrete time see
+        [`multipliers`][memjax.AbstractReparametrisation.multipliers].
+
+    ??? cite "Reference"
+
+        Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through
+        Stable Reparameterization*, ICML 2024, Section 3.
+    """
+
+    a: Float[Array, ""]
+    b: Float[Array, ""]
+
+    def __init__(self, a: float | Float[Array, ""] = 1.0, b: float | Float[Array, ""] = 0.1):
+        self.a = as_float_array("a", a)
+        self.b = as_float_array("b", b)
+        for name, value in (("a", self.a), ("b", self.b)):
+            check_scalar(name, value)
+            check_positive(name, value)
+
+    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return 1 / (self.a * free**2 + self.b)
+
+    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        _check_below(rates, 1 / self.b, "1/b = ", "choose a smaller `b`", closed=True)
+        return jnp.sqrt(jnp.maximum(1 / rates - self.b, 0) / self.a)
+
+    def displacement(
+        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        # In this order no factor overflows unless the square of a free weight does.
+        moved = free + change
+        return -(self.a * change * self(free)) * ((2 * free + change) * self(moved))
+
+
+class Tanh(AbstractReparametrisation):
+    r"""Rates as complements of hyperbolic tangents, $w = 1 - \tanh v$.
+
+    In discrete time the step of 1 gives the residual recursion the multiplier
+    $1 - w = \tanh v$ in $(-1, 1)$. Rates lie in $(0, 2)$; small ones are $2 e^{-2v}$.
+    """
+
+    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return 2 * jax.nn.sigmoid(-2 * free)
+
+    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        _check_below(rates, 2.0, "", "measure time in other units", closed=False)
+        return (jnp.log(2 - rates) - jnp.log(rates)) / 2
+
+    def displacement(
+        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        return -jnp.sinh(change) * _sech(free) * _sech(free + change)
+
+
+class Elementwise(AbstractReparametrisation):
+    r"""Any function of a free weight as the rate, $w = f(v)$.
+
+    **Arguments:**
+
+    - `function`: a smooth positive function of one number, applied to arrays elementwise and
+        differentiable by JAX. If it is an `equinox.Module`, its arrays are leaves, and held
+        fixed like those of every reparametrisation.
+    - `inverse`: the free weight of a rate, as a function alike. Needed wherever a model is made
+        from its rates, which all constructors do.
+
+    The displacement is found by Gauss's quadrature of $f'$ where that is small against the
+    rate, to full relative accuracy, and by subtraction elsewhere.
+    """
+
+    function: Callable[[Array], Array]
+    inverse_function: Callable[[Array], Array] | None
+
+    def __init__(
+        self,
+        function: Callable[[Array], Array],
+        inverse: Callable[[Array], Array] | None = None,
+    ):
+        self.function = as_callable("function", function)
+        self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
+
+    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self.function(free)
+
+    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        if self.inverse_function is None:
+            raise ValueError(
+                "`inverse` must be given to make free weights from rates, got None; pass "
+                "memjax.Elementwise(function, inverse)."
+            )
+        check_positive("rates", rates)
+        free = self.inverse_function(rates)
+        if not is_traced((rates, free, self)):
+            again, asked = np.asarray(self.function(free)), np.asarray(rates)
+            wrong = ~(np.abs(again - asked) <= 1e-3 * asked)
+            if np.any(wrong):
+                raise ValueError(
+                    f"`inverse` must undo `function`, got rate {again[wrong].ravel()[0]} back "
+                    f"for {asked[wrong].ravel()[0]}; correct it, or keep to rates in its range."
+                )
+        return free
+
+    def displacement(
+        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        free, change = jnp.broadcast_arrays(free, change)
+        slope = lambda v: jax.jvp(self.function, (v,), (jnp.ones_like(v),))[1]
+        rates = self.function(free)
+        difference = self.function(free + change) - rates
+        # Small by its derivatives at both ends and by its value: then the interval is short
+        # against the scale on which the rate varies, and the quadrature is exact to rounding.
+        largest = jnp.maximum(jnp.abs(slope(free)), jnp.abs(slope(free + change)))
+        small = jnp.maximum(jnp.abs(change) * largest, jnp.abs(difference)) < rates / 8
+        short = jnp.where(small, change, 0)
+        mean = sum(
+            weight * slope(free + node * short) for node, weight in zip(*_GAUSS, strict=True)
+        )
+        return jnp.where(small, short * mean, difference)
+
+
+def as_callable(name: str, value: Any) -> Any:
+    """A callable that is a PyTree: a module as it is, any other function without leaves."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"`{name}` must be a function, got {value!r}; pass one, as jnp.tanh is.")
+    return _Function(value) if not isinstance(value, eqx.Module) else value
+
+
+class _Function(eqx.Module):
+    function: Callable[..., Any] = eqx.field(static=True)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def _gauss(count: int) -> tuple[list[float], list[float]]:
+    """The nodes and weights of Gauss's quadrature on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+
+
+_GAUSS = _gauss(8)
+
+
+def _sech(v: Array) -> Array:
+    # Through its logarithm, since the hyperbolic cosine overflows.
+    return 2 * jnp.exp(-jnp.logaddexp(v, -v))
+
+
+def _check_below(rates: Any, bound: Any, name: str, hint: str, closed: bool) -> None:
+    """Refuse rates above those that a reparametrisation reaches."""
+    check_positive("rates", rates)
+    if is_traced((rates, bound)):
+        return
+    values, bound = np.asarray(rates), float(bound)
+    # The largest rate itself must pass, however it was rounded.
+    over = values > bound * (1 + 1e-6) if closed else values >= bound
+    if np.any(over):
+        raise ValueError(
+            f"`rates` must be {'at most' if closed else 'less than'} {name}{bound:.6g}, got "
+            f"{values[over].ravel()[0]}; {hint}."
+        )

@@ -3,7 +3,10 @@
 from ._base import AbstractLoss as AbstractLoss
 from ._base import displaced as displaced
 from ._base import weights as weights
+from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss
 from ._function import FunctionLoss as FunctionLoss
 from ._lanes import Linearisation as Linearisation
 from ._lanes import SpectralLanes as SpectralLanes
+from ._sampled_path import SampledPathLoss as SampledPathLoss
+from ._sampled_path import TemporalWeight as TemporalWeight
 from ._white_noise import WhiteNoiseLoss as WhiteNoiseLoss

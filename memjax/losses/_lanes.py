@@ -69,6 +69,7 @@ class SpectralLanes(eqx.Module):
         return (
             type(loss) is WhiteNoiseLoss
             and loss.horizon is None
+            and isinstance(loss.target, AbstractKernel)
             and type(model) is DiagonalLinearRNN
         )
 

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -11,13 +11,25 @@ from .._checks import as_float_array, check_positive, check_scalar, is_traced
 from ..models import AbstractModel, trainable
 from ..targets import (
     AbstractKernel,
+    DampedOscillation,
     ExponentialSum,
+    inner_product,
     KernelSum,
     split_exponential,
+    StateSpaceKernel,
 )
 from ..targets._base import elementwise_derivative
+from ..targets._inner import (
+    check_square_integrable,
+    describe_sizes,
+    Kernel,
+    sizes,
+    squared_distance,
+)
+from ..targets._lyapunov import decay_time
 from ..targets._special import exponential_moment
 from ._base import AbstractLoss, displaced
+from ._function import FunctionLoss
 
 
 class WhiteNoiseLoss(AbstractLoss):
@@ -30,14 +42,28 @@ class WhiteNoiseLoss(AbstractLoss):
     $\hat\rho - \bar\rho$ cancels exactly where the model matches it, and the gradient sees the
     remainder alone.
 
+    For other linear models, and for several inputs and outputs, over whose pairs the squares
+    are added up, the loss is the squared norm of one state space that holds the model and all
+    of the target that has one,
+
+    $$J = \operatorname{tr} C P C^\top, \qquad W P + P W^\top + U U^\top = 0,$$
+
+    plus the inner products with the rest of the target ([`memjax.inner_product`][]).
+    Derivatives are then by JAX, as in [`memjax.FunctionLoss`][], and the loss is accurate to
+    rounding of the squared norms of the two kernels.
+
+    With an infinite horizon the loss of an unstable model is infinite, and its gradient NaN.
+
     **Arguments:**
 
-    - `target`: the kernel to be learnt.
+    - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
     - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
 
     **Raises:**
 
-    `TypeError` if the target is not a kernel, `ValueError` if the horizon is not positive.
+    `TypeError` if the target is not a kernel, or when called if the model has none;
+    `ValueError` if the horizon is not positive, if it is infinite and the target is not square
+    integrable, and when called for a model of other inputs or outputs than the target.
 
     ??? cite "Reference"
 
@@ -45,25 +71,20 @@ class WhiteNoiseLoss(AbstractLoss):
         and Optimization Analysis*, ICLR 2021, Section 5.
     """
 
-    target: AbstractKernel
+    target: Kernel
     horizon: Float[Array, ""] | None
 
-    def __init__(self, target: AbstractKernel, horizon: float | Float[Array, ""] = jnp.inf):
-        if not isinstance(target, AbstractKernel):
-            raise TypeError(
-                f"`target` must be a memory kernel, got {type(target).__name__}; pass for "
-                "example memjax.ExponentialSum(...) + memjax.GaussianBump(...)."
-            )
+    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] = jnp.inf):
+        check_target(target)
         self.target = target
-        if not is_traced(horizon) and np.all(np.asarray(horizon) == np.inf):
-            self.horizon = None
-        else:
-            self.horizon = as_float_array("horizon", horizon)
-            check_scalar("horizon", self.horizon)
-            check_positive("horizon", self.horizon, "pass T > 0 or jnp.inf")
+        self.horizon = as_loss_horizon(target, horizon)
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
-        kernel = _kernel(model)
+        kernel = model_kernel(model, self.target)
+        if not self._is_spectral(kernel, model):
+            return finite_if_stable(
+                squared_distance(kernel, self.target, self._horizon), kernel, self.horizon
+            )
         active, remainder = split_target(self.target)
         merged, b, v = residual_modes(kernel.amplitudes, kernel.rates, active)
         still = lax.stop_gradient(v)
@@ -73,43 +94,59 @@ class WhiteNoiseLoss(AbstractLoss):
         both = cauchy(v, v) - cauchy(v, still) - one
         value = merged @ cauchy(still, still) @ merged + 2 * (merged @ one @ b) + b @ both @ b
         if remainder is not None:
-            horizon = jnp.inf if self.horizon is None else self.horizon
-            transform = lambda v: remainder.laplace(v, horizon)
+            transform = lambda v: remainder.laplace(v, self._horizon)
             tail = jnp.dot(merged, transform(still))
             tail = tail + jnp.dot(b, transform(v) - transform(still))
-            value = value - 2 * tail + remainder.squared_norm(horizon)
-        if self.horizon is None:
-            value = jnp.where(jnp.all(kernel.rates > 0), value, jnp.inf)
-        return value
+            value = value - 2 * tail + remainder.squared_norm(self._horizon)
+        return finite_if_stable(value, kernel, self.horizon)
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
-        kernel = _kernel(model)
+        kernel = model_kernel(model, self.target)
+        if not self._is_spectral(kernel, model):
+            size = inner_product(kernel, kernel, self._horizon)
+            size = size + inner_product(self.target, self.target, self._horizon)
+            return 16 * jnp.finfo(size.dtype).eps * size
         active, remainder = split_target(self.target)
         merged, _, v = residual_modes(kernel.amplitudes, kernel.rates, active)
         b = jnp.abs(merged)
         size = b @ _decay(0, v[:, None] + v[None, :], self.horizon) @ b
         if remainder is not None:
-            horizon = jnp.inf if self.horizon is None else self.horizon
-            size = size + 2 * jnp.dot(b, jnp.abs(remainder.laplace(v, horizon)))
-            size = size + remainder.squared_norm(horizon)
+            size = size + 2 * jnp.dot(b, jnp.abs(remainder.laplace(v, self._horizon)))
+            size = size + remainder.squared_norm(self._horizon)
         return 8 * jnp.finfo(v.dtype).eps * size
 
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
+        if not self._is_spectral(model_kernel(model, self.target), model):
+            return FunctionLoss(self).gradient(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         return pullback(_spectral_gradient(moves, rest))
 
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
+        if not self._is_spectral(model_kernel(model, self.target), model):
+            return FunctionLoss(self).gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         noise = pullback(_spectral_noise(moves, rest))
         return jax.tree.map(jnp.abs, noise)
 
+    @property
+    def _horizon(self) -> Float[Array, ""] | float:
+        return jnp.inf if self.horizon is None else self.horizon
+
+    def _is_spectral(self, kernel: Kernel, model: AbstractModel) -> TypeGuard[ExponentialSum]:
+        return (
+            isinstance(kernel, ExponentialSum)
+            and hasattr(model, "kernel_displacement")
+            and isinstance(self.target, AbstractKernel)
+        )
+
     def _spectral(self, model: AbstractModel, displacement: PyTree[Array] | None):
         """The problem in amplitudes and rates, and the way back to the weights."""
-        kernel = _kernel(model)
+        kernel = model_kernel(model, self.target)
+        assert isinstance(kernel, ExponentialSum)
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
@@ -129,18 +166,60 @@ class WhiteNoiseLoss(AbstractLoss):
         return moves, rest, lambda cotangent: pullback(cotangent)[0]
 
 
-def _kernel(model: AbstractModel) -> ExponentialSum:
-    kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
-    if not isinstance(kernel, ExponentialSum) or not hasattr(model, "kernel_displacement"):
+def check_target(target: Kernel) -> None:
+    """Refuse a target that has no kernel."""
+    if not isinstance(target, Kernel):
         raise TypeError(
-            f"`model` must have `kernel`, an exponential sum, and `kernel_displacement`, got "
-            f"{type(model).__name__}; use memjax.DiagonalLinearRNN, or memjax.FunctionLoss "
-            "for a loss of your own."
+            f"`target` must be a memory kernel, got {type(target).__name__}; pass for "
+            "example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
+            "memjax.SampledPathLoss."
+        )
+
+
+def as_loss_horizon(target: Kernel, horizon: float | Float[Array, ""]) -> Float[Array, ""] | None:
+    """A positive horizon as an array, or `None` for the half line."""
+    if not is_traced(horizon) and np.all(np.asarray(horizon) == np.inf):
+        check_square_integrable("target", target)
+        return None
+    finite = as_float_array("horizon", horizon)
+    check_scalar("horizon", finite)
+    check_positive("horizon", finite, "pass T > 0 or jnp.inf")
+    return finite
+
+
+def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
+    """The kernel of a model, which must have the inputs and outputs of the target's."""
+    kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"`model` must be linear, with a method `kernel`, got {type(model).__name__}; "
+            "use memjax.SampledPathLoss for other models."
+        )
+    if sizes(kernel) != sizes(target):
+        raise ValueError(
+            f"`model` must have the inputs and outputs of the target, got "
+            f"{describe_sizes(kernel)}, but the target has {describe_sizes(target)}."
         )
     return kernel
 
 
-def split_target(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+def finite_if_stable(
+    value: Float[Array, ""], kernel: Kernel, horizon: Float[Array, ""] | None
+) -> Float[Array, ""]:
+    """The loss, or infinity where the model's kernel has no squared norm."""
+    if horizon is not None:
+        return value
+    if isinstance(kernel, StateSpaceKernel):
+        stable = jnp.isfinite(decay_time(kernel.recurrent))
+    elif isinstance(kernel, (ExponentialSum, DampedOscillation)):
+        stable = jnp.all(kernel.rates > 0)
+    else:
+        return value
+    return jnp.where(stable, value, jnp.inf)
+
+
+def split_target(target: Kernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+    assert isinstance(target, AbstractKernel)
     active, terms = split_exponential(target)
     if not terms:
         return active, None

@@ -20,7 +20,9 @@ class AbstractModel(eqx.Module):
 
     Calling the model integrates the hidden state with Diffrax along an input path. To write a
     model, subclass it and give `initial_hidden`, `vector_field` and `readout`; every
-    inexact-array leaf outside a reparametrisation is then trained by the flows.
+    inexact-array leaf outside a reparametrisation or a [`memjax.Fixed`][] is then trained by the
+    flows. `residual` discretises any model by Euler's method; models with linear recurrence have
+    a `scan` beside it, which is exact in the step.
     """
 
     @abc.abstractmethod
@@ -75,19 +77,13 @@ class AbstractModel(eqx.Module):
 
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
-        ts = as_float_array("ts", ts)
-        _check_times(ts)
         jump_ts = step_ts = None
         if callable(xs):
+            ts = as_float_array("ts", ts)
+            _check_times(ts)
             path = xs
         else:
-            xs = as_float_array("xs", xs)
-            check_finite("xs", xs)
-            if xs.ndim == 0 or xs.shape[0] != ts.shape[0]:
-                raise ValueError(
-                    f"`xs` must have one sample per time, got shape {xs.shape} for "
-                    f"{ts.shape[0]} times; pass samples at every entry of `ts`."
-                )
+            ts, xs = as_samples(ts, xs)
             path, kinked = _interpolate(ts, xs, interpolation)
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
@@ -120,8 +116,66 @@ class AbstractModel(eqx.Module):
         assert solution.ys is not None
         return solution.ys
 
+    def residual(
+        self, ts: Float[Array, " times"], xs: Float[Array, "times ..."]
+    ) -> Float[Array, "times ..."]:
+        r"""The outputs of the residual discretisation (Euler's method), starting from rest.
+
+        $$h_{k+1} = h_k + (t_{k+1} - t_k)\, f(t_k, h_k, x_k), \qquad \hat y_k = r(h_k).$$
+
+        **Arguments:**
+
+        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock.
+        - `xs`: the inputs at `ts`, shape `(times, ...)`; the last one does not act any more.
+
+        **Returns:**
+
+        The outputs at `ts`, shape `(times, ...)`.
+
+        **Raises:**
+
+        `ValueError` if `ts` does not increase or does not match `xs`.
+        """
+        ts, xs = as_samples(ts, xs)
+
+        def move(hidden: PyTree[Array], now: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
+            t, step, x = now
+            slope = self.vector_field(t, hidden, x)
+            moved = jax.tree.map(lambda h, f: (h + step * f).astype(h.dtype), hidden, slope)
+            return moved, self.readout(hidden)
+
+        # The last step, of no length, only reads the last hidden state.
+        steps = jnp.diff(ts, append=ts[-1:])
+        return jax.lax.scan(move, self.initial_hidden(), (ts, steps, xs))[1]
+
+
+class Fixed(eqx.Module):
+    """A value that the flows do not train, such as the clock rate of a [`memjax.GatedRNN`][].
+
+    Its arrays are leaves: they can still be swept and differentiated. In a model of your own,
+    keep constants as `Fixed(constant)` and read them from `value`.
+    """
+
+    value: PyTree
+
 
 _ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeController)
+
+
+def as_samples(
+    ts: Float[Array, " times"], xs: Float[Array, "times ..."]
+) -> tuple[Float[Array, " times"], Float[Array, "times ..."]]:
+    """Times and samples as arrays, checked against each other."""
+    ts = as_float_array("ts", ts)
+    _check_times(ts)
+    xs = as_float_array("xs", xs)
+    check_finite("xs", xs)
+    if xs.ndim == 0 or xs.shape[0] != ts.shape[0]:
+        raise ValueError(
+            f"`xs` must have one sample per time, got shape {xs.shape} for "
+            f"{ts.shape[0]} times; pass samples at every entry of `ts`."
+        )
+    return ts, xs
 
 
 def _check_times(ts: Float[Array, " times"]) -> None:
@@ -163,16 +217,18 @@ def _interpolate(
 
 
 def trainable(model: PyTree) -> PyTree[bool]:
-    """Which leaves of a model the flows train: its inexact arrays outside reparametrisations.
+    """Which leaves of a model the flows train: its inexact arrays.
 
-    A filter specification for `equinox.partition` and `equinox.filter`.
+    Those in reparametrisations and in a [`memjax.Fixed`][] are left out. A filter specification
+    for `equinox.partition` and `equinox.filter`.
     """
 
     def spec(node: Any) -> Any:
-        if isinstance(node, AbstractReparametrisation):
+        if isinstance(node, _HELD):
             return jax.tree.map(lambda _: False, node)
         return eqx.is_inexact_array(node)
 
-    return jax.tree.map(
-        spec, model, is_leaf=lambda node: isinstance(node, AbstractReparametrisation)
-    )
+    return jax.tree.map(spec, model, is_leaf=lambda node: isinstance(node, _HELD))
+
+
+_HELD = (AbstractReparametrisation, Fixed)

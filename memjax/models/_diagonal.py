@@ -1,10 +1,15 @@
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_float_array, check_finite, check_positive, check_same_shape
-from ..reparam import AbstractReparametrisation, Direct
+from ..reparam import AbstractReparametrisation
 from ..targets import ExponentialSum
 from ._base import AbstractModel
+from ._maps import as_reparametrisation, check_input
+from ._scan import scan_diagonal
 
 
 class DiagonalLinearRNN(AbstractModel):
@@ -54,16 +59,31 @@ class DiagonalLinearRNN(AbstractModel):
                 f"`amplitudes` must be a 1-D array of at least one mode, got shape "
                 f"{amplitudes.shape}; pass one amplitude per neuron."
             )
-        if reparametrisation is None:
-            reparametrisation = Direct()
-        elif not isinstance(reparametrisation, AbstractReparametrisation):
-            raise TypeError(
-                "`reparametrisation` must be an instance of AbstractReparametrisation, got "
-                f"{reparametrisation!r}; pass memjax.Direct() or memjax.Exp()."
-            )
+        reparametrisation = as_reparametrisation(reparametrisation)
         self.amplitudes = amplitudes
         self.free_rates = reparametrisation.inverse(rates)
         self.reparametrisation = reparametrisation
+
+    @classmethod
+    def init(
+        cls,
+        rates: Float[Array, " width"],
+        *,
+        reparametrisation: AbstractReparametrisation | None = None,
+        key: PRNGKeyArray,
+    ) -> "DiagonalLinearRNN":
+        r"""A model of given rates with independent amplitudes of variance `1 / width`.
+
+        **Arguments:**
+
+        - `rates`: the decay rates, as those of [`memjax.uniform_rates`][],
+            [`memjax.log_uniform_rates`][] or [`memjax.s4d_real`][].
+        - `reparametrisation`: as above.
+        - `key`: the PRNG key.
+        """
+        rates = as_float_array("rates", rates)
+        amplitudes = jax.random.normal(key, rates.shape, rates.dtype) / jnp.sqrt(rates.size)
+        return cls(amplitudes, rates, reparametrisation)
 
     @property
     def width(self) -> int:
@@ -103,7 +123,42 @@ class DiagonalLinearRNN(AbstractModel):
     def vector_field(
         self, t: Float[Array, ""], hidden: Float[Array, " width"], x: Float[Array, ""]
     ) -> Float[Array, " width"]:
+        check_input(x, ())
         return -self.rates * hidden + x
 
     def readout(self, hidden: Float[Array, " width"]) -> Float[Array, ""]:
         return jnp.dot(self.amplitudes, hidden)
+
+    def scan(
+        self,
+        ts: Float[Array, " times"],
+        xs: Float[Array, " times"],
+        *,
+        interpolation: Literal["linear", "previous"] = "linear",
+    ) -> Float[Array, " times"]:
+        """The outputs for sampled inputs, exactly in every step, by an associative scan.
+
+        The same as calling the model, without a solver and its tolerances. Memory is linear in
+        the number of times, and small beside that of the hidden states, which are not kept.
+
+        **Arguments:**
+
+        - `ts`: increasing times, shape `(times,)`, even or not.
+        - `xs`: the inputs at `ts`, shape `(times,)`.
+        - `interpolation`: `"linear"`, or `"previous"` (held constant until the next sample).
+
+        **Returns:**
+
+        The outputs at `ts`, shape `(times,)`, starting from rest at `ts[0]`.
+
+        **Raises:**
+
+        `ValueError` if `ts` does not increase or does not match `xs`, or for another
+        interpolation; `TypeError` if `xs` is a function.
+        """
+
+        def drive(x: Float[Array, ""]) -> Float[Array, " width"]:
+            check_input(x, ())
+            return jnp.broadcast_to(x, self.free_rates.shape)
+
+        return scan_diagonal(-self.rates, ts, xs, interpolation, drive, self.readout)

@@ -1,6 +1,6 @@
 import abc
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Literal, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -8,8 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from ._paths import as_samples, convolve, even_step
+
 if TYPE_CHECKING:
+    from ._composed import ScaledKernel
     from ._sum import KernelSum
+
+Memory = Literal["none", "finite", "exponential", "polynomial", "unknown"]
 
 
 class AbstractTarget(eqx.Module):
@@ -19,11 +24,50 @@ class AbstractTarget(eqx.Module):
     $y_t = H_t(x)$ that depends on $x_s$ for $s \le t$ only, and shifting the input in time
     shifts the output by the same amount. Time is in units of the model's own clock.
 
+    To define a target of your own, subclass this and write `linear`, `memory` and `response`; a
+    linear functional of a scalar input is better written as an [`memjax.AbstractKernel`][].
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 3 (theory, section 1).
     """
+
+    @property
+    @abc.abstractmethod
+    def linear(self) -> bool:
+        """Whether the output is linear in the input path."""
+
+    @property
+    @abc.abstractmethod
+    def memory(self) -> Memory:
+        r"""How fast the memory function decays (theory, section 1).
+
+        One of `"finite"` (0 beyond some time), `"exponential"` (exponential decay or faster),
+        `"polynomial"` (some power of time, but no exponential), `"none"` (it does not decay at
+        all, so no class applies) and `"unknown"` (nothing is stated).
+        """
+
+    @abc.abstractmethod
+    def response(
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
+    ) -> Float[Array, "times ..."]:
+        """The output at the times of a sampled input.
+
+        The input is 0 before `ts[0]`, may jump there, and runs linearly from sample to sample.
+
+        **Arguments:**
+
+        - `ts`: Increasing times, shape `(times,)`, in units of the model's own clock.
+        - `xs`: The samples, shape `(times,)` for a scalar input or `(times, d)`.
+
+        **Returns:**
+
+        The outputs at `ts`, shape `(times,)` or `(times, p)`.
+
+        **Raises:** `ValueError` for times that do not increase, for samples that do not match
+        them, and for NaN or infinity.
+        """
 
 
 class AbstractKernel(AbstractTarget):
@@ -35,13 +79,92 @@ class AbstractKernel(AbstractTarget):
     elementwise on arrays of any shape, broadcasts its arguments, and has to be differentiable
     with JAX in them and in the kernel's own leaves. The losses need `laplace` and `squared_norm`;
     products with measured kernels need the two responses. Kernels add: `first + second` and
-    `sum(kernels)` give a [`memjax.KernelSum`][].
+    `sum(kernels)` give a [`memjax.KernelSum`][]; a number times a kernel is a
+    [`memjax.ScaledKernel`][].
+
+    What a kernel says of itself has defaults that suit most: it is taken to be in $L^1$ and in
+    $L^2$, with `memory` `"unknown"`. Override `breakpoints` and `support` if it has kinks, jumps,
+    or structure away from $t = 0$; quadrature relies on them.
 
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, sections 3 and 5 (theory, sections 1 and 3).
     """
+
+    @property
+    def linear(self) -> bool:
+        return True
+
+    @property
+    def memory(self) -> Memory:
+        return "unknown"
+
+    @property
+    def in_l1(self) -> bool:
+        r"""Whether $\int_0^\infty |\rho(t)| \,\mathrm{d}t$ is finite.
+
+        If so, bounded inputs that started long ago have bounded outputs.
+        """
+        return True
+
+    @property
+    def in_l2(self) -> bool:
+        r"""Whether $\int_0^\infty \rho(t)^2 \,\mathrm{d}t$ is finite.
+
+        If so, the white-noise loss over an infinite horizon is.
+        """
+        return True
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        r"""Where quadrature panels begin and end.
+
+        Between two neighbouring points the kernel is smooth enough for one 32-point Gauss rule to
+        integrate its square in float64, and after the last point what is left of it is negligible
+        or, if `support` is infinite, it changes on the scale of `t` itself. The number of points
+        is static, their order is arbitrary, and they may repeat.
+        """
+        return jnp.zeros(1)
+
+    def support(self) -> Float[Array, ""]:
+        r"""A time after which the kernel is negligible: the $L^2$ norm of what follows is under
+        1e-16 of the whole. Infinity if there is none, or none is known."""
+        return jnp.asarray(jnp.inf)
+
+    def response(
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]
+    ) -> Float[Array, " times"]:
+        r"""The output at the times of a sampled scalar input.
+
+        The input is 0 before `ts[0]`, may jump there, and runs linearly from sample to sample;
+        the output is exact for it, by `heaviside_response` and `ramp_response`. On concrete evenly
+        spaced times it takes $O(n \log n)$ operations for $n$ samples, otherwise $O(n^2)$.
+
+        **Arguments:**
+
+        - `ts`: Increasing times, shape `(times,)`, in units of the model's own clock.
+        - `xs`: The samples, shape `(times,)`.
+
+        **Returns:**
+
+        The outputs at `ts`, shape `(times,)`.
+
+        **Raises:** `ValueError` for times that do not increase, for samples that do not match
+        them, and for NaN or infinity.
+        """
+        step = even_step(ts)
+        ts, xs = as_samples(ts, xs, inputs=None)
+        elapsed = ts - ts[0]
+        if step is None:
+            # The input is a jump and then a sum of ramps, one for each change of slope.
+            kinks = jnp.diff(jnp.diff(xs) / jnp.diff(ts), prepend=0)
+            since = lambda t: jnp.dot(kinks, self.ramp_response(t - ts[:-1]))
+            ramps = jax.lax.map(since, ts, batch_size=max(1, 2**20 // ts.size))
+            return xs[0] * self.heaviside_response(elapsed) + ramps
+        # The input is a hat around each sample. The first hat has no left half, but the jump.
+        rises = jnp.diff(self.ramp_response(elapsed), prepend=0) / step
+        first = self.heaviside_response(elapsed) - rises
+        return xs[0] * first + convolve(jnp.diff(rises), xs[1:])
 
     @abc.abstractmethod
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -145,11 +268,34 @@ class AbstractKernel(AbstractTarget):
             return NotImplemented
         return KernelSum((self, other))
 
+    def __mul__(self, factor: object) -> "ScaledKernel":
+        from ._composed import ScaledKernel  # itself a kernel, hence not at the top
+
+        if isinstance(factor, AbstractTarget):
+            return NotImplemented
+        return ScaledKernel(self, factor)  # pyright: ignore[reportArgumentType]
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "ScaledKernel":
+        return self * -1.0
+
+    def __sub__(self, other: object) -> "KernelSum":
+        if not isinstance(other, AbstractKernel):
+            return NotImplemented
+        return self + -other
+
     def __radd__(self, other: object) -> "AbstractKernel":
         # `sum(kernels)` starts from the integer 0.
         if isinstance(other, int) and other == 0:
             return self
         return NotImplemented
+
+
+def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
+    """The memory class of a sum: that of its slowest term, unless one does not say."""
+    order: tuple[Memory, ...] = ("finite", "exponential", "polynomial", "none", "unknown")
+    return order[max(order.index(target.memory) for target in targets)]
 
 
 def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:

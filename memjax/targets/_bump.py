@@ -11,7 +11,7 @@ from .._checks import (
     check_positive,
     is_traced,
 )
-from ._base import AbstractKernel
+from ._base import AbstractKernel, Memory
 from ._special import gaussian_moment, gaussian_moments, gaussian_transform
 
 
@@ -73,6 +73,17 @@ class GaussianBump(AbstractKernel):
         self.omega = omega
         self.amplitude = amplitude
         self.width = width
+
+    @property
+    def memory(self) -> Memory:
+        return "exponential"
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        points = 1 / self.omega + self.width * jnp.linspace(-9, 9, 10)
+        return jnp.maximum(jnp.concatenate([jnp.zeros(1), points]), 0)
+
+    def support(self) -> Float[Array, ""]:
+        return 1 / self.omega + 9 * self.width
 
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         t = as_float_array("t", t)

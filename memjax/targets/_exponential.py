@@ -10,7 +10,7 @@ from .._checks import (
     check_positive,
     check_same_shape,
 )
-from ._base import AbstractKernel
+from ._base import AbstractKernel, Memory
 from ._special import exponential_moment
 
 
@@ -56,6 +56,16 @@ class ExponentialSum(AbstractKernel):
         self.amplitudes = amplitudes
         self.rates = rates
 
+    @property
+    def memory(self) -> Memory:
+        return "exponential"
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return decay_breakpoints(self.rates)
+
+    def support(self) -> Float[Array, ""]:
+        return decay_support(jnp.abs(self.amplitudes), self.rates, self.squared_norm())
+
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         t = as_float_array("t", t)
         decays = jnp.exp(-self.rates * jnp.maximum(t, 0)[..., None])
@@ -85,6 +95,23 @@ class ExponentialSum(AbstractKernel):
         x = self.rates * t
         moments = exponential_moment(0, x) - exponential_moment(1, x)
         return jnp.sum(self.amplitudes * t**2 * moments, axis=-1)
+
+
+def decay_breakpoints(rates: Float[Array, " terms"]) -> Float[Array, " points"]:
+    """Panels for decays at `rates`, to 40 times the decay time."""
+    return jnp.concatenate(
+        [jnp.zeros(1), (jnp.array([1.0, 4.0, 12.0, 40.0]) / rates[:, None]).ravel()]
+    )
+
+
+def decay_support(
+    sizes: Float[Array, " terms"], rates: Float[Array, " terms"], squared_norm: Float[Array, ""]
+) -> Float[Array, ""]:
+    """When what is left of `sizes * exp(-rates t)` has 1e-16 of the norm of their sum."""
+    tails = sizes / jnp.sqrt(2 * rates)  # each term's own norm, to be shared among all of them
+    norm = jnp.sqrt(jnp.maximum(squared_norm, jnp.finfo(squared_norm.dtype).tiny))
+    excess = jnp.log(jnp.maximum(1e16 * sizes.size * tails / norm, 1))
+    return jnp.max(excess / rates, initial=0)
 
 
 def _decay_integral(rate: Array, horizon: Array | None, trailing: int) -> Array:

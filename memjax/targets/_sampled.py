@@ -13,7 +13,7 @@ from .._checks import (
     check_nonnegative,
     is_traced,
 )
-from ._base import AbstractKernel
+from ._base import AbstractKernel, Memory
 from ._special import exponential_moment
 
 
@@ -144,6 +144,16 @@ class SampledKernel(AbstractKernel):
             )
         times, values = np.asarray(samples).T
         return cls(times, values)
+
+    @property
+    def memory(self) -> Memory:
+        return "finite"
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return self.times
+
+    def support(self) -> Float[Array, ""]:
+        return self.times[-1]
 
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.interp(as_float_array("t", t), self.times, self.values, left=0, right=0)

@@ -1,7 +1,7 @@
-"""Two families of integrals with full relative accuracy and exact derivatives.
+"""Families of integrals with full relative accuracy and exact derivatives.
 
 Differentiating a quotient such as `(1 - exp(-x)) / x` loses all digits near `x = 0`, and a loss
-near its plateau is made of numbers as small as 1e-300. Both families are closed under
+near its plateau is made of numbers as small as 1e-300. The families are closed under
 differentiation, so their derivatives are stated in terms of themselves, to any order.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import erfc
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Complex, Float, Real
 
 
 def _as_floats(*values: ArrayLike) -> list[Array]:
@@ -70,6 +70,53 @@ def _exponential_moment(k: int, x: Array) -> Array:
 def _exponential_moment_jvp(k, primals, tangents):
     (x,), (x_dot,) = primals, tangents
     return _exponential_moment(k, x), -_exponential_moment(k + 1, x) * x_dot
+
+
+def complex_exponential_moment(
+    k: int, z: Complex[Array, "..."] | Real[ArrayLike, "..."]
+) -> Complex[Array, "..."]:
+    r"""The same moments $\varphi_k(z) = \int_0^1 u^k e^{-zu} \,\mathrm{d}u$ of a complex argument
+    with a real part of 0 or more.
+
+    In float64 the absolute error is about 1e-15 of $1/(1 + |z|)$: relative accuracy is lost only
+    near the zeros that an undamped oscillation has. The derivative is $-\varphi_{k+1}$.
+
+    **Arguments:**
+
+    - `k`: The power, a Python integer of 0 or more.
+    - `z`: Any shape, elementwise, finite.
+
+    **Returns:**
+
+    An array of the shape of `z`.
+    """
+    z = jnp.asarray(z)
+    return _complex_exponential_moment(k, z.astype(jnp.result_type(z.dtype, jnp.complex64)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _complex_exponential_moment(k: int, z: Array) -> Array:
+    # Taylor's series about 0 where its terms do not yet cancel, elsewhere integration by parts,
+    # upwards from the closed form of order 0, which is stable until the order exceeds |z|.
+    switch = max(1, k)
+    below = jnp.abs(z) < switch
+    small = jnp.where(below, z, 0)
+    series = jnp.zeros_like(z)
+    for n in reversed(range(20 + 4 * k)):
+        series = 1 / (k + 1 + n) - small * series / (n + 1)
+
+    large = jnp.where(below, switch, z)
+    decay = jnp.exp(-large)
+    closed = (1 - decay) / large
+    for j in range(1, k + 1):
+        closed = (j * closed - decay) / large
+    return jnp.where(below, series, closed)
+
+
+@_complex_exponential_moment.defjvp
+def _complex_exponential_moment_jvp(k, primals, tangents):
+    (z,), (z_dot,) = primals, tangents
+    return _complex_exponential_moment(k, z), -_complex_exponential_moment(k + 1, z) * z_dot
 
 
 def gaussian_moment(

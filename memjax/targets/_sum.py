@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from ._base import AbstractKernel
+from ._base import AbstractKernel, Memory, slowest_memory
+from ._composed import ScaledKernel
 from ._exponential import ExponentialSum
 
 
@@ -47,6 +48,24 @@ class KernelSum(AbstractKernel):
             )
         self.terms = tuple(flat)
 
+    @property
+    def memory(self) -> Memory:
+        return slowest_memory(self.terms)
+
+    @property
+    def in_l1(self) -> bool:
+        return all(term.in_l1 for term in self.terms)
+
+    @property
+    def in_l2(self) -> bool:
+        return all(term.in_l2 for term in self.terms)
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return jnp.concatenate([term.breakpoints() for term in self.terms])
+
+    def support(self) -> Float[Array, ""]:
+        return functools.reduce(jnp.maximum, [term.support() for term in self.terms])
+
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return functools.reduce(operator.add, [term(t) for term in self.terms])
 
@@ -83,14 +102,14 @@ def split_exponential(
 
     **Arguments:**
 
-    - `kernel`: Any kernel; a sum is taken term by term.
+    - `kernel`: Any kernel; a sum is taken term by term, a scaled kernel with its factor.
 
     **Returns:**
 
     One `ExponentialSum` with the terms of all the exponential sums, in order and possibly none,
     and the tuple of the other kernels. They add up to `kernel` (theory, section 3).
     """
-    terms = kernel.terms if isinstance(kernel, KernelSum) else (kernel,)
+    terms = _terms(kernel)
     exponentials = [term for term in terms if isinstance(term, ExponentialSum)]
     rest = tuple(term for term in terms if not isinstance(term, ExponentialSum))
     if not exponentials:
@@ -98,3 +117,18 @@ def split_exponential(
     amplitudes = jnp.concatenate([term.amplitudes for term in exponentials])
     rates = jnp.concatenate([term.rates for term in exponentials])
     return ExponentialSum(amplitudes, rates), rest
+
+
+def _terms(kernel: AbstractKernel) -> tuple[AbstractKernel, ...]:
+    """The terms of a sum, where factors belong to the terms and join an exponential sum."""
+    if isinstance(kernel, KernelSum):
+        return tuple(part for term in kernel.terms for part in _terms(term))
+    if not isinstance(kernel, ScaledKernel):
+        return (kernel,)
+    scaled: list[AbstractKernel] = []
+    for term in _terms(kernel.kernel):
+        if isinstance(term, ExponentialSum):
+            scaled.append(ExponentialSum(kernel.factor * term.amplitudes, term.rates))
+        else:
+            scaled.append(ScaledKernel(term, kernel.factor))
+    return tuple(scaled)

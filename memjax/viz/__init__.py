@@ -2,3 +2,5 @@
 
 from ._plateaus import plot_loss_curves as plot_loss_curves
 from ._plateaus import plot_plateau_law as plot_plateau_law
+from ._reproductions import plot_plateau_flows as plot_plateau_flows
+from ._reproductions import plot_plateau_width as plot_plateau_width

@@ -16,6 +16,7 @@ _OTHERS = {
     "max_time_reached": ("+", "stopped at max_time"),
     "max_steps_reached": ("+", "stopped at max_steps"),
     "unresolved": ("x", "unresolved"),
+    "diverged": ("1", "diverged"),
 }
 
 

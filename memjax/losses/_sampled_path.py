@@ -1,0 +1,303 @@
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+
+from .._checks import (
+    as_float_array,
+    check_finite,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    check_scalar,
+)
+from ..models import AbstractModel
+from ..targets import AbstractTarget
+from ..targets._inner import Kernel, sizes
+from ._base import AbstractLoss
+from ._function import FunctionLoss
+
+Method = Literal["scan", "diffrax", "residual"]
+
+
+class TemporalWeight(eqx.Module):
+    r"""Weights that let errors at late times count for more.
+
+    $$w(t_k) = \frac{t_k^p}{\frac1n \sum_l t_l^p}$$
+
+    with times counted from the first; their mean is 1.
+
+    **Arguments:**
+
+    - `power`: the power $p \ge 0$; 0 weights all times alike.
+
+    **Raises:**
+
+    `ValueError` for a negative power.
+
+    ??? cite "Reference"
+
+        Wang, Yan, *Improve Long-term Memory Learning Through Rescaling the Error Temporally*,
+        arXiv 2307.11462, 2023.
+    """
+
+    power: Float[Array, ""]
+
+    def __init__(self, power: float | Float[Array, ""]):
+        self.power = as_float_array("power", power)
+        check_scalar("power", self.power)
+        check_nonnegative("power", self.power, "the weight of the first time would be infinite")
+
+    def __call__(self, ts: Float[Array, " times"]) -> Float[Array, " times"]:
+        """The weights at the times `ts`."""
+        since = ts - ts[0]
+        later = since > 0
+        # The derivative of 0**p in p is asked for nowhere.
+        powers = jnp.where(later, jnp.where(later, since, 1) ** self.power, self.power == 0)
+        return powers / jnp.mean(powers)
+
+
+class SampledPathLoss(AbstractLoss):
+    r"""The mean squared error along sampled inputs, for any model and any target.
+
+    $$J(\theta) = \frac{1}{BN} \sum_{b=1}^B \sum_{k=1}^N
+      w(t_k)\, |\hat y^{(b)}_\theta(t_k) - y^{(b)}(t_k)|^2$$
+
+    Model and target see the same inputs: 0 before `ts[0]`, and from then on linear from sample
+    to sample. The outputs of the target are computed once, when the loss is built, and the
+    inputs stay the same for every model (common random numbers), so that the loss is a smooth
+    function of the weights. Errors in several outputs are added up. The mean is over samples:
+    with uneven times it is not one over time.
+
+    **Arguments:**
+
+    - `target`: the functional to be learnt.
+    - `ts`: increasing times, shape `(times,)`, in units of the model's clock.
+    - `xs`: inputs, shape `(batch, times)`, or `(batch, times, d)` for $d$ inputs.
+    - `weight`: the weights $w(t_k) \ge 0$: a [`memjax.TemporalWeight`][], an array of shape
+        `(times,)`, or `None` for 1.
+    - `method`: how the outputs of a model are computed. `"scan"` is exact in every step, for
+        models that offer it; `"diffrax"` integrates with error control; `"residual"` is Euler's
+        method, the discrete model of the papers, cheap and of first order in the time step.
+        Defaults to `"scan"` for a model that has it, otherwise to `"diffrax"`.
+    - `options`: for `"diffrax"`, keyword arguments of the model's call as a dictionary, such as
+        `solver` or `max_steps`. The adjoint defaults to `diffrax.DirectAdjoint()`, through which
+        Hessians can be had.
+
+    **Raises:**
+
+    `TypeError` if the target is not a target; `ValueError` for inputs that do not fit times or
+    target, and when called, for a model with other outputs than the target, or without a scan
+    if that is the method.
+
+    Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
+        and Optimization Analysis*, ICLR 2021, Section 5 (theory, section 3).
+    """
+
+    ts: Float[Array, " times"]
+    xs: Float[Array, "batch times ..."]
+    ys: Float[Array, "batch times ..."]
+    weights: Float[Array, " times"]
+    options: dict[str, Any]
+    method: Method | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        target: AbstractTarget,
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "batch times ..."],
+        weight: TemporalWeight | Real[ArrayLike, " times"] | None = None,
+        method: Method | None = None,
+        options: dict[str, Any] | None = None,
+    ):
+        _check_target(target)
+        self.ts = as_float_array("ts", ts)
+        self.xs = as_float_array("xs", xs)
+        check_finite("xs", self.xs)
+        if self.ts.ndim != 1 or self.xs.ndim < 2 or self.xs.shape[1] != self.ts.size:
+            raise ValueError(
+                f"`xs` must have shape (batch, times) or (batch, times, d), got {self.xs.shape} "
+                f"for `ts` of shape {self.ts.shape}; add an axis of length 1 for a single path."
+            )
+        if self.xs.shape[0] == 0:
+            raise ValueError("`xs` must hold at least one path, got none; the mean needs a sample.")
+        if isinstance(target, Kernel):
+            inputs = sizes(target)[1]
+            if self.xs.shape[2:] != (() if inputs is None else (inputs,)):
+                raise ValueError(
+                    f"`xs` must have the inputs of the target, got shape {self.xs.shape} for "
+                    f"{'a scalar input' if inputs is None else f'{inputs} inputs'}."
+                )
+        if weight is None:
+            self.weights = jnp.ones_like(self.ts)
+        elif isinstance(weight, TemporalWeight):
+            self.weights = weight(self.ts)
+        else:
+            self.weights = as_float_array("weight", weight)
+            check_nonnegative("weight", self.weights)
+            if self.weights.shape != self.ts.shape:
+                raise ValueError(
+                    f"`weight` must have one entry per time, got shape {self.weights.shape} for "
+                    f"{self.ts.size} times."
+                )
+        if method not in (None, "scan", "diffrax", "residual"):
+            raise ValueError(
+                f"`method` must be 'scan', 'diffrax' or 'residual', got {method!r}; "
+                "choose one of these, or None for the best that the model offers."
+            )
+        self.method = method
+        self.options = {} if options is None else dict(options)
+        # `ts` stays outside, since concrete even times allow a faster response.
+        self.ys = jax.vmap(lambda x: target.response(self.ts, x))(self.xs)
+
+    @classmethod
+    def white_noise(
+        cls,
+        target: AbstractTarget,
+        ts: Real[ArrayLike, " times"],
+        key: PRNGKeyArray,
+        batch: int,
+        inputs: int | None = None,
+        **kwargs: Any,
+    ) -> "SampledPathLoss":
+        r"""The loss along samples of white noise of unit intensity.
+
+        The samples are independent, of mean 0 and variance $1 / \Delta_k$, with $\Delta_k$ half
+        the time between the two neighbours. For a linear error of kernel $e$ the expected
+        squared error at time $t$ tends to $\int_0^t |e|^2$ as the time step goes to 0, with an
+        error of the order of the step in the variance of what varies within one step.
+
+        **Arguments:**
+
+        - `target`, `ts`: as above.
+        - `key`: the PRNG key.
+        - `batch`: the number of paths.
+        - `inputs`: the number of inputs. Defaults to that of the target's kernel, and to a
+            scalar input for targets without one.
+        - `kwargs`: `weight`, `method` and `options`.
+        """
+        ts = _as_times(ts)
+        shape = _input_shape(target, inputs)
+        check_integer("batch", batch)
+        gaps = jnp.diff(ts)
+        widths = (jnp.append(gaps, 0) + jnp.insert(gaps, 0, 0)) / 2
+        noise = jax.random.normal(key, (batch, ts.size, *shape), ts.dtype)
+        scale = jnp.reshape(1 / jnp.sqrt(widths), (-1, *(1 for _ in shape)))
+        return cls(target, ts, scale * noise, **kwargs)
+
+    @classmethod
+    def ornstein_uhlenbeck(
+        cls,
+        target: AbstractTarget,
+        ts: Real[ArrayLike, " times"],
+        key: PRNGKeyArray,
+        batch: int,
+        rate: float | Float[Array, ""],
+        sigma: float | Float[Array, ""] = 1.0,
+        inputs: int | None = None,
+        **kwargs: Any,
+    ) -> "SampledPathLoss":
+        r"""The loss along stationary Gaussian inputs of covariance $\sigma^2 e^{-\kappa|\tau|}$.
+
+        The samples have exactly this covariance; between them the input is linear.
+
+        **Arguments:**
+
+        - `target`, `ts`: as above.
+        - `key`: the PRNG key.
+        - `batch`: the number of paths.
+        - `rate`: the rate $\kappa > 0$, in units of one over time.
+        - `sigma`: the standard deviation $\sigma > 0$.
+        - `inputs`: as in `white_noise`; several inputs are independent.
+        - `kwargs`: `weight`, `method` and `options`.
+        """
+        ts = _as_times(ts)
+        shape = _input_shape(target, inputs)
+        check_integer("batch", batch)
+        for name, value in (("rate", rate), ("sigma", sigma)):
+            check_scalar(name, value)
+            check_positive(name, value)
+        noise = jax.random.normal(key, (ts.size, batch, *shape), ts.dtype)
+        decays = jnp.exp(-rate * jnp.diff(ts))
+        innovations = jnp.sqrt(-jnp.expm1(-2 * rate * jnp.diff(ts)))
+
+        def move(x: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            decay, innovation, noise = step
+            x = decay * x + innovation * noise
+            return x, x
+
+        _, later = jax.lax.scan(move, noise[0], (decays, innovations, noise[1:]))
+        xs = sigma * jnp.concatenate([noise[:1], later])
+        return cls(target, ts, jnp.moveaxis(xs, 0, 1), **kwargs)
+
+    def __call__(self, model: AbstractModel) -> Float[Array, ""]:
+        outputs = jax.vmap(self._outputs(model))(self.xs)
+        if outputs.shape != self.ys.shape:
+            raise ValueError(
+                f"`model` must have the outputs of the target, got shape {outputs.shape[2:]}, "
+                f"but the target has {self.ys.shape[2:]}; () stands for a scalar."
+            )
+        squares = jnp.abs(outputs - self.ys) ** 2
+        return jnp.mean(self.weights * jnp.sum(squares, axis=tuple(range(2, squares.ndim))))
+
+    def gradient(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        return FunctionLoss(self).gradient(model, displacement)
+
+    def gradient_noise(
+        self, model: AbstractModel, displacement: PyTree[Array] | None = None
+    ) -> PyTree[Array]:
+        return FunctionLoss(self).gradient_noise(model, displacement)
+
+    def _outputs(self, model: AbstractModel):
+        scan = getattr(model, "scan", None)
+        method = self.method
+        if method is None:
+            method = "diffrax" if scan is None else "scan"
+        if method == "residual":
+            return lambda x: model.residual(self.ts, x)
+        if method == "scan":
+            if scan is None:
+                raise ValueError(
+                    f"`method` must be one that the model offers, got 'scan' for "
+                    f"{type(model).__name__}; pass 'diffrax' or 'residual'."
+                )
+            return lambda x: scan(self.ts, x)
+        options = {"adjoint": diffrax.DirectAdjoint(), **self.options}
+        return lambda x: model(self.ts, x, **options)
+
+
+def _check_target(target: Any) -> None:
+    if not isinstance(target, AbstractTarget):
+        raise TypeError(
+            f"`target` must be a target, got {type(target).__name__}; pass an instance of "
+            "`AbstractTarget`, for example a kernel."
+        )
+
+
+def _as_times(ts: Any) -> Float[Array, " times"]:
+    ts = as_float_array("ts", ts)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(
+            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
+            "pass the times at which the input is sampled."
+        )
+    return ts
+
+
+def _input_shape(target: Any, inputs: int | None) -> tuple[int, ...]:
+    _check_target(target)
+    if inputs is not None:
+        check_integer("inputs", inputs)
+    elif isinstance(target, Kernel):
+        inputs = sizes(target)[1]
+    return () if inputs is None else (inputs,)

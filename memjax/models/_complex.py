@@ -1,0 +1,153 @@
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import as_float_array, check_positive, check_same_shape
+from ..reparam import AbstractReparametrisation
+from ..targets import DampedOscillation
+from ._base import AbstractModel
+from ._maps import as_modes, as_reparametrisation, check_input
+from ._scan import scan_diagonal
+
+
+class ComplexDiagonalRNN(AbstractModel):
+    r"""A linear RNN whose diagonal recurrence has conjugate pairs of complex eigenvalues.
+
+    One hidden number of each pair $-w_j \pm i \nu_j$ suffices, since outputs are real:
+
+    $$\dot h_j = (-w_j + i \nu_j) h_j + x, \qquad
+      \hat y = \operatorname{Re} \sum_j (a_j - i b_j) h_j, \qquad w = \varphi(v),$$
+    $$\hat\rho(t) = \sum_j e^{-w_j t} (a_j \cos \nu_j t + b_j \sin \nu_j t).$$
+
+    All weights are real: $a$, $b$, $v$ and $\nu$ are trained. A real eigenvalue is a pair with
+    $\nu_j = 0$, whose $b_j$ then has no effect.
+
+    **Arguments:**
+
+    - `cosine`, `sine`: the amplitudes $a_j$ and $b_j$, shape `(width,)` each.
+    - `rates`: the decay rates $w_j > 0$, shape `(width,)`, in units of one over the model's
+        clock.
+    - `frequencies`: the angular frequencies $\nu_j$, shape `(width,)`, in the same units.
+    - `reparametrisation`: the map from free weights to rates. Defaults to
+        [`memjax.Direct`][].
+
+    **Raises:**
+
+    `ValueError` for rates that are not positive, entries that are not finite, or shapes that
+    differ.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *Approximation and Optimization Theory for Linear Continuous-Time
+        Recurrent Neural Networks*, JMLR 23, 2022; Orvieto et al., *Resurrecting Recurrent
+        Neural Networks for Long Sequences*, ICML 2023, Section 3.2.
+    """
+
+    cosine: Float[Array, " width"]
+    sine: Float[Array, " width"]
+    free_rates: Float[Array, " width"]
+    frequencies: Float[Array, " width"]
+    reparametrisation: AbstractReparametrisation
+
+    def __init__(
+        self,
+        cosine: Float[Array, " width"],
+        sine: Float[Array, " width"],
+        rates: Float[Array, " width"],
+        frequencies: Float[Array, " width"],
+        reparametrisation: AbstractReparametrisation | None = None,
+    ):
+        self.cosine = as_modes("cosine", cosine)
+        self.sine = as_modes("sine", sine)
+        rates = as_modes("rates", rates)
+        self.frequencies = as_modes("frequencies", frequencies)
+        check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
+        check_same_shape("cosine", self.cosine, "sine", self.sine)
+        check_same_shape("cosine", self.cosine, "rates", rates)
+        check_same_shape("cosine", self.cosine, "frequencies", self.frequencies)
+        self.reparametrisation = as_reparametrisation(reparametrisation)
+        self.free_rates = self.reparametrisation.inverse(rates)
+
+    @classmethod
+    def init(
+        cls,
+        rates: Float[Array, " width"],
+        frequencies: Float[Array, " width"],
+        *,
+        reparametrisation: AbstractReparametrisation | None = None,
+        key: PRNGKeyArray,
+    ) -> "ComplexDiagonalRNN":
+        r"""A model of given eigenvalues with independent amplitudes of variance `1 / width`.
+
+        **Arguments:**
+
+        - `rates`, `frequencies`: the eigenvalues, as those of [`memjax.ring`][] or
+            [`memjax.s4d_lin`][].
+        - `reparametrisation`: as above.
+        - `key`: the PRNG key.
+        """
+        rates = as_float_array("rates", rates)
+        amplitudes = jax.random.normal(key, (2, *rates.shape), rates.dtype)
+        cosine, sine = amplitudes / jnp.sqrt(rates.size)
+        return cls(cosine, sine, rates, frequencies, reparametrisation)
+
+    @property
+    def width(self) -> int:
+        """The number of conjugate pairs."""
+        return self.cosine.shape[0]
+
+    @property
+    def rates(self) -> Float[Array, " width"]:
+        """The decay rates $w$, shape `(width,)`."""
+        return self.reparametrisation(self.free_rates)
+
+    def kernel(self) -> DampedOscillation:
+        """The memory kernel of the model, in closed form."""
+        return DampedOscillation(self.cosine, self.sine, self.rates, self.frequencies)
+
+    def initial_hidden(self) -> Float[Array, "2 width"]:
+        """The hidden state at rest: real parts, then imaginary parts."""
+        return jnp.zeros((2, self.width), self.cosine.dtype)
+
+    def vector_field(
+        self, t: Float[Array, ""], hidden: Float[Array, "2 width"], x: Float[Array, ""]
+    ) -> Float[Array, "2 width"]:
+        check_input(x, ())
+        real, imaginary = hidden
+        rates = self.rates
+        return jnp.stack(
+            [
+                -rates * real - self.frequencies * imaginary + x,
+                -rates * imaginary + self.frequencies * real,
+            ]
+        )
+
+    def readout(self, hidden: Float[Array, "2 width"]) -> Float[Array, ""]:
+        return jnp.dot(self.cosine, hidden[0]) + jnp.dot(self.sine, hidden[1])
+
+    def scan(
+        self,
+        ts: Float[Array, " times"],
+        xs: Float[Array, " times"],
+        *,
+        interpolation: Literal["linear", "previous"] = "linear",
+    ) -> Float[Array, " times"]:
+        """The outputs for sampled inputs, exactly in every step, by an associative scan.
+
+        Arguments, returns and errors as in [`memjax.DiagonalLinearRNN.scan`][].
+        """
+
+        def drive(x: Float[Array, ""]) -> Float[Array, " width"]:
+            check_input(x, ())
+            return jnp.broadcast_to(x, self.cosine.shape)
+
+        return scan_diagonal(
+            jax.lax.complex(-self.rates, self.frequencies),
+            ts,
+            xs,
+            interpolation,
+            drive,
+            lambda hidden: self.readout(jnp.stack([hidden.real, hidden.imag])),
+        )

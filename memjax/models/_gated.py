@@ -1,0 +1,111 @@
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from ._base import AbstractModel, Fixed
+from ._linear import random_readout
+from ._maps import as_readout, check_input
+
+
+class GatedRNN(AbstractModel):
+    r"""A gated cell in continuous time: the hidden state relaxes to what the cell makes of it.
+
+    $$\dot h = r\, (\operatorname{cell}(x, h) - h), \qquad \hat y = C h.$$
+
+    The hidden state of an LSTM is the pair of its output $h$ and its memory, both of which follow
+    this equation; the readout sees $h$. With $r \Delta t = 1$ the recursion of `residual` is the
+    cell's own in discrete time. The weights of the cell and $C$ are trained, the rate $r$ is not.
+
+    **Arguments:**
+
+    - `cell`: an `equinox.nn.GRUCell` or `equinox.nn.LSTMCell`. A cell of one input takes scalar
+        inputs, samples of shape `(times,)`; others take `(times, inputs)`.
+    - `readout`: the matrix $C$, shape `(width,)` for scalar outputs or `(outputs, width)`.
+    - `rate`: the rate $r > 0$, in units of one over the model's clock. Defaults to 1.
+
+    **Raises:**
+
+    `TypeError` for another cell; `ValueError` for a rate that is not positive, or a readout that
+    does not match.
+
+    ??? cite "Reference"
+
+        Cho et al., *Learning Phrase Representations using RNN Encoder-Decoder*, EMNLP 2014;
+        Hochreiter, Schmidhuber, *Long Short-Term Memory*, Neural Computation 9, 1997; in
+        continuous time: De Brouwer et al., *GRU-ODE-Bayes*, NeurIPS 2019, Section 2.3.
+    """
+
+    cell: eqx.nn.GRUCell | eqx.nn.LSTMCell
+    readout_weights: Float[Array, "*outputs width"]
+    rate: Fixed
+
+    def __init__(
+        self,
+        cell: eqx.nn.GRUCell | eqx.nn.LSTMCell,
+        readout: Float[Array, "*outputs width"],
+        rate: float | Float[Array, ""] = 1.0,
+    ):
+        if not isinstance(cell, (eqx.nn.GRUCell, eqx.nn.LSTMCell)):
+            raise TypeError(
+                f"`cell` must be an equinox.nn.GRUCell or LSTMCell, got {cell!r}; write other "
+                "cells as an AbstractModel of your own."
+            )
+        self.cell = cell
+        self.readout_weights = as_readout(readout, cell.hidden_size)
+        rate = as_float_array("rate", rate)
+        check_scalar("rate", rate)
+        check_positive("rate", rate)
+        self.rate = Fixed(rate)
+
+    @classmethod
+    def init(
+        cls,
+        cell: Literal["gru", "lstm"],
+        width: int,
+        inputs: int = 1,
+        outputs: int | None = None,
+        *,
+        rate: float | Float[Array, ""] = 1.0,
+        key: PRNGKeyArray,
+    ) -> "GatedRNN":
+        r"""A random model: Equinox's own cell, and Gaussian readout weights.
+
+        **Arguments:**
+
+        - `cell`: `"gru"` or `"lstm"`.
+        - `width`: the number of neurons.
+        - `inputs`: how many; 1 for scalars.
+        - `outputs`: how many, or `None` for scalars.
+        - `rate`: as above.
+        - `key`: the PRNG key.
+        """
+        check_integer("width", width)
+        check_integer("inputs", inputs)
+        cells = {"gru": eqx.nn.GRUCell, "lstm": eqx.nn.LSTMCell}
+        if cell not in cells:
+            raise ValueError(f"`cell` must be 'gru' or 'lstm', got {cell!r}; choose one of these.")
+        first, second = jax.random.split(key)
+        return cls(
+            cells[cell](inputs, width, key=first), random_readout(width, outputs, second), rate
+        )
+
+    @property
+    def width(self) -> int:
+        """The number of neurons."""
+        return self.cell.hidden_size
+
+    def initial_hidden(self) -> Any:
+        rest = jnp.zeros(self.width, self.readout_weights.dtype)
+        return (rest, rest) if isinstance(self.cell, eqx.nn.LSTMCell) else rest
+
+    def vector_field(self, t: Float[Array, ""], hidden: Any, x: Float[Array, "*inputs"]) -> Any:
+        check_input(x, () if self.cell.input_size == 1 else (self.cell.input_size,))
+        moved = self.cell(jnp.atleast_1d(x), hidden)
+        return jax.tree.map(lambda new, old: self.rate.value * (new - old), moved, hidden)
+
+    def readout(self, hidden: Any) -> Float[Array, "*outputs"]:
+        return self.readout_weights @ jax.tree.leaves(hidden)[0]

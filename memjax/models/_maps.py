@@ -1,0 +1,105 @@
+"""Input maps, readouts and activations, which the models share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import as_float_array, check_finite
+from ..reparam import AbstractReparametrisation, as_callable, Direct
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "hardtanh": jax.nn.hard_tanh,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "identity": lambda x: x,
+}
+
+
+def as_activation(value: Any) -> Callable[[Array], Array]:
+    """An activation by its name, or any function of an array."""
+    if isinstance(value, str):
+        if value not in ACTIVATIONS:
+            raise ValueError(
+                f"`activation` must be one of {', '.join(map(repr, ACTIVATIONS))} or a function, "
+                f"got {value!r}; choose one of these."
+            )
+        value = ACTIVATIONS[value]
+    return as_callable("activation", value)
+
+
+def as_reparametrisation(value: Any) -> AbstractReparametrisation:
+    """A reparametrisation, by default the direct one."""
+    if value is None:
+        return Direct()
+    if not isinstance(value, AbstractReparametrisation):
+        raise TypeError(
+            "`reparametrisation` must be an instance of AbstractReparametrisation, got "
+            f"{value!r}; pass memjax.Direct() or memjax.Exp()."
+        )
+    return value
+
+
+def as_modes(name: str, value: Any) -> Float[Array, " width"]:
+    """One finite number for each of at least one mode."""
+    array = as_float_array(name, value)
+    check_finite(name, array)
+    if array.ndim != 1 or array.shape[0] == 0:
+        raise ValueError(
+            f"`{name}` must be a 1-D array of at least one mode, got shape {array.shape}; "
+            f"pass one entry per mode."
+        )
+    return array
+
+
+def as_input(value: Any, width: int) -> Float[Array, "width *inputs"]:
+    """The weights of a scalar input, shape `(width,)`, or of several, `(width, inputs)`."""
+    array = as_float_array("input", value)
+    check_finite("input", array)
+    if array.ndim not in (1, 2) or array.shape[0] != width:
+        raise ValueError(
+            f"`input` must have shape ({width},) or ({width}, inputs), got {array.shape}; "
+            "pass one row per neuron."
+        )
+    return array
+
+
+def as_readout(value: Any, width: int) -> Float[Array, "*outputs width"]:
+    """The weights of a scalar output, shape `(width,)`, or of several, `(outputs, width)`."""
+    array = as_float_array("readout", value)
+    check_finite("readout", array)
+    if array.ndim not in (1, 2) or array.shape[-1] != width:
+        raise ValueError(
+            f"`readout` must have shape ({width},) or (outputs, {width}), got {array.shape}; "
+            "pass one column per neuron."
+        )
+    return array
+
+
+def as_bias(value: Any, width: int, dtype: Any) -> Float[Array, " width"]:
+    """One bias for each neuron, by default 0."""
+    array = as_float_array("bias", jnp.zeros(width, dtype) if value is None else value)
+    check_finite("bias", array)
+    if array.shape != (width,):
+        raise ValueError(
+            f"`bias` must have shape ({width},), got {array.shape}; pass one entry per neuron."
+        )
+    return array
+
+
+def drive(weights: Float[Array, "width *inputs"], x: Float[Array, "*inputs"]) -> Array:
+    """What an input of the shape that the weights are made for adds to the hidden state."""
+    check_input(x, weights.shape[1:])
+    return weights * x if weights.ndim == 1 else weights @ x
+
+
+def check_input(x: Float[Array, "..."], shape: tuple[int, ...]) -> None:
+    """Refuse inputs that would broadcast to something else than meant."""
+    if jnp.shape(x) != shape:
+        raise ValueError(
+            f"`xs` must hold inputs of shape {shape}, got {jnp.shape(x)} at each time; pass "
+            f"samples of shape {('times', *shape)}."
+        )

@@ -1,0 +1,157 @@
+"""Exact steps of linear recurrences under sampled inputs."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from ..targets._paths import even_step
+from ._base import as_samples
+
+# Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
+# the cache, and shorter ones are mostly overhead.
+_BLOCK = 64
+
+
+def scan_diagonal(
+    eigenvalues: Inexact[Array, " width"],
+    ts: Float[Array, " times"],
+    xs: Float[Array, "times ..."],
+    interpolation: str,
+    drive: Callable[[Array], Array],
+    readout: Callable[[Array], Array],
+) -> Array:
+    r"""The outputs of $\dot h = \lambda h + u(x)$ from rest, exactly for the interpolated $u$.
+
+    With $z = \lambda \Delta t$, one step is
+
+    $$h_{k+1} = e^z h_k + \Delta t\, \varphi_1(z)\, u_k + \Delta t\, \varphi_2(z)\,
+      (u_{k+1} - u_k).$$
+
+    Within a block of times the steps are composed by an associative scan; the blocks follow each
+    other, so that memory grows with the length of the inputs and outputs only.
+    """
+    ts, xs = _as_scannable(ts, xs, interpolation)
+    count = ts.shape[0] - 1
+    block = min(_BLOCK, count)
+    blocks = -(-count // block)
+    padding = blocks * block - count
+
+    def in_blocks(values: Array) -> Array:
+        # Steps of no length, after the last, change nothing.
+        padded = jnp.concatenate([values, jnp.zeros((padding, *values.shape[1:]), values.dtype)])
+        return padded.reshape(blocks, block, *values.shape[1:])
+
+    def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        steps, begin, end = now
+        z = eigenvalues * steps[:, None]
+        first, second = _phi(z)
+        begin = jax.vmap(drive)(begin)
+        forced = first * begin
+        if interpolation == "linear":
+            forced = forced + second * (jax.vmap(drive)(end) - begin)
+        forced = forced * steps[:, None]
+        decays = jnp.exp(z)
+        forced = forced.at[0].add(decays[0] * hidden)
+        _, hidden = jax.lax.associative_scan(_compose, (decays, forced))
+        return hidden[-1], jax.vmap(readout)(hidden)
+
+    driven = jax.eval_shape(drive, xs[0]).dtype
+    hidden = jnp.zeros(eigenvalues.shape, jnp.result_type(eigenvalues, ts, driven))
+    # Differentiated in reverse, each block is computed again instead of kept.
+    _, outputs = jax.lax.scan(
+        jax.checkpoint(move),
+        hidden,
+        (in_blocks(jnp.diff(ts)), in_blocks(xs[:-1]), in_blocks(xs[1:])),
+    )
+    outputs = outputs.reshape(blocks * block, *outputs.shape[2:])[:count]
+    return jnp.concatenate([readout(hidden)[None], outputs])
+
+
+def _compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
+    return early[0] * late[0], late[0] * early[1] + late[1]
+
+
+def _phi(z: Inexact[Array, "*shape"]) -> tuple[Array, Array]:
+    r"""$\varphi_1(z) = (e^z - 1) / z$ and $\varphi_2(z) = (\varphi_1(z) - 1) / z$."""
+    small = jnp.abs(z) < 1
+    # Each branch gets arguments at which it and its derivatives are finite.
+    near = jnp.where(small, z, 0)
+    series = jnp.zeros_like(z)
+    for k in reversed(range(18)):
+        series = series * near + 1 / math.factorial(k + 2)
+    far = jnp.where(small, 1, z)
+    ratio = (jnp.exp(far) - 1) / far
+    first = jnp.where(small, 1 + near * series, ratio)
+    return first, jnp.where(small, series, (ratio - 1) / far)
+
+
+def scan_dense(
+    recurrent: Float[Array, "width width"],
+    ts: Float[Array, " times"],
+    xs: Float[Array, "times ..."],
+    interpolation: str,
+    drive: Callable[[Array], Array],
+    readout: Callable[[Array], Array],
+) -> Array:
+    """As `scan_diagonal` for a matrix, step by step through matrix exponentials.
+
+    Where all steps are known to have one length there is one exponential; otherwise one a step.
+    """
+    ts, xs = _as_scannable(ts, xs, interpolation)
+    step = even_step(ts)
+    steps = jnp.diff(ts)
+    if step is not None:
+        shared = _step_matrices(recurrent, jnp.asarray(step, recurrent.dtype))
+
+    def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        length, begin, end = now
+        moving, first, second = _step_matrices(recurrent, length) if step is None else shared
+        begin = drive(begin)
+        hidden = moving @ hidden + first @ begin
+        if interpolation == "linear":
+            hidden = hidden + second @ (drive(end) - begin)
+        return hidden, readout(hidden)
+
+    driven = jax.eval_shape(drive, xs[0]).dtype
+    hidden = jnp.zeros(recurrent.shape[0], jnp.result_type(recurrent, ts, driven))
+    _, outputs = jax.lax.scan(move, hidden, (steps, xs[:-1], xs[1:]))
+    return jnp.concatenate([readout(hidden)[None], outputs])
+
+
+def _step_matrices(
+    recurrent: Float[Array, "width width"], step: Float[Array, ""]
+) -> tuple[Array, Array, Array]:
+    r"""$e^{W\Delta t}$, $\Delta t\,\varphi_1(W\Delta t)$ and $\Delta t\,\varphi_2(W\Delta t)$.
+
+    They are blocks of the exponential of one matrix (Van Loan, IEEE Transactions on Automatic
+    Control 23, 1978).
+    """
+    width = recurrent.shape[0]
+    zeros, unit = jnp.zeros_like(recurrent), jnp.eye(width, dtype=recurrent.dtype)
+    blocks = jnp.block(
+        [[recurrent * step, unit, zeros], [zeros, zeros, unit], [zeros, zeros, zeros]]
+    )
+    # Halved until its norm is small, at most this often: stiff matrices need more than the
+    # sixteen times of the default.
+    exponential = jax.scipy.linalg.expm(blocks, max_squarings=48)
+    moving, first, second = jnp.split(exponential[:width], 3, axis=1)
+    return moving, step * first, step * second
+
+
+def _as_scannable(ts: Any, xs: Any, interpolation: str) -> tuple[Array, Array]:
+    """Times and samples as arrays, or the reason why a scan of them cannot be exact."""
+    if callable(xs):
+        raise TypeError(
+            f"`xs` must be samples in `scan`, got {xs!r}; call the model itself for an input "
+            "that is a function of time."
+        )
+    if interpolation not in ("linear", "previous"):
+        raise ValueError(
+            f"`interpolation` must be 'linear' or 'previous' in `scan`, got {interpolation!r}; "
+            "call the model itself for other paths."
+        )
+    return as_samples(ts, xs)

@@ -1,0 +1,215 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array
+
+from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
+from ..losses import AbstractLoss, WhiteNoiseLoss
+from ..plateaus import on_plateau, plateau_asymptotics, RelativeLossDrop
+from ..sweeps import sweep
+from ..targets import AbstractKernel, ExponentialSum, GaussianBump
+from ..viz import plot_plateau_flows
+from ._base import Reproduction, Verdict
+
+GRADIENT = "gradient flow"
+BALL = "heavy ball, friction 4"
+FREE = "heavy ball, no friction"
+NESTEROV = "Nesterov"
+ADAM = "Adam, epsilon 1e-8"
+COARSE = "Adam, epsilon 1e-3"
+
+_FRICTION = 4.0
+_EPSILON = {ADAM: 1e-8, COARSE: 1e-3}
+_SILENT_RATE = 0.6
+_DROP = 0.02
+
+FLOWS: dict[str, Callable[[AbstractLoss], AbstractFlow]] = {
+    GRADIENT: GradientFlow,
+    BALL: lambda loss: HeavyBall(loss, _FRICTION),
+    FREE: lambda loss: HeavyBall(loss, 0.0),
+    NESTEROV: Nesterov,
+    ADAM: lambda loss: Adam(loss, _EPSILON[ADAM]),
+    COARSE: lambda loss: Adam(loss, _EPSILON[COARSE]),
+}
+
+# Nothing damps the fast modes of the ball without friction: it oscillates through its plateau,
+# and every oscillation has to be followed.
+_LONGEST = {FREE: 20.0}
+
+# How far an exponent may be from what is expected of it, and a time.
+_EXPONENT, _TIME = 0.05, 0.1
+
+
+def run(
+    progress: bool = True,
+    *,
+    memories: Sequence[float] = tuple(float(memory) for memory in range(8, 34, 2)),
+    flows: Sequence[str] = tuple(FLOWS),
+) -> xr.Dataset:
+    """Plateau times over `flow` and `omega`; memories that a flow was not asked for have the
+    result -1."""
+    memories = np.asarray(memories, float)
+    parts = []
+    for group in _groups(flows):
+        reach = _LONGEST.get(group[0], np.inf)
+        axes = {"flow": group, "omega": 1 / memories[memories <= reach]}
+        parts.append(sweep(_build, axes, max_steps=2**14, progress=progress))
+    dataset = xr.concat(
+        [part.reindex(omega=1 / memories, fill_value=_fill(part)) for part in parts],
+        "flow",
+        combine_attrs="drop_conflicts",
+        coords="minimal",
+        compat="override",
+    )
+    memory = {"long_name": "memory 1/omega", "units": "clock"}
+    return dataset.assign_coords(memory=("omega", memories, memory)).sel(flow=list(flows))
+
+
+def _groups(flows: Sequence[str]) -> list[list[str]]:
+    """Flows that share a sweep: gradient flow has an engine of its own."""
+    apart = [GRADIENT, *_LONGEST]
+    groups = [[flow] for flow in flows if flow in apart]
+    rest = [flow for flow in flows if flow not in apart]
+    return [*groups, rest] if rest else groups
+
+
+def _fill(part: xr.Dataset) -> dict[str, Any]:
+    fill = {name: np.nan for name in part if part[name].dtype.kind == "f"}
+    return fill | {name: -1 for name in part if part[name].dtype.kind == "i"}
+
+
+def _target(omega: float | Array) -> AbstractKernel:
+    exponential = ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))
+    return exponential + GaussianBump(omega, 1.0, 0.5)
+
+
+def _build(flow: str, omega: Array) -> tuple:
+    target = _target(omega)
+    record = {"asymptotics": plateau_asymptotics(target, _SILENT_RATE)}
+    start = on_plateau(target, jnp.array([_SILENT_RATE]))
+    return FLOWS[flow](WhiteNoiseLoss(target)), start, RelativeLossDrop(_DROP), record
+
+
+def check(dataset: xr.Dataset) -> list[Verdict]:
+    """The predictions beside the exponents and times of a dataset of `run`."""
+    times = {str(flow): dataset["time"].sel(flow=flow).values for flow in dataset["flow"].values}
+    memory = dataset["memory"].values
+    base = times[GRADIENT]
+    verdicts = [_theorem(memory, base)]
+    if BALL in times:
+        ratio = _last(times[BALL] / base)
+        verdicts.append(
+            Verdict(
+                f"heavy ball with friction {_FRICTION:g}: {_FRICTION:g} x gradient flow (expected)",
+                f"{ratio:.3f} x at the longest memory",
+                _near(ratio, _FRICTION, _TIME),
+            )
+        )
+    for flow in (FREE, NESTEROV):
+        if flow in times:
+            both = np.isfinite(times[flow]) & np.isfinite(base)
+            slope, count = _exponent(memory, np.where(both, times[flow], np.nan))
+            other, _ = _exponent(memory, np.where(both, base, np.nan))
+            verdicts.append(
+                Verdict(
+                    f"{flow}: half the exponent of gradient flow (expected)",
+                    f"{slope:.3f} beside {other:.3f} over the {count} longest memories: "
+                    f"{slope / other:.3f}",
+                    _near(slope / other, 0.5, _EXPONENT),
+                )
+            )
+    for flow, epsilon in _EPSILON.items():
+        if flow in times:
+            verdicts += _adam(memory, base, times[flow], flow, epsilon)
+    return verdicts
+
+
+def _theorem(memory: np.ndarray, base: np.ndarray) -> Verdict:
+    slope, count = _exponent(memory, base)
+    return Verdict(
+        f"gradient flow: plateaus grow at least as exp(c0/omega), c0 = {_SILENT_RATE:g}",
+        f"exponent {slope:.3f} over the {count} longest memories",
+        None if np.isnan(slope) else bool(slope >= _SILENT_RATE),
+    )
+
+
+def _adam(
+    memory: np.ndarray, base: np.ndarray, time: np.ndarray, flow: str, epsilon: float
+) -> list[Verdict]:
+    """Flat until the gradients are as small as epsilon, and then epsilon x gradient flow."""
+    seen = np.isfinite(time) & np.isfinite(base)
+    memory, base, time = memory[seen], base[seen], time[seen]
+    share = epsilon * base / time
+    flat, cursed = share < 0.1, share > 0.5
+    decided = flat.sum() > 1
+    growth = time[flat].max() / time[flat].min() if decided else np.nan
+    ratio = 1 / share[-1] if cursed.any() else np.nan
+    turn = _crossing(memory, np.log(share) - np.log(0.5))
+    expected = -np.log(epsilon) / _SILENT_RATE
+    return [
+        Verdict(
+            f"{flow}: flat while the gradients exceed epsilon (expected)",
+            f"grows {growth:.2f}-fold from 1/omega = {memory[flat][0]:g} to {memory[flat][-1]:g}, "
+            f"that of gradient flow {base[flat][-1] / base[flat][0]:.1e}-fold"
+            if decided
+            else "too few memories on the flat part",
+            bool(growth < 2) if decided else None,
+        ),
+        Verdict(
+            f"{flow}: then epsilon x gradient flow (expected)",
+            f"{ratio:.3f} x at the longest memory" if cursed.any() else "not reached",
+            _near(ratio, 1.0, _TIME),
+        ),
+        Verdict(
+            f"{flow}: the plateau returns at 1/omega = -ln(epsilon) / c0 = {expected:.1f} "
+            "(expected)",
+            f"at {turn:.1f}" if np.isfinite(turn) else "not reached",
+            _near(turn / expected, 1.0, _TIME),
+        ),
+    ]
+
+
+def _exponent(memory: np.ndarray, time: np.ndarray) -> tuple[float, int]:
+    """The slope of log time against memory over the longest third that was measured, and over
+    how many memories."""
+    seen = np.isfinite(time)
+    count = max(3, int(np.ceil(seen.sum() / 3)))
+    if seen.sum() < count:
+        return np.nan, count
+    return float(np.polyfit(memory[seen][-count:], np.log(time[seen][-count:]), 1)[0]), count
+
+
+def _crossing(memory: np.ndarray, height: np.ndarray) -> float:
+    """Where a growing function first passes zero."""
+    above = np.flatnonzero(height > 0)
+    if above.size == 0 or above[0] == 0:
+        return np.nan
+    ends = slice(above[0] - 1, above[0] + 1)
+    return float(np.interp(0.0, height[ends], memory[ends]))
+
+
+def _last(values: np.ndarray) -> float:
+    seen = np.isfinite(values)
+    return float(values[seen][-1]) if seen.any() else np.nan
+
+
+def _near(value: float, expected: float, tolerance: float) -> bool | None:
+    return None if np.isnan(value) else bool(abs(value / expected - 1) <= tolerance)
+
+
+PLATEAU_FLOWS = Reproduction(
+    name="plateau-flows",
+    title="Plateau time against memory for gradient flow, momentum and Adam",
+    source="Li, Han, E, Li, ICLR 2021, Section 5, and what follows from it for other flows "
+    "(theory, section 4)",
+    description="The target is exp(-t) plus a Gaussian bump of width 0.5 at 1/omega. The start "
+    "represents the exponential exactly and has one silent mode of rate 0.6; the plateau ends "
+    "when the loss has fallen by 2 %. Exponents are slopes of log time over the longest third "
+    "of the memories. They agree within 5 % of what is expected, ratios of times within 10 %.",
+    run=run,
+    check=check,
+    plot=plot_plateau_flows,
+)

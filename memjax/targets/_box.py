@@ -1,0 +1,96 @@
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from .._checks import (
+    as_float_array,
+    as_horizon,
+    check_finite,
+    check_nonnegative,
+    check_scalar,
+    is_traced,
+)
+from ._base import AbstractKernel, Memory
+from ._special import exponential_moment
+
+
+class Box(AbstractKernel):
+    r"""Memory of one stretch of the past, $\rho(t) = 1$ for $t_0 < t < t_1$ and 0 elsewhere.
+
+    Its transform is $R(s) = e^{-s t_0} (1 - e^{-s(t_1 - t_0)}) / s$. The "shift" target of Wang
+    and Li is `Box(9, 11)`.
+
+    ??? cite "Reference"
+
+        Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through Stable
+        Reparameterization*, ICML 2024, section 3 (theory, section 3).
+    """
+
+    start: Float[Array, ""]
+    stop: Float[Array, ""]
+
+    def __init__(self, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]):
+        r"""**Arguments:**
+
+        - `start`: The time $t_0 \ge 0$.
+        - `stop`: The time $t_1 > t_0$, finite.
+
+        Both are scalars; batch kernels with `jax.vmap`.
+
+        **Raises:** `ValueError` for times in the wrong order or negative, for NaN or infinity,
+        and for arrays.
+        """
+        self.start, self.stop = as_window(start, stop)
+
+    @property
+    def memory(self) -> Memory:
+        return "finite"
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return jnp.stack([self.start, self.stop])
+
+    def support(self) -> Float[Array, ""]:
+        return self.stop
+
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = as_float_array("t", t)
+        return jnp.where((t > self.start) & (t < self.stop), jnp.ones_like(t), 0)
+
+    def laplace(
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+    ) -> Float[Array, "..."]:
+        s = as_float_array("s", s)
+        check_nonnegative("s", s)
+        length = self._length(as_horizon(horizon))
+        return jnp.exp(-s * self.start) * length * exponential_moment(0, s * length)
+
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+        return self._length(as_horizon(horizon))
+
+    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return self._length(as_float_array("t", t))
+
+    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = as_float_array("t", t)
+        length = self._length(t)
+        return length * (jnp.maximum(t - self.start, 0) - length / 2)
+
+    def _length(self, end: Array | None) -> Array:
+        """How much of the box lies before `end`."""
+        length = self.stop - self.start
+        return length if end is None else jnp.clip(end - self.start, 0, length)
+
+
+def as_window(
+    start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The checked ends of an interval of the past."""
+    start, stop = as_float_array("start", start), as_float_array("stop", stop)
+    for name, value in (("start", start), ("stop", stop)):
+        check_scalar(name, value)
+        check_finite(name, value)
+    check_nonnegative("start", start, "a causal kernel starts at time 0 or later")
+    if not is_traced((start, stop)) and np.asarray(stop) <= np.asarray(start):
+        raise ValueError(f"`stop` must be above `start`, got {start} to {stop}; swap them.")
+    return start, stop

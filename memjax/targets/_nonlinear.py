@@ -1,0 +1,277 @@
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, Real
+
+from .._checks import as_float_array, check_finite, check_integer
+from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
+from ._composed import check_kernel
+from ._paths import as_samples
+
+
+class Volterra(AbstractTarget):
+    r"""A Volterra series of second order whose quadratic kernel is a sum of products.
+
+    $$H_t(x) = \int_0^\infty \rho(s)\, x_{t-s} \,\mathrm{d}s + \iint_0^\infty
+    \sum_r \alpha_r(s)\, \beta_r(s')\, x_{t-s}\, x_{t-s'} \,\mathrm{d}s\,\mathrm{d}s'$$
+
+    Every product is that of two linear responses, so the output is exact for sampled inputs.
+
+    Nonlinear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, section 1).
+    """
+
+    first: AbstractKernel | None
+    second: tuple[tuple[AbstractKernel, AbstractKernel], ...]
+
+    def __init__(
+        self,
+        first: AbstractKernel | None,
+        second: Sequence[tuple[AbstractKernel, AbstractKernel]],
+    ):
+        r"""**Arguments:**
+
+        - `first`: The linear kernel $\rho$, or `None` for none.
+        - `second`: The pairs $(\alpha_r, \beta_r)$ of kernels, at least one.
+
+        **Raises:** `TypeError` for what is no kernel, `ValueError` for no pairs and for what is
+        no pair.
+        """
+        if first is not None:
+            check_kernel(first)
+        pairs = tuple(tuple(pair) for pair in second)
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(
+                "`second` must hold at least one pair of kernels, got lengths "
+                f"{[len(pair) for pair in pairs]}; a target without one is a plain kernel."
+            )
+        for pair in pairs:
+            for kernel in pair:
+                check_kernel(kernel)
+        self.first = first
+        self.second = tuple((pair[0], pair[1]) for pair in pairs)
+
+    @property
+    def linear(self) -> bool:
+        return False
+
+    @property
+    def memory(self) -> Memory:
+        kernels = [kernel for pair in self.second for kernel in pair]
+        return slowest_memory(kernels if self.first is None else [self.first, *kernels])
+
+    def response(
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]
+    ) -> Float[Array, " times"]:
+        products = [a.response(ts, xs) * b.response(ts, xs) for a, b in self.second]
+        linear = [] if self.first is None else [self.first.response(ts, xs)]
+        return functools.reduce(operator.add, linear + products)
+
+
+class Teacher(AbstractTarget):
+    """A fixed function of sampled input paths as a target: a trained model, or any callable.
+
+    A model is itself such a function, so `Teacher(model)` makes it a teacher.
+    """
+
+    function: Callable[[Array, Array], Array]
+    stated_linear: bool = eqx.field(static=True)
+    stated_memory: Memory = eqx.field(static=True)
+
+    def __init__(
+        self,
+        function: Callable[[Array, Array], Array],
+        linear: bool = False,
+        memory: Memory = "unknown",
+    ):
+        """**Arguments:**
+
+        - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
+            `(times, d)` to outputs of shape `(times,)` or `(times, p)`, causally.
+        - `linear`: Whether it is linear in the samples.
+        - `memory`: The class of its memory, as in `AbstractTarget.memory`.
+
+        **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
+        """
+        classes = ("none", "finite", "exponential", "polynomial", "unknown")
+        if not callable(function):
+            raise TypeError(
+                f"`function` must be callable, got {type(function).__name__}; "
+                "pass a function of times and samples."
+            )
+        if memory not in classes:
+            raise ValueError(f"`memory` must be one of {classes}, got {memory!r}; choose one.")
+        self.function = function
+        self.stated_linear = bool(linear)
+        self.stated_memory = memory
+
+    @property
+    def linear(self) -> bool:
+        return self.stated_linear
+
+    @property
+    def memory(self) -> Memory:
+        return self.stated_memory
+
+    def response(
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
+    ) -> Float[Array, "times ..."]:
+        xs = as_float_array("xs", xs)
+        ts, xs = as_samples(ts, xs, xs.shape[1] if xs.ndim == 2 else None)
+        ys = self.function(ts, xs)
+        if jnp.ndim(ys) not in (1, 2) or jnp.shape(ys)[0] != ts.size:
+            raise ValueError(
+                f"`function` must return one output per time, got shape {jnp.shape(ys)} for "
+                f"{ts.size} times; return an array of shape (times,) or (times, p)."
+            )
+        return ys
+
+
+class Attention(AbstractTarget):
+    r"""A fixed layer of causal softmax attention over the past of the input.
+
+    $$y_t = \sum_h c_h \cdot \frac{\int_{-\infty}^{t} w_h(t, r)\, V_h x_r \,\mathrm{d}r}
+    {\int_{-\infty}^{t} w_h(t, r) \,\mathrm{d}r}, \qquad w_h(t, r) = \exp\left(
+    \frac{(Q_h x_t) \cdot (K_h x_r)}{\sqrt n}\right) p_h(t - r)$$
+
+    The positional weight $p_h$ is $e^{-\lambda_h (t - r)}$, or any positive integrable kernel. The
+    input is 0 before the first sample; that part of the integrals is exact, and the rest is taken
+    by the trapezoidal rule over the samples, with an error of second order in their spacing.
+
+    ??? cite "Reference"
+
+        Vaswani et al., *Attention Is All You Need*, NeurIPS 2017; as a functional with memory,
+        theory, section 1.
+    """
+
+    queries: Float[Array, "heads size inputs"]
+    keys: Float[Array, "heads size inputs"]
+    values: Float[Array, "heads inputs"]
+    positions: tuple[AbstractKernel, ...]
+    scalar: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        queries: Real[ArrayLike, "heads size inputs"],
+        keys: Real[ArrayLike, "heads size inputs"],
+        values: Real[ArrayLike, "heads inputs"],
+        positions: Sequence[AbstractKernel],
+        *,
+        scalar: bool = False,
+    ):
+        r"""**Arguments:**
+
+        - `queries`, `keys`: The matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.
+        - `values`: The row vectors $c_h V_h$ that carry inputs to the output, shape `(heads, d)`.
+        - `positions`: The positional weight $p_h$ of every head, a kernel that is positive and in
+            $L^1$, for example `memjax.ExponentialSum(1.0, rate)` or `memjax.PowerLaw(omega)`.
+        - `scalar`: Whether the input is a scalar, with samples of shape `(times,)`, and $d = 1$.
+
+        **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
+        not fit, positions that are not integrable, and for NaN or infinity.
+        """
+        queries = as_float_array("queries", queries)
+        keys = as_float_array("keys", keys)
+        values = as_float_array("values", values)
+        positions = tuple(positions)
+        if queries.ndim != 3 or keys.shape != queries.shape:
+            raise ValueError(
+                f"`queries` and `keys` must have one shape (heads, n, d), got {queries.shape} and "
+                f"{keys.shape}; pass one matrix of each per head."
+            )
+        heads, _, inputs = queries.shape
+        if values.shape != (heads, inputs) or len(positions) != heads:
+            raise ValueError(
+                f"`values` must have shape {(heads, inputs)} and `positions` length {heads}, got "
+                f"{values.shape} and {len(positions)}; pass one entry of each per head."
+            )
+        if scalar and inputs != 1:
+            raise ValueError(
+                f"`scalar` needs matrices with d = 1, got {inputs}; pass columns of one entry."
+            )
+        for position in positions:
+            check_kernel(position)
+            if not position.in_l1:
+                raise ValueError(
+                    f"`positions` must be integrable, got {type(position).__name__}; the weight "
+                    "of the whole past has to be finite."
+                )
+        for name, leaf in (("queries", queries), ("keys", keys), ("values", values)):
+            check_finite(name, leaf)
+        self.queries = queries
+        self.keys = keys
+        self.values = values
+        self.positions = positions
+        self.scalar = bool(scalar)
+
+    @classmethod
+    def random(
+        cls, rates: Real[ArrayLike, " heads"], size: int = 4, *, key: PRNGKeyArray
+    ) -> "Attention":
+        r"""A layer for scalar inputs with random matrices and exponential positional weights.
+
+        **Arguments:**
+
+        - `rates`: The rates $\lambda_h > 0$ of the positional weights, shape `(heads,)`.
+        - `size`: The size $n$ of queries and keys.
+        - `key`: A PRNG key.
+
+        **Returns:**
+
+        An `Attention` with standard normal queries and keys, and values over $\sqrt{heads}$.
+        """
+        from ._exponential import ExponentialSum
+
+        check_integer("size", size)
+        rates = jnp.atleast_1d(as_float_array("rates", rates))
+        heads = rates.shape[0]
+        shape = (heads, size, 1)
+        query_key, key_key, value_key = jax.random.split(key, 3)
+        return cls(
+            jax.random.normal(query_key, shape),
+            jax.random.normal(key_key, shape),
+            jax.random.normal(value_key, (heads, 1)) / math.sqrt(heads),
+            [ExponentialSum(1.0, rate) for rate in rates],
+            scalar=True,
+        )
+
+    @property
+    def linear(self) -> bool:
+        return False
+
+    @property
+    def memory(self) -> Memory:
+        return slowest_memory(self.positions)
+
+    def response(
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
+    ) -> Float[Array, " times"]:
+        ts, xs = as_samples(ts, xs, None if self.scalar else self.queries.shape[2])
+        xs = xs.reshape(ts.size, -1)
+        gaps = jnp.diff(ts)
+        before, after = jnp.pad(gaps, (1, 0)), jnp.pad(gaps, (0, 1))
+        elapsed = ts[:, None] - ts
+        # A trapezoid reaches from sample to sample, and the last one ends at the present.
+        past = jnp.where(elapsed > 0, before + after, before) / 2
+        weighed = (elapsed >= 0) & (past > 0)
+
+        total = jnp.zeros(ts.shape)
+        for query, key, value, position in zip(
+            self.queries, self.keys, self.values, self.positions, strict=True
+        ):
+            scores = (xs @ query.T) @ (xs @ key.T).T / math.sqrt(query.shape[0])
+            # The scores of the silent past are 0; together with them none overflows.
+            top = jnp.maximum(jnp.max(jnp.where(weighed, scores, 0), axis=1), 0)
+            weights = (
+                past * position(elapsed) * jnp.exp(jnp.where(weighed, scores, 0) - top[:, None])
+            )
+            weights = jnp.where(weighed, weights, 0)
+            whole = position.laplace(0.0) - position.heaviside_response(ts - ts[0])
+            silent = jnp.maximum(whole, 0) * jnp.exp(-top)
+            total = total + (weights @ (xs @ value)) / (jnp.sum(weights, axis=1) + silent)
+        return total

@@ -1,0 +1,69 @@
+"""Sampled input paths: their checks, and what evenly spaced times make cheap."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import as_float_array, check_finite, is_traced
+
+
+def as_samples(
+    ts: Any, xs: Any, inputs: int | None
+) -> tuple[Float[Array, " times"], Float[Array, "times ..."]]:
+    """`ts` and `xs` as checked arrays.
+
+    **Arguments:**
+
+    - `ts`, `xs`: The times and the samples.
+    - `inputs`: The number $d$ of inputs, for samples of shape `(times, d)`, or `None` for a
+        scalar input, with samples of shape `(times,)`.
+    """
+    ts = as_float_array("ts", ts)
+    xs = as_float_array("xs", xs)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(
+            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
+            "pass the times at which the input is sampled."
+        )
+    shape = ts.shape if inputs is None else (*ts.shape, inputs)
+    if xs.shape != shape:
+        raise ValueError(
+            f"`xs` must have one sample per time, got shape {xs.shape} for {ts.size} times; "
+            f"pass an array of shape {shape}."
+        )
+    check_finite("ts", ts)
+    check_finite("xs", xs)
+    if not is_traced(ts):
+        steps = np.diff(np.asarray(ts, dtype=float))
+        if not np.all(steps > 0):
+            k = int(np.argmin(steps > 0))
+            raise ValueError(
+                f"`ts` must increase, got {ts[k]} followed by {ts[k + 1]}; sort the times and "
+                "remove repeats."
+            )
+    return ts, xs
+
+
+def even_step(ts: Any) -> float | None:
+    """The spacing of concrete times that are evenly spaced to rounding, otherwise `None`."""
+    if is_traced(ts):
+        return None
+    times = np.asarray(ts)
+    if times.ndim != 1 or times.size < 2:
+        return None
+    times = times.astype(float)
+    step = (times[-1] - times[0]) / (times.size - 1)
+    even = times[0] + step * np.arange(times.size)
+    # A few units of rounding of the largest time, as `linspace` and `arange` leave behind.
+    tolerance = 4 * np.finfo(float).eps * np.max(np.abs(times))
+    return float(step) if np.all(np.abs(times - even) <= tolerance) else None
+
+
+def convolve(weights: Float[Array, " lags"], xs: Float[Array, " lags"]) -> Float[Array, " times"]:
+    """The outputs 0, `weights[0] xs[0]`, ... of a causal moving average, one more than inputs."""
+    size = xs.size
+    length = 2 * size
+    spectrum = jnp.fft.rfft(weights, length) * jnp.fft.rfft(xs, length)
+    return jnp.concatenate([jnp.zeros_like(xs[:1]), jnp.fft.irfft(spectrum, length)[:size]])

@@ -1,0 +1,96 @@
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from .._checks import (
+    as_float_array,
+    as_horizon,
+    check_positive,
+    check_scalar,
+)
+from ._base import AbstractKernel, Memory
+from ._special import complex_exponential_moment
+
+
+class Sine(AbstractKernel):
+    r"""The kernel $\rho(t) = \sin(\nu t)$, which never decays.
+
+    It is in neither $L^1$ nor $L^2$, so no model that is stable approximates it over an infinite
+    horizon. Over finite ones it is a kernel like any other, and its transform
+    $R(s) = \nu / (s^2 + \nu^2)$ exists for $s > 0$.
+
+    ??? cite "Reference"
+
+        Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through Stable
+        Reparameterization*, ICML 2024, section 3 (theory, section 3).
+    """
+
+    frequency: Float[Array, ""]
+
+    def __init__(self, frequency: Real[ArrayLike, ""] = 1.0):
+        r"""**Arguments:**
+
+        - `frequency`: The angular frequency $\nu > 0$, in radians per unit of time; a scalar.
+
+        **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
+        """
+        self.frequency = as_float_array("frequency", frequency)
+        check_scalar("frequency", self.frequency)
+        check_positive("frequency", self.frequency)
+
+    @property
+    def memory(self) -> Memory:
+        return "none"
+
+    @property
+    def in_l1(self) -> bool:
+        return False
+
+    @property
+    def in_l2(self) -> bool:
+        return False
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        # Four periods a panel; they have to end somewhere, and do after 512 periods.
+        return 8 * jnp.pi / self.frequency * jnp.arange(129)
+
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = as_float_array("t", t)
+        return jnp.where(t < 0, 0, jnp.sin(self.frequency * t))
+
+    def laplace(
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+    ) -> Float[Array, "..."]:
+        s = as_float_array("s", s)
+        finite = as_horizon(horizon)
+        check_positive("s", s, "the integral of a sine over the half line needs a decay")
+        if finite is None:
+            return self.frequency / (s**2 + self.frequency**2)
+        moment = complex_exponential_moment(0, (s - 1j * self.frequency) * finite)
+        return finite * jnp.imag(moment)
+
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+        """**Raises:** `ValueError` for the infinite horizon, over which there is no norm."""
+        finite = as_horizon(horizon)
+        if finite is None:
+            raise ValueError(
+                "`horizon` must be finite for a sine, got inf; it never decays and is not square "
+                "integrable."
+            )
+        # sin^2 = (1 - cos(2 nu t)) / 2
+        phase = 2 * self.frequency * finite
+        return finite * phase * _ramp(phase) / 2
+
+    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = jnp.maximum(as_float_array("t", t), 0)
+        return 2 * jnp.sin(self.frequency * t / 2) ** 2 / self.frequency
+
+    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        t = jnp.maximum(as_float_array("t", t), 0)
+        return t**2 * _ramp(self.frequency * t)
+
+
+def _ramp(phase: Array) -> Array:
+    """`int_0^1 (1 - u) sin(phase u) du`, also where `phase - sin(phase)` cancels."""
+    moments = complex_exponential_moment(0, 1j * phase) - complex_exponential_moment(1, 1j * phase)
+    return -jnp.imag(moments)

@@ -1,0 +1,89 @@
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ..plateaus._measure import OUTCOMES
+from ._style import COLOURS, DASHES, MARKERS, style
+
+
+def plot_plateau_flows(dataset: xr.Dataset) -> Figure:
+    """Plateau time on a log scale against the memory 1/omega, a line a flow.
+
+    The dotted line is the asymptotic time of gradient flow for one silent mode
+    ([`memjax.plateau_asymptotics`][]). Measurements that did not exit are marked at the time
+    that they reached.
+
+    **Arguments:**
+
+    - `dataset`: the dataset of the reproduction `plateau-flows`.
+
+    **Returns:**
+
+    A matplotlib figure.
+    """
+    memory = dataset["memory"].values
+    with style():
+        figure = Figure(figsize=(5.2, 4.0))
+        axes = figure.subplots()
+        for index, flow in enumerate(dataset["flow"].values):
+            run = dataset.sel(flow=flow)
+            look = {"color": COLOURS[index % 7], "mfc": "none", "ms": 4.5, "mew": 0.9}
+            axes.semilogy(
+                memory, run["time"].values, marker=MARKERS[index % 7], ls=DASHES[index % 7],
+                lw=1.2, label=str(flow), **look,
+            )  # fmt: skip
+            others = ~np.isin(run["result"].values, (OUTCOMES.index("exited"), -1))
+            axes.semilogy(memory[others], run["time_reached"].values[others], "x", **look)
+        asymptotics = dataset["asymptotics"].max("flow")
+        axes.semilogy(memory, asymptotics, ":", color="0.35", lw=1.4, label="gradient flow, theory")
+        axes.set_xlabel(r"memory $1/\omega$ (units of the model's clock)")
+        axes.set_ylabel(r"plateau time $\tau$ (units of training time)")
+        axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def plot_plateau_width(dataset: xr.Dataset) -> Figure:
+    """Plateau time against the width, both on log scales, with the published bound.
+
+    Points are seeds, lines join their medians, a memory a line. The dotted lines are the
+    published bound; its constant is free, and chosen so that it meets the median at the
+    smallest width.
+
+    **Arguments:**
+
+    - `dataset`: the dataset of the reproduction `plateau-width`.
+
+    **Returns:**
+
+    A matplotlib figure.
+    """
+    dataset = dataset.sortby("omega")
+    widths = dataset["width"].values
+    times = dataset["time"]
+    median = times.median("seed")
+    bound = dataset["lower_bound"].median("seed")
+    bound = bound * (median / bound).isel(width=0)
+    with style():
+        figure = Figure(figsize=(5.2, 4.0))
+        axes = figure.subplots()
+        for index in range(dataset.sizes["omega"]):
+            run, colour, marker = times.isel(omega=index), COLOURS[index % 7], MARKERS[index % 7]
+            axes.loglog(
+                widths, run.transpose("width", "seed").values, marker, color=colour, mfc="none",
+                ms=3.5, mew=0.7, alpha=0.7,
+            )  # fmt: skip
+            axes.loglog(
+                widths, median.isel(omega=index), color=colour, marker=marker, ms=4.5,
+                ls=DASHES[index % 7], lw=1.4,
+                label=rf"$1/\omega$ = {float(run['memory']):g}, median of seeds",
+            )  # fmt: skip
+            axes.loglog(
+                widths, bound.isel(omega=index), ":", color="0.35", lw=1.4,
+                label="lower bound, constant free" if index == 0 else None,
+            )  # fmt: skip
+        axes.set_xlabel("width $m$ (neurons)")
+        axes.set_ylabel(r"plateau time $\tau$ (units of training time)")
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.minorticks_off()
+        axes.legend(frameon=False, loc="best")
+    return figure
