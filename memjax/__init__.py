@@ -16,6 +16,7 @@ from .losses import AbstractLoss as AbstractLoss
 from .losses import ColouredNoiseLoss as ColouredNoiseLoss
 from .losses import FunctionLoss as FunctionLoss
 from .losses import SampledPathLoss as SampledPathLoss
+from .losses import StationaryNoiseLoss as StationaryNoiseLoss
 from .losses import TemporalWeight as TemporalWeight
 from .losses import WhiteNoiseLoss as WhiteNoiseLoss
 from .models import AbstractModel as AbstractModel

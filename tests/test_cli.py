@@ -2,9 +2,11 @@ import json
 import subprocess
 import sys
 
+import matplotlib.figure
 import matplotlib.image
 import numpy as np
 import pytest
+import xarray as xr
 
 import memjax as mj
 from memjax.cli import main
@@ -146,6 +148,8 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["sweep", "--spec", "none.toml"], "'none.toml' does not exist"),
         (["fit", "none"], "'none' does not exist"),
         (["plot", "none", "--out", "x.png"], "'none' does not exist"),
+        (["reproduce"], "they are plateau-flows"),
+        (["reproduce", "plateau-flow"], "did you mean 'plateau-flows'?"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys, monkeypatch):
@@ -161,11 +165,58 @@ def test_existing_output_is_refused_before_the_sweep(run, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot"])
+@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot", "reproduce"])
 def test_help_has_defaults_and_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "default" in text and f"Example: memjax {command}" in text
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A reproduction in no time, with one measurement that has no answer."""
+    dataset = xr.Dataset({"result": ("run", np.array([0, 3], np.int8))})
+    verdicts = [mj.Verdict("said " * 12, "seen", False), mj.Verdict("c", "d", None)]
+    one = mj.Reproduction(
+        "small", "Title", "Source", "How", lambda progress: dataset, lambda dataset: verdicts,
+        lambda dataset: matplotlib.figure.Figure(),
+    )  # fmt: skip
+    monkeypatch.setattr("memjax.reproductions.REPRODUCTIONS", {"small": one})
+    return one
+
+
+def test_reproduce_prints_and_writes_what_is_published_and_found(small, tmp_path, capsys):
+    out = tmp_path / "small"
+    arguments = ["reproduce", "small", "--quiet", "--out", str(out)]
+    # One measurement has no answer.
+    assert main(arguments) == 1
+    text = capsys.readouterr()
+    assert "1 measurements" in text.err
+    for word in ("published", "found", "agrees", "said", "seen", "NO", "not decided"):
+        assert word in text.out
+    names = {entry.name for entry in out.iterdir()}
+    assert names == {"dataset.zarr", "small.png", "verdicts.json"}
+    assert json.loads((out / "verdicts.json").read_text())[0]["agrees"] is False
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_reproduce_that_disagrees_is_an_answer(small, tmp_path, capsys):
+    good = xr.Dataset({"result": ("run", np.zeros(2, np.int8))})
+    object.__setattr__(small, "run", lambda progress: good)
+    out = str(tmp_path / "small")
+    assert main(["reproduce", "small", "--json", "--out", out]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["failed"] == 0 and [v["agrees"] for v in got["verdicts"]] == [False, None]
+
+
+def test_reproduce_lists_its_names(capsys):
+    assert main(["reproduce", "--list"]) == 0
+    text = capsys.readouterr().out
+    for name, item in mj.REPRODUCTIONS.items():
+        assert f"{name} " in text and item.title in text
+    assert main(["reproduce", "--list", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(mj.REPRODUCTIONS)
 
 
 def test_unknown_words_are_refused(capsys):

@@ -9,4 +9,5 @@ from ._lanes import Linearisation as Linearisation
 from ._lanes import SpectralLanes as SpectralLanes
 from ._sampled_path import SampledPathLoss as SampledPathLoss
 from ._sampled_path import TemporalWeight as TemporalWeight
+from ._stationary_noise import StationaryNoiseLoss as StationaryNoiseLoss
 from ._white_noise import WhiteNoiseLoss as WhiteNoiseLoss

@@ -10,21 +10,18 @@ from .._checks import as_float_array, check_positive, check_scalar
 from ..models import AbstractModel
 from ..targets import AbstractKernel, inner_product, KernelSum, state_space, StateSpaceKernel
 from ..targets._composed import ScaledKernel
-from ..targets._inner import (
-    edges,
-    entries,
-    join,
-    joint,
-    Kernel,
-    NODES,
-    panels,
-    resolved,
-    separate,
-)
+from ..targets._inner import edges, entries, join, joint, Kernel, separate
 from ..targets._lyapunov import exponential_action, gramian
+from ..targets._quadrature import DECAYS, gauss_rule, panels, POINTS, resolved
 from ._base import AbstractLoss
 from ._function import FunctionLoss
-from ._white_noise import as_loss_horizon, check_target, finite_if_stable, model_kernel
+from ._white_noise import (
+    as_loss_horizon,
+    check_target,
+    finite_if_stable,
+    model_kernel,
+    squared_norms,
+)
 
 
 class ColouredNoiseLoss(AbstractLoss):
@@ -47,7 +44,10 @@ class ColouredNoiseLoss(AbstractLoss):
     other targets is an inner product with the model's kernel filtered by the autocovariance,
     which has finite dimension too; what the target alone contributes is integrated by
     collocation on the panels of [`memjax.inner_product`][], to about 1e-10. With a finite
-    horizon, targets must have finite dimension. Derivatives are by JAX.
+    horizon, targets must have finite dimension; [`memjax.StationaryNoiseLoss`][] takes all
+    others. Derivatives are by JAX.
+
+    With an infinite horizon the loss of an unstable model is infinite.
 
     **Arguments:**
 
@@ -58,10 +58,11 @@ class ColouredNoiseLoss(AbstractLoss):
 
     **Raises:**
 
-    `TypeError` if the target is not a kernel, or when called if the model has none;
-    `ValueError` for a rate, deviation or horizon that is not positive, for an infinite horizon
-    with a target that is not square integrable, for a finite one with a target that has no
-    state space, and when called for a model of other inputs or outputs than the target.
+    `TypeError` if the target is not a kernel, or when called if the model has none or one of
+    infinite dimension; `ValueError` for a rate, deviation or horizon that is not positive, for an
+    infinite horizon with a target that is not square integrable, for a finite one with a target
+    that has no state space, and when called for a model of other inputs or outputs than the
+    target.
 
     ??? cite "Reference"
 
@@ -91,14 +92,19 @@ class ColouredNoiseLoss(AbstractLoss):
         if self.horizon is not None and state_space(target) is None:
             raise ValueError(
                 "`horizon` must be infinite for a target without a state space, got "
-                f"{type(target).__name__}; use memjax.SampledPathLoss.ornstein_uhlenbeck."
+                f"{type(target).__name__}; use memjax.StationaryNoiseLoss."
             )
         self.target = target
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = model_kernel(model, self.target)
         systems = state_space(kernel), state_space(self.target)
-        if systems[0] is not None and systems[1] is not None:
+        if systems[0] is None:
+            raise TypeError(
+                "`model` must have a kernel of finite dimension, got "
+                f"{type(kernel).__name__}; use memjax.StationaryNoiseLoss."
+            )
+        if systems[1] is not None:
             error = join([(1.0, systems[0]), (-1.0, systems[1])])
             value = self._state_space_loss(*error)
         else:
@@ -119,9 +125,7 @@ class ColouredNoiseLoss(AbstractLoss):
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         # The spectrum of the input nowhere exceeds that of white noise of this intensity.
         kernel = model_kernel(model, self.target)
-        horizon = jnp.inf if self.horizon is None else self.horizon
-        size = inner_product(kernel, kernel, horizon)
-        size = size + inner_product(self.target, self.target, horizon)
+        size = squared_norms(kernel, self.target, self.horizon)
         intensity = 2 * self.sigma**2 / self.correlation_rate
         return 16 * jnp.finfo(size.dtype).eps * intensity * size
 
@@ -141,6 +145,7 @@ class ColouredNoiseLoss(AbstractLoss):
         return value
 
     def _scalar_loss(self, kernel: Kernel, target: Kernel) -> Array:
+        """The loss over the half line of one input and one output, for sigma = 1."""
         (own, _), (shared, rest) = separate(kernel), separate(target)
         error = joint(own + [(-factor, term) for factor, term in shared])
         system = state_space(error)
@@ -166,11 +171,11 @@ class ColouredNoiseLoss(AbstractLoss):
         r"""The loss of a kernel of any kind, by collocation of $\dot f = -\kappa f + \rho$."""
         rate = self.correlation_rate
         coarse = edges((kernel,), None)
-        decays = coarse[:, None] + jnp.array([0.0, 1.0, 4.0, 12.0, 40.0]) / rate
+        decays = coarse[:, None] + DECAYS / rate
         t, weights = panels(jnp.sort(jnp.minimum(decays.ravel(), coarse[-1])))
         rho = kernel(t)
         widths = jnp.sum(weights, axis=-1)[:, None, None]
-        system = jnp.eye(NODES.size) + rate * widths * _INTEGRATION
+        system = jnp.eye(POINTS) + rate * widths * _INTEGRATION
         drive = widths * _INTEGRATION @ rho[..., None]
         ones = jnp.ones_like(drive)
         from_start, from_drive = jnp.moveaxis(
@@ -191,11 +196,11 @@ def _collocation() -> tuple[np.ndarray, np.ndarray]:
     """On [0, 1], the integrals from 0 to every node of the polynomial through the nodes, and
     the value at 1 of the one through 0 and the nodes."""
     legendre = np.polynomial.legendre
-    size = NODES.size
-    coefficients = np.linalg.inv(legendre.legvander(NODES, size - 1))
-    integrals = np.stack([legendre.legint(row, lbnd=-1) for row in np.eye(size)])
-    integration = legendre.legval(NODES, (coefficients.T @ integrals).T).T / 2
-    points = np.append(-1.0, NODES)
+    nodes, _ = gauss_rule(POINTS)
+    coefficients = np.linalg.inv(legendre.legvander(nodes, POINTS - 1))
+    integrals = np.stack([legendre.legint(row, lbnd=-1) for row in np.eye(POINTS)])
+    integration = legendre.legval(nodes, (coefficients.T @ integrals).T).T / 2
+    points = np.append(-1.0, nodes)
     end = np.array(
         [np.prod([(1 - q) / (p - q) for q in points if q != p]) for p in points], dtype=float
     )

@@ -26,6 +26,10 @@ class FunctionLoss(AbstractLoss):
 
     Rounding of the gradient is estimated as that of the weights propagated by the Hessian,
     which misses cancellation inside `function` itself.
+
+    **Raises:**
+
+    `TypeError` if `function` is not callable.
     """
 
     function: Callable[[AbstractModel], Float[Array, ""]]

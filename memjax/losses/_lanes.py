@@ -75,6 +75,7 @@ class SpectralLanes(eqx.Module):
 
     @staticmethod
     def build(loss: WhiteNoiseLoss, model: DiagonalLinearRNN) -> "SpectralLanes":
+        """The closed forms of one run, with the displacement counted from `model`."""
         active, remainder = split_target(loss.target)
         merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
         return SpectralLanes(

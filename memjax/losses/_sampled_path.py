@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, Literal
 
 import diffrax
@@ -18,6 +19,7 @@ from .._checks import (
 from ..models import AbstractModel
 from ..targets import AbstractTarget
 from ..targets._inner import Kernel, sizes
+from ..targets._paths import as_times
 from ._base import AbstractLoss
 from ._function import FunctionLoss
 
@@ -37,7 +39,7 @@ class TemporalWeight(eqx.Module):
 
     **Raises:**
 
-    `ValueError` for a negative power.
+    `ValueError` for a negative power, and when called for times that do not increase.
 
     ??? cite "Reference"
 
@@ -53,7 +55,8 @@ class TemporalWeight(eqx.Module):
         check_nonnegative("power", self.power, "the weight of the first time would be infinite")
 
     def __call__(self, ts: Float[Array, " times"]) -> Float[Array, " times"]:
-        """The weights at the times `ts`."""
+        """The weights at increasing times, shape `(times,)`; at least two of them."""
+        ts = as_times(ts)
         since = ts - ts[0]
         later = since > 0
         # The derivative of 0**p in p is asked for nowhere.
@@ -86,13 +89,14 @@ class SampledPathLoss(AbstractLoss):
         Defaults to `"scan"` for a model that has it, otherwise to `"diffrax"`.
     - `options`: for `"diffrax"`, keyword arguments of the model's call as a dictionary, such as
         `solver` or `max_steps`. The adjoint defaults to `diffrax.DirectAdjoint()`, through which
-        Hessians can be had.
+        Hessians can be had. Other methods take none.
 
     **Raises:**
 
-    `TypeError` if the target is not a target; `ValueError` for inputs that do not fit times or
-    target, and when called, for a model with other outputs than the target, or without a scan
-    if that is the method.
+    `TypeError` if the target is not a target; `ValueError` for times that do not increase, for
+    inputs that do not fit times or target, for weights that are negative or not one a time, for
+    an unknown method, for options without `"diffrax"` as the method, and when called, for a
+    model with other outputs than the target, or without a scan if that is the method.
 
     Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
 
@@ -119,10 +123,10 @@ class SampledPathLoss(AbstractLoss):
         options: dict[str, Any] | None = None,
     ):
         _check_target(target)
-        self.ts = as_float_array("ts", ts)
+        self.ts = as_times(ts)
         self.xs = as_float_array("xs", xs)
         check_finite("xs", self.xs)
-        if self.ts.ndim != 1 or self.xs.ndim < 2 or self.xs.shape[1] != self.ts.size:
+        if self.xs.ndim < 2 or self.xs.shape[1] != self.ts.size:
             raise ValueError(
                 f"`xs` must have shape (batch, times) or (batch, times, d), got {self.xs.shape} "
                 f"for `ts` of shape {self.ts.shape}; add an axis of length 1 for a single path."
@@ -152,6 +156,11 @@ class SampledPathLoss(AbstractLoss):
             raise ValueError(
                 f"`method` must be 'scan', 'diffrax' or 'residual', got {method!r}; "
                 "choose one of these, or None for the best that the model offers."
+            )
+        if options and method != "diffrax":
+            raise ValueError(
+                f"`options` are for the method 'diffrax', got method {method!r}; pass "
+                "method='diffrax' or no options."
             )
         self.method = method
         self.options = {} if options is None else dict(options)
@@ -183,8 +192,10 @@ class SampledPathLoss(AbstractLoss):
         - `inputs`: the number of inputs. Defaults to that of the target's kernel, and to a
             scalar input for targets without one.
         - `kwargs`: `weight`, `method` and `options`.
+
+        **Raises:** as above, and `ValueError` for numbers of paths or inputs below 1.
         """
-        ts = _as_times(ts)
+        ts = as_times(ts)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
         gaps = jnp.diff(ts)
@@ -218,10 +229,14 @@ class SampledPathLoss(AbstractLoss):
         - `sigma`: the standard deviation $\sigma > 0$.
         - `inputs`: as in `white_noise`; several inputs are independent.
         - `kwargs`: `weight`, `method` and `options`.
+
+        **Raises:** as `white_noise`, and `ValueError` for a rate or deviation that is not
+        positive.
         """
-        ts = _as_times(ts)
+        ts = as_times(ts)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
+        rate, sigma = as_float_array("rate", rate), as_float_array("sigma", sigma)
         for name, value in (("rate", rate), ("sigma", sigma)):
             check_scalar(name, value)
             check_positive(name, value)
@@ -239,13 +254,26 @@ class SampledPathLoss(AbstractLoss):
         return cls(target, ts, jnp.moveaxis(xs, 0, 1), **kwargs)
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
+        error, _ = self._errors(model)
+        # Not the square of a modulus: at a match that has no second derivative.
+        return self._mean(jnp.real(error * jnp.conj(error)))
+
+    def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
+        error, size = self._errors(model)
+        noise = 4 * jnp.finfo(size.dtype).eps * size
+        return self._mean(2 * jnp.abs(error) * noise + noise**2)
+
+    def _errors(self, model: AbstractModel) -> tuple[Array, Array]:
+        """The errors in all outputs, and the sizes of what they are differences of."""
         outputs = jax.vmap(self._outputs(model))(self.xs)
         if outputs.shape != self.ys.shape:
             raise ValueError(
                 f"`model` must have the outputs of the target, got shape {outputs.shape[2:]}, "
                 f"but the target has {self.ys.shape[2:]}; () stands for a scalar."
             )
-        squares = jnp.abs(outputs - self.ys) ** 2
+        return outputs - self.ys, jnp.abs(outputs) + jnp.abs(self.ys)
+
+    def _mean(self, squares: Array) -> Float[Array, ""]:
         return jnp.mean(self.weights * jnp.sum(squares, axis=tuple(range(2, squares.ndim))))
 
     def gradient(
@@ -258,7 +286,8 @@ class SampledPathLoss(AbstractLoss):
     ) -> PyTree[Array]:
         return FunctionLoss(self).gradient_noise(model, displacement)
 
-    def _outputs(self, model: AbstractModel):
+    def _outputs(self, model: AbstractModel) -> Callable[[Array], Array]:
+        """How the model's outputs come from one input path."""
         scan = getattr(model, "scan", None)
         method = self.method
         if method is None:
@@ -284,17 +313,8 @@ def _check_target(target: Any) -> None:
         )
 
 
-def _as_times(ts: Any) -> Float[Array, " times"]:
-    ts = as_float_array("ts", ts)
-    if ts.ndim != 1 or ts.size < 2:
-        raise ValueError(
-            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
-            "pass the times at which the input is sampled."
-        )
-    return ts
-
-
 def _input_shape(target: Any, inputs: int | None) -> tuple[int, ...]:
+    """The shape of one sample of the input."""
     _check_target(target)
     if inputs is not None:
         check_integer("inputs", inputs)

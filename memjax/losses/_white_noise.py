@@ -68,7 +68,7 @@ class WhiteNoiseLoss(AbstractLoss):
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
-        and Optimization Analysis*, ICLR 2021, Section 5.
+        and Optimization Analysis*, ICLR 2021, Section 5 (theory, section 3).
     """
 
     target: Kernel
@@ -103,8 +103,7 @@ class WhiteNoiseLoss(AbstractLoss):
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = model_kernel(model, self.target)
         if not self._is_spectral(kernel, model):
-            size = inner_product(kernel, kernel, self._horizon)
-            size = size + inner_product(self.target, self.target, self._horizon)
+            size = squared_norms(kernel, self.target, self.horizon)
             return 16 * jnp.finfo(size.dtype).eps * size
         active, remainder = split_target(self.target)
         merged, _, v = residual_modes(kernel.amplitudes, kernel.rates, active)
@@ -218,7 +217,16 @@ def finite_if_stable(
     return jnp.where(stable, value, jnp.inf)
 
 
+def squared_norms(
+    kernel: Kernel, target: Kernel, horizon: Float[Array, ""] | None
+) -> Float[Array, ""]:
+    """The sum of the squared norms of both kernels, from which the loss may cancel."""
+    end = jnp.inf if horizon is None else horizon
+    return inner_product(kernel, kernel, end) + inner_product(target, target, end)
+
+
 def split_target(target: Kernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+    """The exponential part of a scalar target, and all the rest as one kernel, if any."""
     assert isinstance(target, AbstractKernel)
     active, terms = split_exponential(target)
     if not terms:

@@ -6,11 +6,10 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from .._checks import as_float_array, check_finite, is_traced
 from ..reparam import AbstractReparametrisation
+from ..targets._paths import as_samples, as_times
 
 
 class AbstractModel(eqx.Module):
@@ -64,7 +63,6 @@ class AbstractModel(eqx.Module):
         - `stepsize_controller`: defaults to `PIDController(rtol=1e-8, atol=1e-10)`, told of
             the kinks or jumps that the interpolation makes at `ts`.
         - `max_steps`: bound on the number of steps. Defaults to 4096 plus 64 per sample.
-
         - `adjoint`: how Diffrax differentiates. Defaults to
             `diffrax.RecursiveCheckpointAdjoint()`; in a [`memjax.FunctionLoss`][], whose
             Hessian needs forward over reverse mode, pass `diffrax.DirectAdjoint()`.
@@ -79,8 +77,7 @@ class AbstractModel(eqx.Module):
         """
         jump_ts = step_ts = None
         if callable(xs):
-            ts = as_float_array("ts", ts)
-            _check_times(ts)
+            ts = as_times(ts)
             path = xs
         else:
             ts, xs = as_samples(ts, xs)
@@ -160,39 +157,6 @@ class Fixed(eqx.Module):
 
 
 _ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeController)
-
-
-def as_samples(
-    ts: Float[Array, " times"], xs: Float[Array, "times ..."]
-) -> tuple[Float[Array, " times"], Float[Array, "times ..."]]:
-    """Times and samples as arrays, checked against each other."""
-    ts = as_float_array("ts", ts)
-    _check_times(ts)
-    xs = as_float_array("xs", xs)
-    check_finite("xs", xs)
-    if xs.ndim == 0 or xs.shape[0] != ts.shape[0]:
-        raise ValueError(
-            f"`xs` must have one sample per time, got shape {xs.shape} for "
-            f"{ts.shape[0]} times; pass samples at every entry of `ts`."
-        )
-    return ts, xs
-
-
-def _check_times(ts: Float[Array, " times"]) -> None:
-    if ts.ndim != 1 or ts.shape[0] < 2:
-        raise ValueError(
-            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
-            "pass the times at which outputs are wanted."
-        )
-    check_finite("ts", ts)
-    if not is_traced(ts):
-        gaps = np.diff(np.asarray(ts))
-        if not np.all(gaps > 0):
-            index = int(np.argmax(gaps <= 0))
-            raise ValueError(
-                f"`ts` must increase, got {ts[index]} followed by {ts[index + 1]}; sort the "
-                "times and remove repeats."
-            )
 
 
 def _interpolate(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import as_float_array, check_finite
@@ -53,6 +54,15 @@ def as_modes(name: str, value: Any) -> Float[Array, " width"]:
             f"pass one entry per mode."
         )
     return array
+
+
+def check_real_rates(rates: Any) -> None:
+    """Refuse complex rates: without its conjugate an eigenvalue has no real output."""
+    if np.iscomplexobj(rates):
+        raise TypeError(
+            f"`rates` must be real, got dtype {jnp.asarray(rates).dtype}; a complex eigenvalue "
+            "needs its conjugate, so pass rates and frequencies to memjax.ComplexDiagonalRNN."
+        )
 
 
 def as_input(value: Any, width: int) -> Float[Array, "width *inputs"]:

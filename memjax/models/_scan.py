@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ..targets._paths import even_step
-from ._base import as_samples
+from ..targets._paths import as_samples, even_step
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
 # the cache, and shorter ones are mostly overhead.

@@ -18,6 +18,7 @@ from ._maps import (
     as_modes,
     as_readout,
     as_reparametrisation,
+    check_real_rates,
     drive,
 )
 from ._scan import scan_diagonal
@@ -68,6 +69,7 @@ class StateSpaceLayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
+        check_real_rates(rates)
         rates = as_modes("rates", rates)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
         self.reparametrisation = as_reparametrisation(reparametrisation)
@@ -204,6 +206,7 @@ class LRULayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
+        check_real_rates(rates)
         rates = as_modes("rates", rates)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
         self.frequencies = as_modes("frequencies", frequencies)

@@ -10,11 +10,12 @@ import xarray as xr
 from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
 from ._base import Verdict as Verdict
+from ._l21_training import L21_TRAINING
 from ._plateau_flows import PLATEAU_FLOWS
 from ._plateau_width import PLATEAU_WIDTH
 
 REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
-    {item.name: item for item in (PLATEAU_FLOWS, PLATEAU_WIDTH)}
+    {item.name: item for item in (PLATEAU_FLOWS, PLATEAU_WIDTH, L21_TRAINING)}
 )
 """The reproductions by their names."""
 
@@ -45,7 +46,7 @@ def reproduce(
     - `name`: one of the names in `memjax.REPRODUCTIONS`.
     - `progress`: whether to show a progress bar.
     - `options`: passed on to the measurement, to make it smaller: `memories`, `flows`,
-        `widths`, `seeds`, ...
+        `widths`, `seeds`, `updates`, ...
 
     **Returns:**
 

@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import xarray as xr
@@ -46,6 +46,24 @@ class Reproduction:
     run: Callable[..., xr.Dataset]
     check: Callable[[xr.Dataset], list[Verdict]]
     plot: Callable[[xr.Dataset], Figure]
+
+
+def whole(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset of a sweep; an interrupt that ended the sweep early goes on."""
+    if not dataset.attrs["complete"]:
+        raise KeyboardInterrupt
+    return dataset
+
+
+def check_known(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that are not among those there are, and none at all."""
+    given, known = list(given), list(known)
+    for value in given or [""]:
+        if value not in known:
+            raise ValueError(
+                f"`{name}` must be among {', '.join(map(repr, known))}, got {value!r}; choose "
+                "from these."
+            )
 
 
 def num_failed(dataset: xr.Dataset) -> int:

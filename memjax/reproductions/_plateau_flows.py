@@ -12,7 +12,7 @@ from ..plateaus import on_plateau, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ..viz import plot_plateau_flows
-from ._base import Reproduction, Verdict
+from ._base import check_known, Reproduction, Verdict, whole
 
 GRADIENT = "gradient flow"
 BALL = "heavy ball, friction 4"
@@ -51,21 +51,27 @@ def run(
 ) -> xr.Dataset:
     """Plateau times over `flow` and `omega`; memories that a flow was not asked for have the
     result -1."""
-    memories = np.asarray(memories, float)
+    check_known("flows", flows, FLOWS)
+    if GRADIENT not in flows:
+        raise ValueError(
+            f"`flows` must hold {GRADIENT!r}, got {tuple(flows)}; the others are compared with it."
+        )
+    every = np.asarray(memories, float)
     parts = []
     for group in _groups(flows):
         reach = _LONGEST.get(group[0], np.inf)
-        axes = {"flow": group, "omega": 1 / memories[memories <= reach]}
-        parts.append(sweep(_build, axes, max_steps=2**14, progress=progress))
+        axes = {"flow": group, "omega": 1 / every[every <= reach]}
+        parts.append(whole(sweep(_build, axes, max_steps=2**14, progress=progress)))
     dataset = xr.concat(
-        [part.reindex(omega=1 / memories, fill_value=_fill(part)) for part in parts],
+        [part.reindex(omega=1 / every, fill_value=_fill(part)) for part in parts],
         "flow",
         combine_attrs="drop_conflicts",
         coords="minimal",
         compat="override",
     )
+    dataset["asymptotics"].attrs = {"long_name": "asymptotic time of gradient flow"}
     memory = {"long_name": "memory 1/omega", "units": "clock"}
-    return dataset.assign_coords(memory=("omega", memories, memory)).sel(flow=list(flows))
+    return dataset.assign_coords(memory=("omega", every, memory)).sel(flow=list(flows))
 
 
 def _groups(flows: Sequence[str]) -> list[list[str]]:
@@ -76,9 +82,8 @@ def _groups(flows: Sequence[str]) -> list[list[str]]:
     return [*groups, rest] if rest else groups
 
 
-def _fill(part: xr.Dataset) -> dict[str, Any]:
-    fill = {name: np.nan for name in part if part[name].dtype.kind == "f"}
-    return fill | {name: -1 for name in part if part[name].dtype.kind == "i"}
+def _fill(part: xr.Dataset) -> dict[Any, float]:
+    return {name: np.nan if part[name].dtype.kind == "f" else -1 for name in part}
 
 
 def _target(omega: float | Array) -> AbstractKernel:
@@ -94,7 +99,8 @@ def _build(flow: str, omega: Array) -> tuple:
 
 
 def check(dataset: xr.Dataset) -> list[Verdict]:
-    """The predictions beside the exponents and times of a dataset of `run`."""
+    """The predictions beside the exponents and times of a dataset of `run`, gradient flow
+    among them."""
     times = {str(flow): dataset["time"].sel(flow=flow).values for flow in dataset["flow"].values}
     memory = dataset["memory"].values
     base = times[GRADIENT]
@@ -148,7 +154,7 @@ def _adam(
     growth = time[flat].max() / time[flat].min() if decided else np.nan
     ratio = 1 / share[-1] if cursed.any() else np.nan
     turn = _crossing(memory, np.log(share) - np.log(0.5))
-    expected = -np.log(epsilon) / _SILENT_RATE
+    expected, (slope, _) = -np.log(epsilon) / _SILENT_RATE, _exponent(memory, base)
     return [
         Verdict(
             f"{flow}: flat while the gradients exceed epsilon (expected)",
@@ -166,7 +172,10 @@ def _adam(
         Verdict(
             f"{flow}: the plateau returns at 1/omega = -ln(epsilon) / c0 = {expected:.1f} "
             "(expected)",
-            f"at {turn:.1f}" if np.isfinite(turn) else "not reached",
+            f"half of it is there at {turn:.1f}; the exponent of gradient flow in place of c0 "
+            f"would say {-np.log(epsilon) / slope:.1f}"
+            if np.isfinite(turn)
+            else "not reached",
             _near(turn / expected, 1.0, _TIME),
         ),
     ]

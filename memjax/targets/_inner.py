@@ -18,6 +18,7 @@ from ._composed import ScaledKernel
 from ._exponential import ExponentialSum
 from ._lyapunov import decay_time, exponential_action, gramian
 from ._oscillation import DampedOscillation, oscillation_product
+from ._quadrature import panels, resolved
 from ._sampled import SampledKernel
 from ._state_space import state_space, StateSpaceKernel
 from ._sum import KernelSum
@@ -27,17 +28,6 @@ Kernel: TypeAlias = AbstractKernel | StateSpaceKernel | VectorKernel
 System: TypeAlias = tuple[Array, Array, Array]
 
 _FINITE = (ExponentialSum, DampedOscillation, StateSpaceKernel)  # of finite dimension
-
-NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
-# Maps values at the nodes to the sizes of their last two Legendre coefficients, which tell
-# whether a panel resolves a function, without the rule of another order.
-_LAST = (
-    np.polynomial.legendre.legvander(NODES, 31)[:, -2:]
-    * _WEIGHTS[:, None]
-    * (2 * np.arange(30, 32) + 1)
-    / 2
-)
-_UNRESOLVED = 1e-5  # the rule is exact to twice the degree, hence about the square of this
 
 
 def inner_product(
@@ -313,28 +303,12 @@ def edges(kernels: tuple[Kernel, ...], horizon: Array | None) -> Float[Array, " 
     return jnp.minimum(points, jnp.max(points, where=jnp.isfinite(points), initial=0))
 
 
-def panels(
-    edges: Float[Array, " edges"],
-) -> tuple[Float[Array, "panels nodes"], Float[Array, "panels nodes"]]:
-    """Nodes and weights on the panels between neighbouring edges."""
-    starts, widths = edges[:-1, None], jnp.diff(edges)[:, None]
-    return starts + widths * ((1 + NODES) / 2), widths * (_WEIGHTS / 2)
-
-
 def values(kernel: Kernel, t: Float[Array, "panels nodes"]) -> Float[Array, "panels nodes"]:
     """A scalar kernel at the nodes of its panels."""
     if isinstance(kernel, StateSpaceKernel):
         states = exponential_action(kernel.recurrent, kernel.input[:, None], t.ravel())
         return jnp.reshape(states[..., 0] @ kernel.readout, t.shape)
     return kernel(t)
-
-
-def resolved(integrand: Array, weights: Array) -> Array:
-    """The integral over all panels, or NaN if they do not resolve it."""
-    size = jnp.sum(weights * jnp.abs(integrand))
-    widths = jnp.sum(weights, axis=-1, keepdims=True)
-    unresolved = jnp.sum(widths * jnp.abs(integrand @ _LAST))
-    return jnp.where(unresolved <= _UNRESOLVED * size, jnp.sum(weights * integrand), jnp.nan)
 
 
 def _support(kernel: Kernel) -> Array:

@@ -1,5 +1,6 @@
 """Sampled input paths: their checks, and what evenly spaced times make cheap."""
 
+from types import EllipsisType
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from .._checks import as_float_array, check_finite, is_traced
 
 
 def as_samples(
-    ts: Any, xs: Any, inputs: int | None
+    ts: Any, xs: Any, inputs: int | None | EllipsisType = ...
 ) -> tuple[Float[Array, " times"], Float[Array, "times ..."]]:
     """`ts` and `xs` as checked arrays.
 
@@ -18,23 +19,33 @@ def as_samples(
 
     - `ts`, `xs`: The times and the samples.
     - `inputs`: The number $d$ of inputs, for samples of shape `(times, d)`, or `None` for a
-        scalar input, with samples of shape `(times,)`.
+        scalar input, with samples of shape `(times,)`. By default samples of any shape pass.
     """
-    ts = as_float_array("ts", ts)
+    ts = as_times(ts)
     xs = as_float_array("xs", xs)
-    if ts.ndim != 1 or ts.size < 2:
-        raise ValueError(
-            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
-            "pass the times at which the input is sampled."
-        )
-    shape = ts.shape if inputs is None else (*ts.shape, inputs)
+    if inputs is ...:
+        inner = xs.shape[1:]
+    else:
+        inner = () if inputs is None else (inputs,)
+    shape = (*ts.shape, *inner)
     if xs.shape != shape:
         raise ValueError(
             f"`xs` must have one sample per time, got shape {xs.shape} for {ts.size} times; "
             f"pass an array of shape {shape}."
         )
-    check_finite("ts", ts)
     check_finite("xs", xs)
+    return ts, xs
+
+
+def as_times(ts: Any) -> Float[Array, " times"]:
+    """`ts` as an array of times, checked to increase."""
+    ts = as_float_array("ts", ts)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(
+            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
+            "pass the times of the samples."
+        )
+    check_finite("ts", ts)
     if not is_traced(ts):
         steps = np.diff(np.asarray(ts, dtype=float))
         if not np.all(steps > 0):
@@ -43,7 +54,7 @@ def as_samples(
                 f"`ts` must increase, got {ts[k]} followed by {ts[k + 1]}; sort the times and "
                 "remove repeats."
             )
-    return ts, xs
+    return ts
 
 
 def even_step(ts: Any) -> float | None:

@@ -1,10 +1,11 @@
 """Gauss-Legendre quadrature over panels, for integrals that have no closed form.
 
-Every panel takes 32 points. All that is integrated here is smooth between a kernel's
-`breakpoints`, so the error is rounding; where the integrand is of one sign, so that nothing
-cancels, that is relative to the integral however small it is.
+Every panel takes 32 points, unless said otherwise. All that is integrated here is smooth between
+a kernel's `breakpoints`, so the error is rounding; where the integrand is of one sign, so that
+nothing cancels, that is relative to the integral however small it is.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -12,8 +13,46 @@ import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
-_POINTS, _WEIGHTS = (_POINTS + 1) / 2, _WEIGHTS / 2
+POINTS = 32
+
+# Lengths of panels, in decay times, on which the rule resolves an exponential until it is over.
+DECAYS = np.array([0.0, 1.0, 4.0, 12.0, 40.0])
+
+UNRESOLVED = 1e-5  # the rule is exact to twice the degree, hence about the square of this
+
+
+@functools.cache
+def gauss_rule(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss's rule on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(points)
+
+
+@functools.cache
+def last_coefficients(points: int) -> Float[np.ndarray, "points 2"]:
+    """Maps values at the nodes to their last two Legendre coefficients, which tell whether a
+    panel resolves a function, without the rule of another order."""
+    nodes, weights = gauss_rule(points)
+    polynomials = np.polynomial.legendre.legvander(nodes, points - 1)[:, -2:]
+    return polynomials * weights[:, None] * (2 * np.arange(points)[-2:] + 1) / 2
+
+
+def panels(
+    edges: Float[Array, "... edges"], points: int = POINTS
+) -> tuple[Float[Array, "... panels nodes"], Float[Array, "... panels nodes"]]:
+    """Nodes and weights on the panels between neighbouring edges along the last axis."""
+    nodes, weights = gauss_rule(points)
+    nodes, weights = ((1 + nodes) / 2).astype(edges.dtype), (weights / 2).astype(edges.dtype)
+    starts, widths = edges[..., :-1, None], jnp.diff(edges, axis=-1)[..., None]
+    return starts + widths * nodes, widths * weights
+
+
+def resolved(integrand: Array, weights: Array) -> Array:
+    """The integral over all panels, or NaN if they do not resolve it."""
+    size = jnp.sum(weights * jnp.abs(integrand))
+    widths = jnp.sum(weights, axis=-1, keepdims=True)
+    unresolved = jnp.sum(widths * jnp.abs(integrand @ last_coefficients(integrand.shape[-1])))
+    # A factor, since NaN has to reach the derivatives too.
+    return jnp.sum(weights * integrand) * jnp.where(unresolved <= UNRESOLVED * size, 1, jnp.nan)
 
 
 def integrate(
@@ -26,9 +65,8 @@ def integrate(
     - `function`: Called once, with an array of shape `(..., panels, points)`.
     - `edges`: Ascending ends of the panels along the last axis; panels may be empty.
     """
-    widths = jnp.diff(edges, axis=-1)[..., None]
-    nodes = edges[..., :-1, None] + widths * _POINTS.astype(edges.dtype)
-    return jnp.sum(widths * _WEIGHTS.astype(edges.dtype) * function(nodes), axis=(-2, -1))
+    nodes, weights = panels(edges)
+    return jnp.sum(weights * function(nodes), axis=(-2, -1))
 
 
 def panel_edges(
@@ -59,7 +97,7 @@ def transform(
     """The Laplace transform of `function` over `[start, stop]`, given its breakpoints."""
     s, start, stop = jnp.broadcast_arrays(s, start, stop)
     # The decay exp(-st) needs panels of its own behind every point.
-    lengths = jnp.array([0.0, 1.0, 4.0, 12.0, 40.0]) / jnp.maximum(s, 1e-300)[..., None]
+    lengths = DECAYS / jnp.maximum(s, 1e-300)[..., None]
     first = jnp.clip(points, start[..., None], stop[..., None])
     cuts = first[..., :, None] + lengths[..., None, :]
     edges = panel_edges(cuts.reshape(*s.shape, -1), start, stop)

@@ -87,3 +87,40 @@ def plot_plateau_width(dataset: xr.Dataset) -> Figure:
         axes.minorticks_off()
         axes.legend(frameon=False, loc="best")
     return figure
+
+
+def plot_training_comparison(dataset: xr.Dataset) -> Figure:
+    """Loss against training time on log scales, a panel a target and model, a line an optimiser.
+
+    The loss is divided by the mean square of the target's output, which a model without any
+    output has.
+
+    **Arguments:**
+
+    - `dataset`: the dataset of the reproduction `l21-training`.
+
+    **Returns:**
+
+    A matplotlib figure.
+    """
+    targets, models = dataset["target"].values, dataset["model"].values
+    times = dataset["training_time"].values
+    with style():
+        figure = Figure(figsize=(0.6 + 2.1 * len(targets), 0.6 + 1.7 * len(models)))
+        grid = figure.subplots(len(models), len(targets), sharex=True, sharey=True, squeeze=False)
+        for row, model in zip(grid, models, strict=True):
+            for axes, target in zip(row, targets, strict=True):
+                panel = dataset.sel(target=target, model=model)
+                for index, optimiser in enumerate(dataset["optimiser"].values):
+                    run = panel.sel(optimiser=optimiser)
+                    axes.loglog(
+                        times, run["curve_loss"] / run["power"], color=COLOURS[3 * index % 7],
+                        ls=DASHES[index % 7], lw=1.4, label=str(optimiser),
+                    )  # fmt: skip
+                axes.set_title(f"{target}, {model}", loc="left")
+        for axes in grid[-1]:
+            axes.set_xlabel("training time (updates)")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("loss / mean square output")
+        grid[0, -1].legend(frameon=False, loc="lower left")
+    return figure

@@ -1,5 +1,7 @@
 """White and coloured noise losses of linear models whose kernel is no exponential sum."""
 
+from types import SimpleNamespace
+
 import equinox as eqx
 import jax
 import jax.flatten_util as jfu
@@ -174,5 +176,8 @@ def test_what_makes_no_sense_says_why():
     np.testing.assert_allclose(mj.WhiteNoiseLoss(sine, 3.0)(DENSE), exact, rtol=1e-10)
     with pytest.raises(ValueError, match="`horizon` must be infinite.*got GaussianBump"):
         mj.ColouredNoiseLoss(BUMP, 1.0, horizon=3.0)
+    bump_model = SimpleNamespace(kernel=lambda: BUMP)
+    with pytest.raises(TypeError, match="kernel of finite dimension, got GaussianBump; use"):
+        mj.ColouredNoiseLoss(EXPONENTIALS, 1.0)(bump_model)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`correlation_rate` must be positive"):
         mj.ColouredNoiseLoss(BUMP, 0.0)

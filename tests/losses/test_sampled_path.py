@@ -120,6 +120,18 @@ def test_mapped_over_targets():
     np.testing.assert_allclose(jax.vmap(build)(omegas), [build(w) for w in omegas], rtol=1e-10)
 
 
+def test_a_match_has_its_second_derivative_and_noise():
+    xs = jnp.sin(TS[None, :31])
+    loss = mj.SampledPathLoss(RNN.kernel(), TS[:31], xs)
+    of_amplitudes = lambda a: eqx.tree_at(lambda m: m.amplitudes, RNN, a)
+    hessian = jax.jit(jax.hessian(lambda a: loss(of_amplitudes(a))))(RNN.amplitudes)
+    modes = [mj.DiagonalLinearRNN(row, RNN.rates).scan(TS[:31], xs[0]) for row in np.eye(2)]
+    np.testing.assert_allclose(hessian, 2 * np.stack(modes) @ np.stack(modes).T / 31, rtol=1e-11)
+    assert abs(loss(RNN)) <= loss.value_noise(RNN) < 1e-28
+    other = of_amplitudes(RNN.amplitudes + 1e-9)
+    assert 1e-9 < loss.value_noise(other) / loss(other) < 1e-4
+
+
 @pytest.mark.slow
 def test_diffrax_has_hessians():
     model = mj.NonlinearRNN.init(2, key=KEY)
@@ -140,6 +152,10 @@ def test_what_makes_no_sense_says_why():
         mj.SampledPathLoss(TARGET, TS, jnp.ones((2, 121, 2)))
     with pytest.raises(ValueError, match="`weight` must have one entry per time"):
         mj.SampledPathLoss(TARGET, TS, xs, jnp.ones(3))
+    with pytest.raises(ValueError, match="`ts` must increase"):
+        mj.SampledPathLoss.white_noise(TARGET, TS[::-1], KEY, 2)
+    with pytest.raises(ValueError, match="`options` are for the method 'diffrax', got method None"):
+        mj.SampledPathLoss(TARGET, TS, xs, options={"max_steps": 5})
     with pytest.raises(ValueError, match="`method` must be 'scan', 'diffrax' or 'residual'"):
         mj.SampledPathLoss(TARGET, TS, xs, method="euler")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="one that the model offers, got 'scan' for NonlinearRNN"):

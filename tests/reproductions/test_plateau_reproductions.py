@@ -73,6 +73,7 @@ def test_adam_is_judged_on_its_flat_part_its_turn_and_its_return():
     assert words(FLOWS.check(slow), starts[2]) is True
 
 
+@pytest.mark.slow
 def test_few_flows_and_memories_measured():
     dataset = FLOWS.run(
         False, memories=(8, 9, 10, 24), flows=("gradient flow", "heavy ball, no friction")
@@ -130,14 +131,61 @@ def test_widths_without_an_answer_are_not_judged():
 
 def test_few_widths_measured():
     dataset, verdicts = mj.reproduce(
-        "plateau-width", progress=False, memories=(8, 10), widths=(2, 3), seeds=(0,)
+        "plateau-width", progress=False, memories=(8, 10), widths=(2,), seeds=(0, 1)
     )
     assert dataset["time"].dims == ("omega", "width", "seed")
     assert num_failed(dataset) == 0
-    assert len(verdicts) == 3 and verdicts[0].agrees is None
+    assert [verdict.agrees for verdict in verdicts[:2]] == [None, None]
     assert isinstance(WIDTH.plot(dataset), matplotlib.figure.Figure)
 
 
 def test_unknown_names_are_refused_with_those_there_are():
     with pytest.raises(ValueError, match="did you mean 'plateau-width'.*plateau-flows"):
         mj.reproduce("plateau-widths")
+
+
+@pytest.mark.parametrize(
+    "name, options, match",
+    [
+        ("plateau-flows", {"flows": ("momentum",)}, "`flows` must be among 'gradient flow'"),
+        ("plateau-flows", {"flows": ("Nesterov",)}, "`flows` must hold 'gradient flow'"),
+        ("l21-training", {"targets": ()}, "`targets` must be among 'exponential sum'"),
+        ("l21-training", {"models": ("GRU",)}, "`models` must be among .* got 'GRU'"),
+        ("l21-training", {"optimisers": ("SGD",)}, "`optimisers` must be among"),
+        ("l21-training", {"updates": 1}, "`updates`"),
+        ("plateau-width", {"widths": ()}, "`widths` must not be empty"),
+    ],
+)
+def test_bad_options_are_refused(name, options, match):
+    with pytest.raises(ValueError, match=match):
+        mj.reproduce(name, progress=False, **options)
+
+
+def test_an_interrupted_sweep_is_no_result(monkeypatch):
+    part = xr.Dataset(attrs={"complete": 0})
+    monkeypatch.setattr("memjax.sweeps.PlateauSweep.run", lambda self, **options: part)
+    with pytest.raises(KeyboardInterrupt):
+        mj.reproduce("plateau-width")
+
+
+def test_the_figure_of_the_flows_has_a_line_each_and_marks_what_did_not_exit():
+    dataset = flows_like()
+    dataset["result"][3, -1] = 3
+    axes = FLOWS.plot(dataset).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [*dataset["flow"].values, "gradient flow, theory"]
+    crosses = [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x"]
+    # Memories that were not asked for are no failures.
+    assert crosses == [0, 0, 0, 1]
+
+
+def test_the_figure_of_the_widths_has_points_medians_and_bounds():
+    axes = WIDTH.plot(width_like(-1.0)).axes[0]
+    bounds = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(bounds) == 2
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("lower bound" in label for label in labels) and "20" in labels[0]
+    # The bound meets the median at the smallest width and is above it at the others.
+    medians = [line for line in axes.lines if line.get_label() == labels[0]]
+    np.testing.assert_allclose(medians[0].get_ydata()[0], bounds[0].get_ydata()[0])
+    assert bounds[0].get_ydata()[-1] > medians[0].get_ydata()[-1]
