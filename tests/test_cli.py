@@ -77,6 +77,7 @@ def test_plateau_from_explicit_values_matches_the_library(capsys):
     assert "12.893" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plateau_that_never_exits_has_no_time_in_json(capsys):
     assert main(["plateau", "--memory", "8", "--delta", "0.9", "--json"]) == 0
     got = json.loads(capsys.readouterr().out)

@@ -18,7 +18,9 @@ REFERENCES = json.loads(
 
 
 @pytest.mark.parametrize("exponential", [False, True])
-@pytest.mark.parametrize("width", [1, 5, 16])
+@pytest.mark.parametrize(
+    "width", [5, pytest.param(1, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("memory", [4.0, 18.0, 60.0])
 def test_closed_forms_are_those_of_the_loss(memory, width, exponential):
     rng = np.random.default_rng(width)

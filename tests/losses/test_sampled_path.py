@@ -63,6 +63,7 @@ def test_expected_loss_under_coloured_noise():
     np.testing.assert_allclose(last @ covariance @ last, population, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_methods_agree():
     xs = jnp.stack([jnp.sin(TS[:31]), jnp.cos(3 * TS[:31])])
     values = {
@@ -111,6 +112,7 @@ def test_temporal_weights():
         mj.TemporalWeight(-1.0)
 
 
+@pytest.mark.slow
 def test_mapped_over_targets():
     def build(omega):
         target = mj.GaussianBump(omega, 0.7, 0.5)

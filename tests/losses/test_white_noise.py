@@ -347,6 +347,7 @@ def infinite_gradient(rnn, change):
     return mj.WhiteNoiseLoss(EXPONENTIALS + BUMP).gradient(rnn, change)
 
 
+@pytest.mark.slow
 def test_error_under_sampled_white_noise_converges_to_the_loss():
     horizon, steps, samples = 9.0, 900, 20_000
     dt = horizon / steps

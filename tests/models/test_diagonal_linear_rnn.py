@@ -107,6 +107,7 @@ def test_batches_of_inputs_under_vmap():
     np.testing.assert_allclose(outputs, exact, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gradient_with_respect_to_weights_and_samples():
     gain = 2.0
     weighting = RNG.normal(size=20)

@@ -145,6 +145,7 @@ def test_stack_feeds_every_layer_into_the_next():
     )
 
 
+@pytest.mark.slow
 def test_scan_of_a_stack_converges_at_second_order():
     stack = every_model()["stack"][0]
     path = lambda t: jnp.stack([jnp.sin(4 * t), jnp.cos(t)], axis=-1)

@@ -138,6 +138,7 @@ def test_numbers_of_steps_add_up():
     assert accepted > 10
 
 
+@pytest.mark.slow
 def test_unresolved_raises_unless_told_otherwise():
     # Equal modes part only by rounding, which then decides the time.
     flow, rnn = problem(20.0, ([1.0, 0.0, 0.0], [1.0, 0.6, 0.6]))
@@ -148,6 +149,7 @@ def test_unresolved_raises_unless_told_otherwise():
         mj.measure_plateau(flow, rnn, first_of(relative=0.02))
 
 
+@pytest.mark.slow
 def test_reference_level_of_a_relative_drop():
     flow, rnn = problem(8.0)
     same = mj.measure_plateau(flow, rnn, mj.RelativeLossDrop(0.02, reference=HEIGHT))

@@ -80,6 +80,7 @@ def test_reverse_mode_at_a_loss_exit(inverse_omega, start):
     np.testing.assert_allclose(found, differences(x, True, inverse_omega)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @CASES
 def test_forward_mode_at_a_distance_exit(inverse_omega, start):
     x = values(inverse_omega, False, start)

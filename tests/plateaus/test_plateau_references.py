@@ -79,9 +79,15 @@ def test_what_float64_cannot_resolve_is_said_to_be_unresolved(case):
         assert any(plateau.result == result for result in stopped) and jnp.isnan(plateau.time)
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case not in BEYOND], ids=lambda case: case["name"]
-)
+# One compilation a width.
+RESOLVED = [
+    pytest.param(case, marks=[pytest.mark.slow] if len(case["a0"]) > 4 else [], id=case["name"])
+    for case in CASES
+    if case not in BEYOND
+]
+
+
+@pytest.mark.parametrize("case", RESOLVED)
 def test_reference(case):
     flow, start = problem_of(case)
     plateau = mj.measure_plateau(flow, start, exit_of(case))

@@ -50,7 +50,9 @@ def test_three_programs_are_compiled_whatever_the_size(caplog):
     assert max(counts) <= 1 and counts[0] == 1
 
 
-@pytest.mark.parametrize("lanes", [8, 40, 64])
+@pytest.mark.parametrize(
+    "lanes", [8, pytest.param(40, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_results_do_not_depend_on_the_number_of_lanes(dataset, lanes):
     other = swept(lanes=lanes)
     np.testing.assert_allclose(other["time"], dataset["time"], rtol=1e-9)
@@ -147,6 +149,7 @@ def test_ends_at_once_where_there_is_nothing_to_do():
     assert outcome(out["result"][0]) == "exited" and float(out["time"][0]) == 0
 
 
+@pytest.mark.slow
 def test_limits_end_runs():
     out = swept(memories=[16.0], seeds=[0], max_time=3.0).squeeze()
     assert outcome(out["result"]) == "max_time_reached" and np.isnan(out["time"])

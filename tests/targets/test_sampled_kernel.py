@@ -107,6 +107,7 @@ def test_batches_broadcast(kernel):
     np.testing.assert_allclose(stacked[1], 9 * stacked[0], rtol=1e-14)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(0.51, 8.99), min_size=1, max_size=6, unique=True),
