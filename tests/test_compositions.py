@@ -262,7 +262,7 @@ REFUSED = {
     ),
     "complex rates of a layer": (
         lambda: mj.LRULayer.init(COMPLEX, RATES, key=KEY),
-        "`rates` must be real, got dtype complex128",
+        "`rates` must be real, got dtype complex128; a complex eigenvalue needs its conjugate",
     ),
     "a scalar model, a matrix target": (
         lambda: mj.WhiteNoiseLoss(target("vector"))(model("direct")),
@@ -270,7 +270,7 @@ REFUSED = {
     ),
     "a scalar model, samples of a matrix target": (
         lambda: sampled("vector", "residual")(model("tanh")),
-        "input",
+        "`xs` must hold inputs of shape (), got (2,) at each time",
     ),
     "more outputs than the target": (
         lambda: sampled("bump", "residual")(mj.NonlinearRNN.init(2, None, 2, key=KEY)),

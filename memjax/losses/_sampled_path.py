@@ -211,7 +211,7 @@ class SampledPathLoss(AbstractLoss):
         ts: Real[ArrayLike, " times"],
         key: PRNGKeyArray,
         batch: int,
-        rate: float | Float[Array, ""],
+        correlation_rate: float | Float[Array, ""],
         sigma: float | Float[Array, ""] = 1.0,
         inputs: int | None = None,
         **kwargs: Any,
@@ -225,7 +225,7 @@ class SampledPathLoss(AbstractLoss):
         - `target`, `ts`: as above.
         - `key`: the PRNG key.
         - `batch`: the number of paths.
-        - `rate`: the rate $\kappa > 0$, in units of one over time.
+        - `correlation_rate`: the rate $\kappa > 0$, in units of one over time.
         - `sigma`: the standard deviation $\sigma > 0$.
         - `inputs`: as in `white_noise`; several inputs are independent.
         - `kwargs`: `weight`, `method` and `options`.
@@ -236,8 +236,9 @@ class SampledPathLoss(AbstractLoss):
         ts = as_times(ts)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
-        rate, sigma = as_float_array("rate", rate), as_float_array("sigma", sigma)
-        for name, value in (("rate", rate), ("sigma", sigma)):
+        rate = as_float_array("correlation_rate", correlation_rate)
+        sigma = as_float_array("sigma", sigma)
+        for name, value in (("correlation_rate", rate), ("sigma", sigma)):
             check_scalar(name, value)
             check_positive(name, value)
         noise = jax.random.normal(key, (ts.size, batch, *shape), ts.dtype)

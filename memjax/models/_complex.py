@@ -8,7 +8,7 @@ from .._checks import as_float_array, check_positive, check_same_shape
 from ..reparam import AbstractReparametrisation
 from ..targets import DampedOscillation
 from ._base import AbstractModel
-from ._maps import as_modes, as_reparametrisation, check_input, check_real_rates
+from ._maps import as_modes, as_reparametrisation, check_input
 from ._scan import scan_diagonal
 
 
@@ -61,7 +61,6 @@ class ComplexDiagonalRNN(AbstractModel):
     ):
         self.cosine = as_modes("cosine", cosine)
         self.sine = as_modes("sine", sine)
-        check_real_rates(rates)
         rates = as_modes("rates", rates)
         self.frequencies = as_modes("frequencies", frequencies)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")

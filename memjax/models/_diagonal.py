@@ -8,7 +8,7 @@ from .._checks import as_float_array, check_finite, check_positive, check_same_s
 from ..reparam import AbstractReparametrisation
 from ..targets import ExponentialSum
 from ._base import AbstractModel
-from ._maps import as_reparametrisation, check_input, check_real_rates
+from ._maps import as_reparametrisation, check_input, check_real_modes
 from ._scan import scan_diagonal
 
 
@@ -50,7 +50,7 @@ class DiagonalLinearRNN(AbstractModel):
         reparametrisation: AbstractReparametrisation | None = None,
     ):
         amplitudes = as_float_array("amplitudes", amplitudes)
-        check_real_rates(rates)
+        check_real_modes("rates", rates)
         rates = as_float_array("rates", rates)
         check_finite("amplitudes", amplitudes)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")

@@ -44,8 +44,18 @@ def as_reparametrisation(value: Any) -> AbstractReparametrisation:
     return value
 
 
+def check_real_modes(name: str, value: Any) -> None:
+    """Refuse complex numbers: without its conjugate an eigenvalue has no real output."""
+    if np.iscomplexobj(value):
+        raise TypeError(
+            f"`{name}` must be real, got dtype {jnp.asarray(value).dtype}; a complex eigenvalue "
+            "needs its conjugate, so pass rates and frequencies to memjax.ComplexDiagonalRNN."
+        )
+
+
 def as_modes(name: str, value: Any) -> Float[Array, " width"]:
     """One finite number for each of at least one mode."""
+    check_real_modes(name, value)
     array = as_float_array(name, value)
     check_finite(name, array)
     if array.ndim != 1 or array.shape[0] == 0:
@@ -54,15 +64,6 @@ def as_modes(name: str, value: Any) -> Float[Array, " width"]:
             f"pass one entry per mode."
         )
     return array
-
-
-def check_real_rates(rates: Any) -> None:
-    """Refuse complex rates: without its conjugate an eigenvalue has no real output."""
-    if np.iscomplexobj(rates):
-        raise TypeError(
-            f"`rates` must be real, got dtype {jnp.asarray(rates).dtype}; a complex eigenvalue "
-            "needs its conjugate, so pass rates and frequencies to memjax.ComplexDiagonalRNN."
-        )
 
 
 def as_input(value: Any, width: int) -> Float[Array, "width *inputs"]:

@@ -18,7 +18,6 @@ from ._maps import (
     as_modes,
     as_readout,
     as_reparametrisation,
-    check_real_rates,
     drive,
 )
 from ._scan import scan_diagonal
@@ -69,7 +68,6 @@ class StateSpaceLayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        check_real_rates(rates)
         rates = as_modes("rates", rates)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
         self.reparametrisation = as_reparametrisation(reparametrisation)
@@ -206,7 +204,6 @@ class LRULayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        check_real_rates(rates)
         rates = as_modes("rates", rates)
         check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
         self.frequencies = as_modes("frequencies", frequencies)

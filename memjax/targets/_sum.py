@@ -77,7 +77,7 @@ class KernelSum(AbstractKernel):
     def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm, the sum of [`memjax.inner_product`][] over all pairs of terms.
 
-        **Raises:** `TypeError` if no inner product is known for a pair of terms.
+        **Raises:** as [`memjax.inner_product`][].
         """
         from ._inner import inner_product  # it distributes over sums, hence not at the top
 
