@@ -44,7 +44,9 @@ def test_every_example_is_run_and_short():
     found = {(p.stem, i) for p in PAGES.glob("*.md") for i in range(len(blocks(p.stem)))}
     assert found == set(EXAMPLES)
     for page, index in found:
-        assert len(blocks(page)[index].splitlines()) <= 25, (page, index)
+        # Blank lines are the formatter's.
+        lines = [line for line in blocks(page)[index].splitlines() if line.strip()]
+        assert len(lines) <= 25, (page, index)
 
 
 @pytest.mark.parametrize("page, index", EXAMPLES)
