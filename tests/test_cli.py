@@ -86,6 +86,7 @@ def test_plateau_that_never_exits_has_no_time_in_json(capsys):
     assert json.loads(capsys.readouterr().out)["result"] == "max_steps_reached"
 
 
+@pytest.mark.slow
 def test_plateau_on_a_measured_kernel(tmp_path, capsys):
     times = np.linspace(0, 20, 2001)
     bump = np.exp(-((times - 8) ** 2) / (2 * 0.5**2))

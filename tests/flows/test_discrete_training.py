@@ -84,6 +84,7 @@ def test_limits_and_divergence_are_results():
     assert at_once.time == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_any_training_and_flow():
     def build(rate, omega, kind):
         target = mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(omega=omega, width=0.5)

@@ -53,6 +53,7 @@ class Climb(mj.AbstractExit):
 CURVE_TIMES = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 24)])
 
 
+@pytest.mark.slow
 def test_event_and_curve_agree_with_diffeqsolve():
     flow, rnn = problem(8.0)
     leave = mj.RelativeLossDrop(0.02)
@@ -104,6 +105,7 @@ def test_curve_of_a_flow_that_converges():
     np.testing.assert_allclose(plateau.curve.loss[times < 1e13], HEIGHT, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_maximal_time():
     flow, rnn = problem(8.0)
     plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_time=5.0)

@@ -104,6 +104,7 @@ def test_reverse_mode_at_a_distance_exit(inverse_omega, start):
 
 
 @pytest.mark.filterwarnings("ignore:Descending")
+@pytest.mark.slow
 def test_derivative_along_a_line_agrees_with_multiprecision():
     """The plateau time and its derivative in one direction of all parameters at once."""
     inverse_omega = 8.0

@@ -69,6 +69,7 @@ BEYOND = [case for case in CASES if case["start"] == "near-plateau" and case["in
 
 
 @pytest.mark.parametrize("case", BEYOND, ids=lambda case: case["name"])
+@pytest.mark.slow
 def test_what_float64_cannot_resolve_is_said_to_be_unresolved(case):
     flow, start = problem_of(case)
     plateau = mj.measure_plateau(flow, start, exit_of(case), max_steps=1500, throw=False)
@@ -79,9 +80,13 @@ def test_what_float64_cannot_resolve_is_said_to_be_unresolved(case):
         assert any(plateau.result == result for result in stopped) and jnp.isnan(plateau.time)
 
 
-# One compilation a width.
+# One compilation a width and a reparametrisation.
 RESOLVED = [
-    pytest.param(case, marks=[pytest.mark.slow] if len(case["a0"]) > 4 else [], id=case["name"])
+    pytest.param(
+        case,
+        marks=[] if len(case["a0"]) == 2 and case["reparam"] == "direct" else [pytest.mark.slow],
+        id=case["name"],
+    )
     for case in CASES
     if case not in BEYOND
 ]
@@ -141,6 +146,7 @@ def test_loss_change_is_a_relative_drop_of_that_many_units(inverse_omega):
     np.testing.assert_allclose(plateau.time, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_over_memories():
     memories = np.array([8.0, 10.0, 16.0, 24.0, 45.0])
 

@@ -107,6 +107,7 @@ def outcome(value):
     return OUTCOMES[int(value)]
 
 
+@pytest.mark.slow
 def test_a_flow_trapped_by_symmetry_is_converged_and_not_at_a_minimum():
     def trapped(asymmetry):
         # One mode, or two that are equal, cannot reach it.
@@ -203,6 +204,7 @@ def test_closed_forms_and_the_general_path_make_the_same_steps():
     np.testing.assert_array_equal(out["num_steps"], same["num_steps"])
 
 
+@pytest.mark.slow
 def test_a_small_remainder_is_not_lost_in_the_loss():
     # The time hardly depends on the height, but the loss goes with its square. Times from an
     # integration in 50 digits with the height 1e-7.

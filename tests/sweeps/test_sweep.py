@@ -89,6 +89,7 @@ def test_curves_fall_from_the_initial_loss_to_the_exit(dataset):
     assert bool((curve.isnull() == after.transpose(*curve.dims)).all())
 
 
+@pytest.mark.slow
 def test_a_solver_of_ones_own_goes_through_diffrax(dataset):
     controller = diffrax.PIDController(rtol=1e-6, atol=1e-12)
     solver = diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
@@ -290,7 +291,8 @@ def test_bad_specifications_are_refused(tmp_path, text, error, match):
 
 
 @pytest.mark.parametrize(
-    ("start", "reparametrisation"), [("near-plateau", "direct"), ("random", "exp")]
+    ("start", "reparametrisation"),
+    [("near-plateau", "direct"), pytest.param("random", "exp", marks=pytest.mark.slow)],
 )
 def test_other_starts_and_reparametrisations_run(start, reparametrisation):
     spec = mj.PlateauSweep(

@@ -95,6 +95,7 @@ def test_gramian_does_not_exist_for_unstable_matrices():
     np.testing.assert_allclose(growing, exact, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_of_matrix_functions():
     a, c = jnp.asarray(with_rates(2, 0.5, 3)), jnp.asarray(RNG.normal(size=(2, 2)))
     times, eye = jnp.asarray([0.0, 0.3, 2.0]), jnp.eye(2)
