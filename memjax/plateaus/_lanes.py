@@ -444,7 +444,8 @@ class LaneMethod(eqx.Module):
         noisy = (result == MAX_STEPS_REACHED) & (state.peak_noise > 1)
         result = jnp.where(noisy, UNRESOLVED, result)
         exact = (state.time == 0) & ~crossed
-        result = jnp.where((rounding > self.resolution) & ~exact, UNRESOLVED, result)
+        # An estimate that is not a number vouches for nothing.
+        result = jnp.where(~(rounding <= self.resolution) & ~exact, UNRESOLVED, result)
         without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
         rows = {
             "time": jnp.where(result == EXITED, time, without),
@@ -548,6 +549,10 @@ class LaneMethod(eqx.Module):
         definite = jnp.ones_like(state.result, bool)
         stages, converged, _ = self._stages(runs, again, hessian, real, definite, scale)
         y = state.y + jnp.where(converged, stages[:, 2], guess)
+        # Not the gradient there: its fast directions hold rounding errors, which the length of a
+        # correction would blow up.
+        c1, c2, c3 = (state.polynomial[:, k] for k in range(3))
+        velocity = (c1 + theta * (2 * c2 + 3 * theta * c3)) / dt
 
         def correct(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             span, y, _, last, seen, slope = carry
@@ -558,7 +563,6 @@ class LaneMethod(eqx.Module):
             correction = -margin / jnp.where(slope == 0, 1, slope)
             # Far from the root the bracket knows more.
             correction = jnp.where(jnp.abs(correction) <= 0.1 * dt, correction, 0)
-            velocity = _descent(runs, state, (y - state.y)[:, None])[:, 0]
             return span + correction, y + correction * velocity, loss, span, margin, slope
 
         # The loss comes from before the last correction, which is of the order of rounding.

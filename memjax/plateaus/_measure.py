@@ -486,7 +486,8 @@ class _Run(eqx.Module):
         result = jnp.where(
             result == RUNNING, jnp.where(noisy, UNRESOLVED, MAX_STEPS_REACHED), result
         )
-        result = jnp.where(rounding > self.resolution, UNRESOLVED, result)
+        # An estimate that is not a number vouches for nothing.
+        result = jnp.where(~(rounding <= self.resolution), UNRESOLVED, result)
         without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
         accepted = state.num_accepted_steps
         return Plateau(
