@@ -15,5 +15,14 @@ if _recent and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_of_other_modules():
+    """Compiled programs are mapped into memory piece by piece, and a process that keeps those
+    of hundreds of tests runs out of mappings: XLA then crashes."""
+    yield
+    jax.clear_caches()
