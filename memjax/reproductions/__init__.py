@@ -30,9 +30,9 @@ def find_reproduction(name: str) -> Reproduction:
     if name in REPRODUCTIONS:
         return REPRODUCTIONS[name]
     close = difflib.get_close_matches(name, REPRODUCTIONS, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = f"did you mean {close[0]!r}? They" if close else "they"
     raise ValueError(
-        f"no reproduction is named {name!r}; {hint}They are {', '.join(REPRODUCTIONS)}."
+        f"no reproduction is named {name!r}; {hint} are {', '.join(REPRODUCTIONS)}."
     )
 
 
