@@ -31,9 +31,7 @@ def find_reproduction(name: str) -> Reproduction:
         return REPRODUCTIONS[name]
     close = difflib.get_close_matches(name, REPRODUCTIONS, 1)
     hint = f"did you mean {close[0]!r}? They" if close else "they"
-    raise ValueError(
-        f"no reproduction is named {name!r}; {hint} are {', '.join(REPRODUCTIONS)}."
-    )
+    raise ValueError(f"no reproduction is named {name!r}; {hint} are {', '.join(REPRODUCTIONS)}.")
 
 
 def reproduce(
