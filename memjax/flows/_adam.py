@@ -25,6 +25,11 @@ class Adam(AbstractFlow):
     - `averaging_times`: $(t_1, t_2)$, in units of training time. Default to those of
         $\beta = (0.9, 0.999)$ at the learning rate 1e-3, $(0.01, 1)$.
 
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss, `ValueError` for an epsilon or times that are not positive,
+    or of another shape.
+
     ??? cite "Reference"
 
         Kingma, Ba, *Adam: A method for stochastic optimization*, ICLR 2015; Barakat, Bianchi,

@@ -61,6 +61,11 @@ class OptaxTraining(AbstractTraining):
     - `time_step`: the training time that an update counts for. Defaults to 1; with the
         learning rate, the times of gradient descent are those of a gradient flow.
 
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss or `optimiser` not an optimiser, `ValueError` for a
+    `time_step` that is not positive.
+
     !!! Example
 
         ```python
@@ -120,6 +125,11 @@ class StochasticGradientFlow(AbstractTraining):
     - `solver`: a Diffrax solver for stochastic equations. Defaults to `diffrax.Euler()`, the
         Euler-Maruyama method; `diffrax.ShARK()` is of order 1.5 here, since the noise is
         additive.
+
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss or `key` not a (new-style) key, `ValueError` for a negative
+    temperature or a `time_step` that is not positive.
 
     ??? cite "Reference"
 

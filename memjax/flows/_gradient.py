@@ -64,6 +64,11 @@ class PreconditionedFlow(AbstractFlow):
         definite. The weights are in the order of `jax.flatten_util.ravel_pytree` of
         `equinox.filter(model, memjax.trainable(model))`.
 
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss or `operator` not a Lineax operator; `ValueError` when
+    started, if the operator does not act on the trained weights.
+
     ??? cite "Reference"
 
         Amari, *Natural gradient works efficiently in learning*, Neural Computation 10, 1998.

@@ -17,6 +17,10 @@ class HeavyBall(AbstractFlow):
     - `loss`: the loss $J$.
     - `friction`: $\gamma \ge 0$, in units of one over training time.
 
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss, `ValueError` for a friction that is negative or no scalar.
+
     ??? cite "Reference"
 
         Polyak, *Some methods of speeding up the convergence of iteration methods*, USSR
@@ -58,6 +62,11 @@ class Nesterov(AbstractFlow):
 
     - `loss`: the loss $J$.
     - `damping`: the number $r > 0$. Defaults to 3, Nesterov's own.
+
+    **Raises:**
+
+    `TypeError` if `loss` is not a loss, `ValueError` for a damping that is not positive or no
+    scalar.
 
     ??? cite "Reference"
 

@@ -7,10 +7,10 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
-from ..flows import AbstractTraining, DisplacedFlow, GradientFlow
+from ..flows import AbstractTraining, GradientFlow
 from ..losses import weights
 from ..models import AbstractModel
-from ._exits import AbstractExit, ExitCondition
+from ._exits import AbstractExit
 from ._measure import (
     DIVERGED,
     EXITED,
@@ -49,9 +49,8 @@ def measure_training(
     resolution: float,
 ) -> Plateau:
     """Update the weights until the exit is met; times are those of whole updates."""
-    condition = ExitCondition(
-        exit, DisplacedFlow(GradientFlow(training.loss), model, None), training.loss(model)
-    )
+    # A displaced flow of the same loss says what an exit sees of a displacement.
+    condition = exit.event(GradientFlow(training.loss).displaced(model)).cond_fn
     start, unravel = jfu.ravel_pytree(weights(model))
     times = jnp.zeros(0) if curve_times is None else curve_times
     last = times.shape[0]
@@ -117,7 +116,8 @@ def measure_training(
     blur = blur / jnp.where(progress.fall == 0, 1, jnp.abs(progress.fall))
     moved = (result == EXITED) & (progress.updates > 0)
     rounding = jnp.where(moved, blur / jnp.maximum(progress.updates, 1), 0.0)
-    result = jnp.where(rounding > resolution, UNRESOLVED, result)
+    # An estimate that is not a number vouches for nothing.
+    result = jnp.where(~(rounding <= resolution), UNRESOLVED, result)
     return Plateau(
         time=jnp.where(result == EXITED, time, jnp.nan),
         result=item(result),
