@@ -128,11 +128,13 @@ def test_exit_of_the_heavy_ball_against_scipy():
     np.testing.assert_allclose(found[0], solution.t_events[0][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_friction_is_a_unit_of_time_on_a_plateau():
     overdamped = times([16.0], mj.HeavyBall, jnp.asarray(1e3))
     np.testing.assert_allclose(overdamped, 1e3 * times([16.0], mj.GradientFlow), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_friction_the_exponent_is_halved():
     memories = [16.0, 20.0]
     growth = lambda *kind: np.diff(np.log(times(memories, *kind)))[0]
@@ -143,6 +145,7 @@ def test_without_friction_the_exponent_is_halved():
     assert 0.45 < growth(mj.Nesterov) / flow < 0.55
 
 
+@pytest.mark.slow
 def test_adam_has_a_plateau_once_gradients_are_below_its_epsilon():
     memories = [14.0, 18.0]
     # All gradients are below 1e-2 there: gradient flow, slowed down by epsilon.

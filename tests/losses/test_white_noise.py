@@ -381,6 +381,7 @@ def test_error_under_sampled_white_noise_converges_to_the_loss():
     np.testing.assert_allclose(outputs[-1], hidden[0] @ AMPLITUDES, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_horizon_is_a_leaf():
     horizons = np.array([0.5, 2.0, 8.0])
     found = jax.vmap(lambda h: mj.WhiteNoiseLoss(EXPONENTIALS + BUMP, h)(model()))(horizons)

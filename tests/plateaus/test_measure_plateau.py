@@ -91,6 +91,7 @@ def test_event_and_curve_agree_with_diffeqsolve():
     assert curve.loss[before][-1] > plateau.loss
 
 
+@pytest.mark.slow
 def test_curve_of_a_flow_that_converges():
     flow, rnn = problem(40.0)
     times = np.concatenate([[0.0], np.geomspace(1.0, 1e16, 24)])
@@ -132,6 +133,7 @@ def test_maximal_number_of_steps():
         mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_steps=7)
 
 
+@pytest.mark.slow
 def test_numbers_of_steps_add_up():
     flow, rnn = problem(16.0)
     stats = mj.measure_plateau(flow, rnn, first_of(relative=0.02)).stats

@@ -162,6 +162,7 @@ def test_vmap_over_memories():
     assert times[-1] == np.inf
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(4)), inverse_omega=st.floats(4.0, 14.0))
 def test_modes_have_no_order(order, inverse_omega):
@@ -178,6 +179,7 @@ def test_modes_have_no_order(order, inverse_omega):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(scale=st.floats(0.05, 20.0), inverse_omega=st.floats(4.0, 14.0))
 def test_rescaling_of_the_clock(scale, inverse_omega):
@@ -222,7 +224,7 @@ def test_rescaling_of_the_output(scale, inverse_omega, negate):
 
 
 @pytest.mark.filterwarnings("ignore:Descending")
-@pytest.mark.parametrize("inverse_omega", [8.0, 12.0])
+@pytest.mark.parametrize("inverse_omega", [pytest.param(8.0, marks=pytest.mark.slow), 12.0])
 def test_exactly_equal_modes_stay_equal_or_are_given_up(inverse_omega):
     """Rounding must not turn a start that is symmetric into a wrong time."""
     a0, w0 = [1.0, 0.0, 0.0], [1.0, 0.6, 0.6]

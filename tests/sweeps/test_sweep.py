@@ -292,7 +292,10 @@ def test_bad_specifications_are_refused(tmp_path, text, error, match):
 
 @pytest.mark.parametrize(
     ("start", "reparametrisation"),
-    [("near-plateau", "direct"), pytest.param("random", "exp", marks=pytest.mark.slow)],
+    [
+        pytest.param("near-plateau", "direct", marks=pytest.mark.slow),
+        pytest.param("random", "exp", marks=pytest.mark.slow),
+    ],
 )
 def test_other_starts_and_reparametrisations_run(start, reparametrisation):
     spec = mj.PlateauSweep(
