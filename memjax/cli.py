@@ -1,6 +1,8 @@
 """The command line: thin commands over the public API."""
 
 import dataclasses
+import importlib
+import inspect
 import json
 import sys
 import textwrap
@@ -9,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +20,8 @@ import xarray as xr
 
 from .flows import GradientFlow
 from .losses import WhiteNoiseLoss
-from .models import DiagonalLinearRNN
+from .memory import diagnose
+from .models import AbstractModel, DiagonalLinearRNN
 from .plateaus import fit_scaling_law, measure_plateau
 from .plateaus._measure import OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
@@ -301,8 +305,61 @@ class Reproduce:
         return 1 if failed else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Say whether training a model will sit on a plateau, and try what may help.
+
+    Reports the model's memory, its sensitivity and the gradient signal of a dependency at a lag.
+
+    Example: memjax diagnose mypackage.models:make_model --lag 100
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Where the model is, as module:name: the model itself, or a function without arguments that
+    makes it. Modules of the current directory are found."""
+    lag: float | None = None
+    """Lag of the dependency, in units of the model's clock."""
+    data: Path | None = None
+    """NPZ file with arrays xs and ys, of shape (times,), (batch, times) or (batch, times, d), to
+    estimate the lag from."""
+    step: float = 1.0
+    """Length of a step, in units of the model's clock."""
+    inputs: int | None = None
+    """Number of inputs, for models that do not know it; by default one scalar, or that of data."""
+    samples: int = 16
+    """Number of sampled inputs."""
+    seed: int = 0
+    """Seed of the sampled inputs."""
+    spec: Path | None = None
+    """TOML file with any of these values; other options override it."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> int:
+        if (self.lag is None) == (self.data is None):
+            raise ValueError(
+                f"`lag` or `data` must be given, got {'none' if self.lag is None else 'both'}; "
+                "pass one of them."
+            )
+        asked = self.lag if self.data is None else _read_data(self.data)
+        diagnosis = diagnose(
+            _import_model(self.model),
+            asked,  # pyright: ignore[reportArgumentType]
+            step=self.step,
+            inputs=self.inputs,
+            samples=self.samples,
+            key=jax.random.key(self.seed),
+        )
+        if self.json:
+            _print_json(diagnosis.to_dict())
+        else:
+            print(diagnosis)
+        return 1 if diagnosis.verdict == "undecided" else 0
+
+
 COMMANDS = {
     "sweep": Sweep, "plateau": Plateau, "fit": Fit, "plot": Plot, "reproduce": Reproduce,
+    "diagnose": Diagnose,
 }  # fmt: skip
 
 
@@ -356,6 +413,62 @@ def _parse(arguments: list[str]) -> Any:
         given = {key: checked(command, key, value) for key, value in given.items()}
         default = command(**absent | given)
     return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
+
+
+def _import_model(text: str) -> Any:
+    """The object that `module:name` stands for, made if it is a function without arguments."""
+    module_name, _, name = text.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"`model` must be given as module:name, got {text!r}.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"`model` must be in a module that can be imported, got {module_name!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(
+                f"`model` must name something in {module_name!r}, which has no {name!r}."
+            )
+        found = getattr(found, part)
+    if isinstance(found, AbstractModel | eqx.nn.GRUCell | eqx.nn.LSTMCell) or not callable(found):
+        return found
+    try:
+        required = [
+            parameter
+            for parameter in inspect.signature(found).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        return found
+    if required:
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise ValueError(
+            f"`model` must be made by {text!r}, which raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["xs"], arrays["ys"]
+    except OSError as error:
+        raise OSError(f"`data` must be a file that can be read, got {str(path)!r}: {error}") from (
+            error
+        )
+    except Exception as error:
+        raise ValueError(
+            f"`data` must be an NPZ file with arrays xs and ys, got {str(path)!r}: {error}"
+        ) from error
 
 
 def _spec_path(arguments: list[str]) -> Path | None:

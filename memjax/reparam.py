@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._checks import as_float_array, check_positive, check_scalar, is_traced
+from ._checks import (
+    as_float_array,
+    check_nonnegative,
+    check_positive,
+    check_scalar,
+    is_traced,
+)
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -123,6 +129,50 @@ class AbstractReparametrisation(eqx.Module):
             return 1 - self(free) * step
         raise ValueError(f"`rule` must be 'exact' or 'euler', got {rule!r}; choose one of these.")
 
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        r"""How much a perturbation of the free weights can change a mode, relative to itself.
+
+        $$g(\beta) = \sup_v \sup_{|\tilde v - v| \le \beta}
+            \varphi(v) \int_0^\infty |e^{-\varphi(\tilde v) t} - e^{-\varphi(v) t}| \,\mathrm{d}t
+            = \sup_v \sup_{|\tilde v - v| \le \beta}
+            \left| \frac{\varphi(v)}{\varphi(\tilde v)} - 1 \right|$$
+
+        A reparametrisation is stable if $g(\beta) \to 0$ as $\beta \to 0$
+        ([`memjax.stability_criterion`][]). The maps of this library have closed forms; the
+        default, which holds for any map, searches the plane of $\log \varphi(v)$ and
+        $\tilde v - v$ on a grid that it refines around the largest value.
+
+        **Arguments:**
+
+        - `radii`: the radii $\beta \ge 0$, any shape, in units of the free weights.
+        - `rates`: the range of $\varphi(v)$ that the supremum is over, in units of one over the
+            model's clock; $\tilde v$ may leave it. Defaults to all that the map reaches; for a
+            map without a closed form, to the decades from 1e-8 to 1e8 as far as it reaches them.
+
+        **Returns:**
+
+        $g$ at the radii, of their shape, without units. Infinite where a perturbation reaches a
+        rate that is not positive, or changes modes by unbounded factors.
+
+        **Raises:**
+
+        `ValueError` for radii that are negative or not finite, and for a range that is not
+        positive and increasing.
+
+        ??? cite "Reference"
+
+            Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
+            ICLR 2024, section 3 (theory, section 5).
+        """
+        radii = as_radii(radii)
+        low, high = as_rate_range(rates, (1e-8, 1e8))
+        return jnp.vectorize(lambda radius: _search_growth(self, radius, low, high))(radii)
+
 
 class Direct(AbstractReparametrisation):
     r"""The rates themselves are the weights, $w = v$.
@@ -141,6 +191,17 @@ class Direct(AbstractReparametrisation):
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
         return change
+
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        radii = as_radii(radii)
+        low, _ = as_rate_range(rates, (0.0, np.inf))
+        reached = jnp.where(radii < low, low - radii, 1)
+        return jnp.where(radii < low, radii / reached, jnp.where(radii > 0, jnp.inf, 0))
 
 
 class Exp(AbstractReparametrisation):
@@ -174,6 +235,15 @@ class Exp(AbstractReparametrisation):
     ) -> Float[Array, "*shape"]:
         return jnp.exp(self.gain * free) * jnp.expm1(self.gain * change)
 
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        as_rate_range(rates, (0.0, np.inf))  # the same for every rate
+        return jnp.expm1(self.gain * as_radii(radii))
+
 
 class Softplus(AbstractReparametrisation):
     r"""Rates as soft positive parts, $w = \log(1 + e^v)$.
@@ -202,6 +272,19 @@ class Softplus(AbstractReparametrisation):
         far = jnp.logaddexp(-jax.nn.softplus(free), change - jax.nn.softplus(-free))
         return jnp.where(ordinary, near, far)
 
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        radii = as_radii(radii)
+        low, _ = as_rate_range(rates, (0.0, np.inf))
+        if low == 0:
+            return jnp.expm1(radii)
+        # The slope of the logarithm falls with the rate, so that the slowest mode changes most.
+        return _growth(self, self.inverse(jnp.asarray(low)), -radii)
+
 
 class Inverse(AbstractReparametrisation):
     r"""Rates as inverse squares, $w = 1 / v^2$.
@@ -223,6 +306,18 @@ class Inverse(AbstractReparametrisation):
         # In this order no factor overflows unless a rate does.
         moved = free + change
         return -(change / free / moved) * ((2 * free + change) / free / moved)
+
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        radii = as_radii(radii)
+        _, high = as_rate_range(rates, (0.0, np.inf))
+        # (1 + x)^2 - 1 at the fastest mode; without a perturbation nothing changes.
+        x = jnp.where(radii > 0, radii * np.sqrt(high), 0)
+        return x * (2 + x)
 
 
 class Best(AbstractReparametrisation):
@@ -269,6 +364,21 @@ class Best(AbstractReparametrisation):
         moved = free + change
         return -(self.a * change * self(free)) * ((2 * free + change) * self(moved))
 
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        radii = as_radii(radii)
+        low, high = as_rate_range(rates, (0.0, np.inf))
+        # (2 v beta + beta^2) / (v^2 + b / a) rises up to the zero of v^2 + beta v - b / a, and
+        # falls from there on.
+        offset = self.b / self.a
+        steepest = 2 * offset / (radii + jnp.sqrt(radii**2 + 4 * offset))
+        free = jnp.sqrt(jnp.maximum(1 / (self.a * np.array([high, low or 1e-300])) - offset, 0))
+        return _growth(self, jnp.clip(steepest, free[0], free[1]), radii)
+
 
 class Tanh(AbstractReparametrisation):
     r"""Rates as complements of hyperbolic tangents, $w = 1 - \tanh v$.
@@ -288,6 +398,19 @@ class Tanh(AbstractReparametrisation):
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
         return -jnp.sinh(change) * _sech(free) * _sech(free + change)
+
+    def perturbation_growth(
+        self,
+        radii: Float[Array, "*shape"],
+        *,
+        rates: tuple[float, float] | None = None,
+    ) -> Float[Array, "*shape"]:
+        radii = as_radii(radii)
+        low, _ = as_rate_range(rates, (0.0, np.inf))
+        if low == 0:
+            return jnp.expm1(2 * radii)
+        # As for the softplus, the slowest mode changes most.
+        return _growth(self, self.inverse(jnp.asarray(low)), radii)
 
 
 class Elementwise(AbstractReparametrisation):
@@ -353,6 +476,64 @@ class Elementwise(AbstractReparametrisation):
             weight * slope(free + node * short) for node, weight in zip(*_GAUSS, strict=True)
         )
         return jnp.where(small, short * mean, difference)
+
+
+def as_radii(radii: Any) -> Float[Array, "..."]:
+    """`radii` as an array of numbers that are not negative."""
+    array = as_float_array("radii", radii)
+    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
+    return array
+
+
+def as_rate_range(
+    rates: tuple[float, float] | None, default: tuple[float, float]
+) -> tuple[float, float]:
+    """The ends of a range of rates, positive and increasing."""
+    if rates is None:
+        return default
+    low, high = (float(rate) for rate in rates)
+    if not 0 < low < high:
+        raise ValueError(
+            f"`rates` must be a positive, increasing pair, got ({low}, {high}); pass the slowest "
+            "and the fastest rate."
+        )
+    return low, high
+
+
+def _growth(
+    reparametrisation: AbstractReparametrisation,
+    free: Float[Array, "..."],
+    change: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    r"""$|\varphi(v) / \varphi(v + \Delta) - 1|$, infinite where the moved rate is not positive."""
+    free, change = jnp.broadcast_arrays(free, change)
+    moved = reparametrisation(free + change)
+    growth = jnp.abs(reparametrisation.displacement(free, change)) / jnp.where(moved > 0, moved, 1)
+    return jnp.where(moved > 0, growth, jnp.where(change == 0, 0, jnp.inf))
+
+
+def _search_growth(
+    reparametrisation: AbstractReparametrisation, radius: Float[Array, ""], low: float, high: float
+) -> Float[Array, ""]:
+    """The largest growth over a range of rates and the perturbations of at most `radius`."""
+
+    def grid(rates: Array, share: Array) -> tuple[Array, Array]:
+        # Rates out of the map's reach have no free weight.
+        free = reparametrisation.inverse(jnp.exp(rates))[:, None]
+        growth = _growth(reparametrisation, free, radius * share[None, :])
+        growth = jnp.where(jnp.isnan(growth), 0, growth)
+        row, column = jnp.unravel_index(jnp.argmax(growth), growth.shape)
+        return jnp.stack([rates[row], share[column]]), jnp.max(growth)
+
+    first, last = np.log(low), np.log(high)
+    best, value = grid(jnp.linspace(first, last, 513), jnp.linspace(-1, 1, 33))
+    widths = np.array([(last - first) / 512, 2 / 32])
+    for _ in range(8):
+        around = best[:, None] + widths[:, None] * np.linspace(-1, 1, 17)
+        best, value = grid(jnp.clip(around[0], first, last), jnp.clip(around[1], -1, 1))
+        widths = widths / 6
+    # Beyond this the perturbation reaches a rate of 0, as far as rounding can tell.
+    return jnp.where(value < 1e15, value, jnp.inf)
 
 
 def as_callable(name: str, value: Any) -> Any:

@@ -167,7 +167,7 @@ def test_existing_output_is_refused_before_the_sweep(run, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot", "reproduce"])
+@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose"])
 def test_help_has_defaults_and_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -231,3 +231,56 @@ def test_the_module_runs_as_a_script_and_importing_changes_no_setting():
     code = "import jax, memjax, memjax.cli; print(jax.config.jax_enable_x64)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+MODELS = """
+import equinox as eqx, jax, jax.numpy as jnp
+class Recursion(eqx.Module):
+    multiplier: jax.Array
+    def __call__(self, xs):
+        move = lambda h, x: (self.multiplier * h + x,) * 2
+        return jax.lax.scan(move, jnp.zeros(()), xs)[1]
+def make(multiplier=0.5): return Recursion(jnp.array(multiplier))
+def broken(): raise RuntimeError("no\\nluck")
+model, number = make(), 3
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "models_to_diagnose.py").write_text(MODELS)
+    monkeypatch.delitem(sys.modules, "models_to_diagnose", raising=False)
+    return "models_to_diagnose"
+
+
+def test_diagnose_reports_on_a_model_of_the_current_directory(models, capsys):
+    arguments = ["diagnose", f"{models}:make", "--lag", "20", "--samples", "2"]
+    assert main([*arguments, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["model"] == "Recursion" and record["lag"] == 20
+    assert record["verdict"] == "plateau" and record["remedies"] == []
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "Verdict: PLATEAU" in text and "Untested here" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("{}", "--lag 3", "`model` must be given as module:name"),
+        ("none.such:make", "--lag 3", "No module named 'none'"),
+        ("{}:none", "--lag 3", "has no 'none'"),
+        ("{}:broken", "--lag 3", "RuntimeError: no luck"),
+        ("{}:number", "--lag 3", "got 3"),
+        ("{}:model", "--lag -3", "`data_or_lag` must be positive, got -3.0"),
+        ("{}:model", "", "`lag` or `data` must be given"),
+        ("{}:model", "--data none.npz", "none.npz"),
+        ("{}:model", "--data models_to_diagnose.py", "must be an NPZ file"),
+    ],
+)
+def test_diagnose_refuses_in_one_line(models, name, options, match, capsys):
+    assert main(["diagnose", name.format(models), *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert match in error and error.count("\n") == 1

@@ -5,6 +5,7 @@ from ._base import Fixed as Fixed
 from ._base import trainable as trainable
 from ._complex import ComplexDiagonalRNN as ComplexDiagonalRNN
 from ._diagonal import DiagonalLinearRNN as DiagonalLinearRNN
+from ._diagonal_nonlinear import DiagonalNonlinearRNN as DiagonalNonlinearRNN
 from ._gated import GatedRNN as GatedRNN
 from ._init import log_uniform_rates as log_uniform_rates
 from ._init import ring as ring

@@ -10,12 +10,27 @@ import xarray as xr
 from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
 from ._base import Verdict as Verdict
+from ._digits import DIGITS_STABILITY
 from ._l21_training import L21_TRAINING
+from ._memory_architectures import MEMORY_ARCHITECTURES
 from ._plateau_flows import PLATEAU_FLOWS
 from ._plateau_width import PLATEAU_WIDTH
+from ._s24_reparametrisation import S24_REPARAMETRISATIONS
+from ._w24_perturbation import W24_PERTURBATION
 
 REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
-    {item.name: item for item in (PLATEAU_FLOWS, PLATEAU_WIDTH, L21_TRAINING)}
+    {
+        item.name: item
+        for item in (
+            PLATEAU_FLOWS,
+            PLATEAU_WIDTH,
+            L21_TRAINING,
+            W24_PERTURBATION,
+            MEMORY_ARCHITECTURES,
+            S24_REPARAMETRISATIONS,
+            DIGITS_STABILITY,
+        )
+    }
 )
 """The reproductions by their names."""
 

@@ -1,6 +1,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..plateaus._measure import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
@@ -123,4 +124,50 @@ def plot_training_comparison(dataset: xr.Dataset) -> Figure:
         for axes in grid[:, 0]:
             axes.set_ylabel("loss / mean square output")
         grid[0, -1].legend(frameon=False, loc="lower left")
+    return figure
+
+
+def plot_perturbation_grid(dataset: xr.Dataset) -> Figure:
+    """Error against the radius of the perturbation on log scales, a line a width.
+
+    A row is a kernel and activation, a column a parametrisation. Full lines are the supremum by
+    ascent, dotted ones the largest of the random draws, both medians over seeds. Errors are
+    divided by the mean square of the target, so that at 1 a model is no better than none.
+
+    **Arguments:**
+
+    - `dataset`: the dataset of the reproduction `w24-perturbation`.
+
+    **Returns:**
+
+    A matplotlib figure.
+    """
+    median = dataset.median("seed")
+    rows = [(k, a) for k in dataset["kernel"].values for a in dataset["activation"].values]
+    columns, widths = dataset["parametrisation"].values, dataset["width"].values
+    with style():
+        figure = Figure(figsize=(0.7 + 2.1 * len(columns), 0.7 + 1.5 * len(rows)))
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for line, (kernel, activation) in zip(grid, rows, strict=True):
+            for axes, column in zip(line, columns, strict=True):
+                cell = median.sel(kernel=kernel, activation=activation, parametrisation=column)
+                for index, width in enumerate(widths):
+                    run, colour = cell.sel(width=width), COLOURS[index % 7]
+                    for source, dash, weight in (("error", "-", 1.3), ("drawn", ":", 1.1)):
+                        axes.loglog(
+                            run["radius"], run[source] / run["power"], color=colour, ls=dash,
+                            lw=weight, label=f"$m$ = {width}" if source == "error" else None,
+                        )  # fmt: skip
+                axes.axhline(1, color="0.6", lw=0.7, zorder=0)
+                axes.set_title(f"{kernel}, {activation}, {column}", loc="left", fontsize=7.5)
+        grid[0, 0].set_ylim(1e-6, 1e3)
+        for axes in grid[-1]:
+            axes.set_xlabel(r"radius $\beta$ (units of the weights)")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("relative error")
+        draws = Line2D([], [], color="0.3", ls=":", lw=1.1, label="random draws")
+        handles = [*grid[0, 0].get_legend_handles_labels()[0], draws]
+        figure.legend(
+            handles=handles, frameon=False, loc="outside upper center", ncols=len(handles)
+        )
     return figure

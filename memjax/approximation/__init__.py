@@ -1,0 +1,9 @@
+"""Approximation: the best exponential sums for a kernel, how many neurons they need, and bounds."""
+
+from ._best import approximation_lower_bounds as approximation_lower_bounds
+from ._best import best_exponential_sum as best_exponential_sum
+from ._best import BestExponentialSum as BestExponentialSum
+from ._neurons import neurons_needed as neurons_needed
+from ._neurons import NeuronsNeeded as NeuronsNeeded
+from ._rate import approximation_rate as approximation_rate
+from ._rate import ApproximationRate as ApproximationRate

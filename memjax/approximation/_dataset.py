@@ -1,0 +1,50 @@
+import numpy as np
+import xarray as xr
+from jax.typing import ArrayLike
+from jaxtyping import Real
+
+from .._checks import as_float_array, check_nonnegative
+from ..targets import SampledKernel
+from ..targets._inner import Kernel
+from ._best import BestExponentialSum
+
+_POINTS = 400  # of a curve between the samples
+
+
+def approximation_dataset(
+    kernel: Kernel, best: BestExponentialSum, times: Real[ArrayLike, " times"] | None = None
+) -> xr.Dataset:
+    """A kernel beside its best exponential sum, for tables and
+    [`memjax.viz.plot_approximation`][].
+
+    **Arguments:**
+
+    - `kernel`: The kernel.
+    - `best`: Its approximation, from [`memjax.best_exponential_sum`][] or the `best` of
+        [`memjax.neurons_needed`][].
+    - `times`: The times to compare them at, in units of the kernel's time. Defaults, for a
+        [`memjax.SampledKernel`][], to those of the samples and some in between.
+
+    **Returns:**
+
+    A dataset with the variables `kernel` and `fit` over `time`, and the attributes `neurons`,
+    `norm` and `error`.
+
+    **Raises:** `ValueError` if there are no times, or negative ones.
+    """
+    if times is None:
+        if not isinstance(kernel, SampledKernel):
+            raise ValueError(
+                f"`times` must be given for {type(kernel).__name__}, got None; only samples say "
+                "when they were taken."
+            )
+        samples = np.asarray(kernel.times)
+        times = np.union1d(samples, np.linspace(samples[0], samples[-1], _POINTS))
+    moments = as_float_array("times", times)
+    check_nonnegative("times", moments)
+    values = {"kernel": kernel, "fit": best.model.kernel()}
+    return xr.Dataset(
+        {name: ("time", np.asarray(function(moments))) for name, function in values.items()},
+        {"time": np.asarray(moments)},
+        {"neurons": best.order, "norm": best.norm, "error": float(best.error)},
+    )

@@ -1,0 +1,112 @@
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Real
+
+from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from ..targets._inner import Kernel
+from ._best import BestExponentialSum, extended, make_search, Norm
+from ._fit import Rates
+
+
+class NeuronsNeeded(eqx.Module):
+    r"""How many neurons a memory needs.
+
+    **Attributes:**
+
+    - `neurons`: the smallest order found whose sum reaches the error, and 0 if none did.
+    - `lower_bound`: no sum of fewer neurons reaches the error, whatever its (complex) rates: a
+        statement about the kernel, not about the search
+        ([`memjax.approximation_lower_bounds`][]). The smallest possible order lies between the
+        two.
+    - `reached`: whether an order up to `max_neurons` reached the error.
+    - `best`: the sum of that order, or the best of all that were tried.
+    - `orders`, `errors`: all orders that were tried, ascending, and their errors.
+    - `error`: the error asked for, in the norm itself.
+    """
+
+    neurons: Int[Array, ""]
+    lower_bound: Int[Array, ""]
+    reached: Bool[Array, ""]
+    best: BestExponentialSum
+    orders: Int[Array, " tried"]
+    errors: Float[Array, " tried"]
+    error: Float[Array, ""]
+
+
+def neurons_needed(
+    kernel: Kernel,
+    error: Real[ArrayLike, ""],
+    *,
+    norm: Norm = "L2",
+    min_rate: Real[ArrayLike, ""] = 0.0,
+    complex: bool = False,
+    horizon: Real[ArrayLike, ""] | None = None,
+    relative: bool = False,
+    max_neurons: int = 64,
+) -> NeuronsNeeded:
+    r"""The smallest number of neurons with which a linear RNN approximates a kernel to an error.
+
+    Orders are tried from the certified lower bound on, in growing steps and then by bisection,
+    each from the sums already found as well. That an order fails is a statement about the
+    search; that no order below `lower_bound` can succeed is certain.
+
+    **Arguments:**
+
+    - `kernel`, `norm`, `min_rate`, `complex`, `horizon`: as for
+        [`memjax.best_exponential_sum`][].
+    - `error`: The error to reach, above 0, in units of the norm.
+    - `relative`: Whether `error` is relative to the norm of the kernel.
+    - `max_neurons`: The largest order to try.
+
+    **Returns:**
+
+    A [`memjax.NeuronsNeeded`][].
+
+    **Raises:** as [`memjax.best_exponential_sum`][], and `ValueError` for an error that is not
+    positive.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
+        Optimization Analysis*, ICLR 2021, section 4 (theory, section 2).
+    """
+    wanted = as_float_array("error", error)
+    check_scalar("error", wanted)
+    check_positive("error", wanted, "no finite number of neurons reaches 0 in general")
+    check_integer("max_neurons", max_neurons)
+    search = make_search(kernel, norm, min_rate, complex, horizon)
+    target = float(wanted) * (search.whole() if relative else 1.0)
+    bounds = search.bounds()
+    lowest = max(int(np.argmax(np.append(bounds, 0.0) <= target)), 1)
+    tried: dict[int, tuple[BestExponentialSum, Rates]] = {}
+
+    def reaches(m: int) -> bool:
+        warm = [start for k in sorted(tried) if k < m for start in extended(tried[k][1], m)]
+        tried[m] = search.run(m, warm[-m - 2 :])
+        return float(tried[m][0].error) <= target
+
+    failed, m, step = lowest - 1, min(lowest, max_neurons), 1
+    reached = reaches(m)
+    while not reached and m < max_neurons:
+        failed, m, step = m, min(m + step, max_neurons), 2 * step
+        reached = reaches(m)
+    while reached and m - failed > 1:
+        middle = (failed + m) // 2
+        if reaches(middle):
+            m = middle
+        else:
+            failed = middle
+    orders = sorted(tried)
+    errors = [float(tried[k][0].error) for k in orders]
+    chosen = m if reached else orders[int(np.argmin(errors))]
+    return NeuronsNeeded(
+        neurons=jnp.asarray(m if reached else 0),
+        lower_bound=jnp.asarray(lowest),
+        reached=jnp.asarray(reached),
+        best=tried[chosen][0],
+        orders=jnp.asarray(orders),
+        errors=jnp.asarray(errors),
+        error=jnp.asarray(target),
+    )

@@ -1,0 +1,32 @@
+"""How memory decays, what survives perturbations, and how sensitive outputs are."""
+
+from ._decay import memory_decay as memory_decay
+from ._decay import MemoryDecay as MemoryDecay
+from ._diagnose import diagnose as diagnose
+from ._diagnose import Diagnosis as Diagnosis
+from ._diagnose import gradient_signal as gradient_signal
+from ._diagnose import GradientSignal as GradientSignal
+from ._diagnose import Remedy as Remedy
+from ._functional import as_functional as as_functional
+from ._functional import SampledFunctional as SampledFunctional
+from ._hessian import hessian_spectrum as hessian_spectrum
+from ._hessian import HessianSpectrum as HessianSpectrum
+from ._lag import estimate_lag as estimate_lag
+from ._lag import LagEstimate as LagEstimate
+from ._memory_function import memory_dataset as memory_dataset
+from ._memory_function import memory_function as memory_function
+from ._memory_function import MemoryFunction as MemoryFunction
+from ._norms import functional_distance as functional_distance
+from ._norms import functional_norm as functional_norm
+from ._perturbation import perturbation_error as perturbation_error
+from ._perturbation import PerturbationErrors as PerturbationErrors
+from ._sensitivity import angle_sensitivity as angle_sensitivity
+from ._sensitivity import hidden_variance as hidden_variance
+from ._sensitivity import multiplier_sensitivity as multiplier_sensitivity
+from ._sensitivity import output_sensitivity as output_sensitivity
+from ._sensitivity import rate_sensitivity as rate_sensitivity
+from ._stability import crossings as crossings
+from ._stability import stability_criterion as stability_criterion
+from ._stability import stability_radius as stability_radius
+from ._stability import StabilityCriterion as StabilityCriterion
+from ._stability import StabilityRadius as StabilityRadius

@@ -1,0 +1,307 @@
+import dataclasses
+import math
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Real
+
+from .._checks import check_finite, check_nonnegative, is_traced
+from ..targets._paths import as_times
+from ._memory_function import MemoryFunction
+
+DecayVerdict: TypeAlias = Literal["exponential", "polynomial", "finite", "undecided"]
+
+_LEAST_POINTS = 12
+_EXPONENTIAL_DROP = 3.0  # how far the log memory has to fall, in nats
+_POLYNOMIAL_DROP = 1.0
+_POLYNOMIAL_RANGE = 8.0  # over how long a range of times, last over first
+# By how much rates, or exponents, of the thirds of the tail may differ. Over its second half a
+# power law has rates that differ by 1.58, and over a decade an exponential has exponents that
+# differ by 4.6.
+_STEADY = 1.2
+_LATE_STEADY = 1.05  # a second look has to be a sharper one
+_GROWING = 1.02  # what rounding and noise may take off a growing rate
+_SCORE = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryDecay:
+    r"""How a memory function decays, as far as its values tell.
+
+    Made by [`memjax.memory_decay`][].
+
+    **Attributes:**
+
+    - `verdict`: `"exponential"` (or faster), `"polynomial"`, `"finite"` (0 from some time on) or
+        `"undecided"`.
+    - `reason`: why, in words.
+    - `rate`, `rate_error`: $\beta$ of the fit $\log M = c - \beta t$, and its standard error.
+    - `power`, `power_error`: $p$ of the fit $\log M = c - p \log t$, and its standard error.
+    - `score`: the difference of the two log-likelihoods, in nats: positive if the exponential
+        fits better. Both fits have two parameters, so that AIC and BIC differ by twice as much.
+    - `rate_spread`, `power_spread`: by which factor the rates of the thirds of the tail, and the
+        exponents of its thirds on a log scale, differ; 1 for a pure law.
+    - `start`, `stop`: the range of times that was fitted, and for which the verdict holds.
+    - `points`: how many values were fitted.
+    """
+
+    verdict: DecayVerdict
+    reason: str
+    rate: float
+    rate_error: float
+    power: float
+    power_error: float
+    score: float
+    rate_spread: float
+    power_spread: float
+    start: float
+    stop: float
+    points: int
+
+
+def memory_decay(
+    memory: MemoryFunction | tuple[Real[ArrayLike, " times"], Real[ArrayLike, " times"]],
+    *,
+    tail: float | tuple[float, float] = 0.1,
+    floor: float | None = None,
+) -> MemoryDecay:
+    r"""Does a memory function decay exponentially or polynomially?
+
+    On the tail of its non-increasing envelope $\sup_{s \ge t} M(s)$, two lines are fitted by least
+    squares,
+
+    $$\log M(t) = c - \beta t, \qquad \log M(t) = c - p \log t.$$
+
+    Where the memory oscillates, they are fitted to the peaks of the envelope. Standard errors
+    allow for correlated residuals, as of an autoregressive process of first order.
+
+    A verdict is given only if the data tell. *Exponential*: the rates of the three thirds of the
+    tail differ by a factor of at most 1.2, or grow (a faster decay); the memory falls by a factor
+    of at least 20, and the exponential fits better. If the whole tail does not, its second half is
+    tried, with 1.05 in place of 1.2. *Polynomial*: the exponents of the three thirds on a log
+    scale differ by a factor of at most 1.2, the range spans a factor of at least 8 in time, and
+    the power law fits better. *Finite*: the memory jumps to 0. Everything else is *undecided*: too
+    short a range, a noise floor, a crossover, a memory function that is not `bounded`.
+
+    A verdict is one on the range of times given. A sum of many exponentials of well chosen rates
+    is a power law over as long a range as its rates span, and nothing measured there tells.
+
+    **Arguments:**
+
+    - `memory`: a [`memjax.MemoryFunction`][], or a pair of times and values, shape `(times,)`
+        each, at least 12 of them.
+    - `tail`: the first time to fit as a share of the last one, or the range of times
+        `(start, stop)`. With a share the tail starts no earlier than the memory has fallen to
+        half of its largest value.
+    - `floor`: the value under which the memory is not resolved and is left out. Defaults to 1e-12
+        times the largest value, and to 1e-7 times if the memory was not computed in closed form.
+
+    **Returns:**
+
+    A [`memjax.MemoryDecay`][].
+
+    **Raises:**
+
+    `ValueError` for too few times, times that do not increase or are negative, values that are
+    negative, NaN or infinite, and a tail that is no share or range.
+
+    ??? cite "Reference"
+
+        Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
+        ICLR 2024, Section 2 (theory, section 1).
+    """
+    exact = not isinstance(memory, MemoryFunction) or memory.exact
+    pair = (memory.ts, memory.values) if isinstance(memory, MemoryFunction) else memory
+    ts, values = _as_pair(*pair)
+    top = float(np.max(values))
+    if floor is None:
+        floor = (1e-12 if exact else 1e-7) * top
+    check_nonnegative("floor", floor)
+    share = _check_tail(tail, ts)
+
+    if top == 0:
+        return _without_fit("finite", "there is no memory at all", ts[0], ts[-1])
+    # What discretisations leave of 0 is rounding.
+    gone = values <= (0 if exact else 1e-12 * top)
+    last = int(np.flatnonzero(~gone)[-1])
+    if ts.size - 1 - last >= 3 and values[last] > 1e-4 * top:
+        reason = f"the memory is 0 after t = {ts[last]:.6g}"
+        return _without_fit("finite", reason, ts[0], float(ts[last]))
+
+    envelope = np.maximum.accumulate(values[::-1])[::-1]
+    resolved = (envelope > floor) & (ts > 0)
+    stop = float(ts[resolved][-1]) if resolved.any() else 0.0
+    if share is None:
+        start, stop = tail[0], min(tail[1], stop)  # pyright: ignore[reportIndexIssue]
+    else:
+        start = max(share * stop, float(ts[envelope > top / 2][-1]))
+    tail_times = (ts >= start) & (ts <= stop)
+    if isinstance(memory, MemoryFunction) and not np.all(np.asarray(memory.bounded)[tail_times]):
+        reason = "the memory is not bounded, or its supremum was not found"
+        return _without_fit("undecided", reason, start, stop)
+    chosen = _peaks(values, envelope, resolved & tail_times)
+    t, logs = ts[chosen], np.log(envelope[chosen])
+    if start >= stop:
+        reason = "the memory never falls below half of its largest value for good"
+        return _without_fit("undecided", reason, start, stop)
+    if t.size < _LEAST_POINTS:
+        reason = (
+            f"only {t.size} values are left between t = {start:.4g} and {stop:.4g}, and "
+            f"{_LEAST_POINTS} are needed"
+        )
+        return _without_fit("undecided", reason, start, stop, t.size)
+
+    whole = _judge(t, logs)
+    if whole.verdict != "undecided":
+        return whole
+    # Past a crossover, an exponential may be pure where the whole tail is not.
+    late = t >= (t[0] + t[-1]) / 2
+    if np.sum(late) >= _LEAST_POINTS:
+        half = _judge(t[late], logs[late])
+        if half.verdict == "exponential" and half.rate_spread <= _LATE_STEADY:
+            return half
+    return whole
+
+
+def _as_pair(ts: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    if is_traced((ts, values)):
+        raise ValueError("`memory` must be concrete, got traced arrays; fit outside of jit.")
+    times = np.asarray(as_times(ts), float)
+    check_nonnegative("memory", times, "times are counted from the change of the input")
+    numbers = np.asarray(values, float)
+    if numbers.shape != times.shape:
+        raise ValueError(
+            f"`memory` must have one value a time, got shape {numbers.shape} for {times.size} "
+            "times; pass a pair of arrays of one shape."
+        )
+    if times.size < _LEAST_POINTS:
+        raise ValueError(
+            f"`memory` must have at least {_LEAST_POINTS} times, got {times.size}; nothing can be "
+            "told from fewer."
+        )
+    check_finite("memory", numbers)
+    check_nonnegative("memory", numbers)
+    return times, numbers
+
+
+def _check_tail(tail: Any, ts: np.ndarray) -> float | None:
+    """The share of the last time at which the tail starts, `None` if it is a range."""
+    if isinstance(tail, tuple):
+        if len(tail) != 2 or not 0 <= tail[0] < tail[1] or tail[0] >= ts[-1]:
+            raise ValueError(
+                f"`tail` must be a range (start, stop) of increasing times that starts before "
+                f"{ts[-1]}, got {tail}."
+            )
+        return None
+    if not 0 <= tail < 1:
+        raise ValueError(f"`tail` must be a share of at least 0 and below 1, got {tail}.")
+    return float(tail)
+
+
+def _peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The peaks of an oscillating memory that the envelope touches, or all points of another."""
+    inner = np.zeros_like(chosen)
+    inner[1:-1] = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
+    peaks = inner & chosen & (values >= envelope)
+    if np.sum(peaks) >= _LEAST_POINTS:
+        return peaks
+    times = np.flatnonzero(peaks)
+    if times.size > 1:
+        # Past the last peak of an oscillation nothing is known of the maximum over later times.
+        left = np.flatnonzero(chosen)[-1] - times[-1]
+        if left < 2 * np.max(np.diff(times)):
+            chosen = chosen & (np.arange(chosen.size) <= times[-1])
+    return chosen
+
+
+def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
+    rate, rate_error, rate_residuals = _line(t, logs)
+    power, power_error, power_residuals = _line(np.log(t), logs)
+    rate_spread, growing = _spread(t, logs)
+    power_spread, _ = _spread(np.log(t), logs)
+    squares, power_squares = np.sum(rate_residuals**2), np.sum(power_residuals**2)
+    better = rate_residuals if squares <= power_squares else power_residuals
+    # A fit cannot be better than rounding.
+    least = t.size * (1e-12 * max(1.0, float(np.max(np.abs(logs))))) ** 2
+    ratio = max(power_squares, least) / max(squares, least)
+    score = _effective(better) / 2 * math.log(ratio)
+    drop = float(logs[0] - logs[-1])
+
+    exponential = (
+        (rate_spread <= _STEADY or growing) and drop >= _EXPONENTIAL_DROP and score >= _SCORE
+    )
+    polynomial = (
+        power_spread <= _STEADY
+        and drop >= _POLYNOMIAL_DROP
+        and t[-1] >= _POLYNOMIAL_RANGE * t[0]
+        and score <= -_SCORE
+    )
+    spreads = f"a factor of {rate_spread:.3g}, its exponents of {power_spread:.3g}"
+    if exponential:
+        verdict = "exponential"
+        reason = "the rate is steady over the tail"
+        if rate_spread > _STEADY:
+            reason = "the rate grows over the tail, the decay is faster than exponential"
+    elif polynomial:
+        verdict, reason = "polynomial", "the exponent is steady over the tail on a log scale"
+    elif drop < _POLYNOMIAL_DROP:
+        verdict, reason = "undecided", f"the memory falls by a factor of {math.exp(drop):.3g} only"
+    elif abs(score) < _SCORE:
+        verdict, reason = "undecided", f"both laws fit alike, with a score of {score:.3g}"
+    elif score > 0 and rate_spread <= _STEADY:
+        verdict = "undecided"
+        reason = f"the memory falls by a factor of {math.exp(drop):.3g} only"
+    elif score < 0 and power_spread <= _STEADY:
+        verdict = "undecided"
+        reason = f"the times span a factor of {t[-1] / t[0]:.3g} only"
+    else:
+        verdict, reason = "undecided", f"neither law holds: rates in the tail differ by {spreads}"
+    return MemoryDecay(
+        verdict, reason, rate, rate_error, power, power_error, score, rate_spread, power_spread,
+        float(t[0]), float(t[-1]), t.size,
+    )  # fmt: skip
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The slope downwards of the line of least squares, its standard error, the residuals."""
+    centred = x - np.mean(x)
+    spread = np.sum(centred**2)
+    slope = np.sum(centred * y) / spread
+    residuals = y - np.mean(y) - slope * centred
+    count = _effective(residuals)
+    # The variance of the mean of correlated residuals is that of fewer independent ones.
+    variance = np.sum(residuals**2) / x.size / (count - 2) * x.size / spread
+    return -float(slope), float(np.sqrt(variance)), residuals
+
+
+def _effective(residuals: np.ndarray) -> float:
+    """How many independent residuals are worth as much as these, at least 4."""
+    power = np.sum(residuals**2)
+    if power == 0:
+        return float(residuals.size)
+    correlation = float(np.sum(residuals[1:] * residuals[:-1]) / power)
+    correlation = min(max(correlation, 0.0), 1.0)
+    return max(residuals.size * (1 - correlation) / (1 + correlation), 4.0)
+
+
+def _spread(x: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
+    """By which factor the slopes of the thirds differ, and whether the decay gets steeper."""
+    edges = np.linspace(x[0], x[-1], 4)
+    slopes = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        third = (x >= low) & (x <= high)
+        slopes.append(_line(x[third], y[third])[0] if np.sum(third) > 2 else math.nan)
+    if not all(slope > 0 for slope in slopes):
+        return math.inf, False
+    growing = slopes[0] <= _GROWING * slopes[1] and slopes[1] <= _GROWING * slopes[2]
+    return max(slopes) / min(slopes), growing
+
+
+def _without_fit(
+    verdict: DecayVerdict, reason: str, start: Any, stop: float, points: int = 0
+) -> MemoryDecay:
+    nan = math.nan
+    return MemoryDecay(
+        verdict, reason, nan, nan, nan, nan, nan, nan, nan, float(start), float(stop), points
+    )

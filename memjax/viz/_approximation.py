@@ -1,0 +1,218 @@
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..approximation import ApproximationRate
+from ._style import COLOURS, DASHES, MARKERS, style
+
+
+def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure:
+    """A kernel with the sum of exponentials that approximates it, and below what is left over.
+
+    **Arguments:**
+
+    - `dataset`: `kernel` and `fit` over `time`, from [`memjax.approximation_dataset`][].
+    - `log_time`: whether the time axis is logarithmic, as long memories need it.
+
+    **Returns:**
+
+    A matplotlib figure. Save it with `figure.savefig(path)`.
+
+    **Raises:**
+
+    `ValueError` without `kernel` and `fit` over `time` alone.
+    """
+    if any(name not in dataset or dataset[name].dims != ("time",) for name in ("kernel", "fit")):
+        raise ValueError(
+            "`dataset` must have variables 'kernel' and 'fit' over 'time', got "
+            f"{sorted(map(str, dataset))} over {dict(dataset.sizes)}; make it by "
+            "memjax.approximation_dataset."
+        )
+    times = dataset["time"].values
+    with style():
+        figure = Figure(figsize=(5.6, 4.2))
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        above.plot(times, dataset["kernel"], color="0.75", lw=4, label="kernel")
+        label = f"{dataset.attrs['neurons']} neurons" if "neurons" in dataset.attrs else "fit"
+        above.plot(times, dataset["fit"], color=COLOURS[0], lw=1.2, label=label)
+        above.set_ylabel(r"kernel $\rho(t)$")
+        above.legend(frameon=False, loc="best")
+        below.axhline(0, color="0.6", lw=0.7, zorder=0)
+        below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], lw=0.9)
+        below.set_ylabel(r"residual $\rho - \hat\rho$")
+        below.set_xlabel("time $t$ (units of the kernel's time)")
+        # Powers of ten of a residual stand beside its axis, in the way of nothing.
+        below.ticklabel_format(axis="y", scilimits=(-2, 3))
+        if log_time:
+            below.set_xscale("log")
+    return figure
+
+
+def plot_approximation_errors(
+    errors: xr.Dataset | Mapping[str, ApproximationRate], *, log_neurons: bool = False
+) -> Figure:
+    """Error against the number of neurons on a log scale, a panel a kernel.
+
+    Points are the best sums found, the dashed line what no sum falls below, the dotted one the
+    theorem's bound with its constant set to 1, and the thin one the fitted rate. Other dimensions
+    than `kernel` and `neurons` (such as `norm`) make rows of panels.
+
+    **Arguments:**
+
+    - `errors`: a dataset with `error` over `neurons` and, if there are several, `kernel`, and
+        alike, if known, `lower_bound`, `bound` (the theorem's) and `fitted`; or a mapping from
+        labels to [`memjax.ApproximationRate`][].
+    - `log_neurons`: whether the axis of neurons is logarithmic too, on which powers are straight
+        lines; else exponentials are.
+
+    **Returns:**
+
+    A matplotlib figure.
+
+    **Raises:**
+
+    `ValueError` without `error` over `neurons`.
+    """
+    dataset = errors if isinstance(errors, xr.Dataset) else _rates_dataset(errors)
+    if "error" not in dataset or "neurons" not in dataset["error"].dims:
+        raise ValueError(
+            "`errors` must have a variable 'error' over 'neurons', got "
+            f"{sorted(map(str, dataset))} over {dict(dataset.sizes)}; name them so."
+        )
+    looks: dict[str, tuple[str, dict[str, Any]]] = {
+        "bound": ("theorem's bound, $C = 1$", {"color": "0.35", "ls": ":", "lw": 1.4}),
+        "fitted": ("fitted rate", {"color": COLOURS[0], "lw": 0.6}),
+        "error": (
+            "best sum found",
+            {"color": COLOURS[0], "marker": "o", "mfc": "none", "ms": 4.5, "mew": 0.9, "lw": 1.3},
+        ),
+        "lower_bound": ("no sum falls below", {"color": COLOURS[3], "ls": DASHES[1], "lw": 1.2}),
+    }
+    looks["error"][1]["lw"] = 0 if "fitted" in dataset else 1.3
+    if "kernel" not in dataset["error"].dims:
+        dataset = dataset[[name for name in looks if name in dataset]].expand_dims("kernel")
+    kernels = dataset["kernel"].values if "kernel" in dataset.coords else [""]
+    outer = [str(dim) for dim in dataset["error"].dims if dim not in ("kernel", "neurons")]
+    rows = list(np.ndindex(*(dataset.sizes[dim] for dim in outer)))
+    with style():
+        figure = Figure(figsize=(1.6 + 2.3 * len(kernels), 0.9 + 2.2 * len(rows)))
+        grid = figure.subplots(len(rows), len(kernels), sharex=True, sharey="row", squeeze=False)
+        for line, index in zip(grid, rows, strict=True):
+            row = dataset.isel(dict(zip(outer, index, strict=True)))
+            names = [str(row[dim].values) for dim in outer]
+            for k, (axes, kernel) in enumerate(zip(line, kernels, strict=True)):
+                panel = row.isel(kernel=k)
+                for name in looks:
+                    if name not in panel:
+                        continue
+                    label, look = looks[name]
+                    values = panel[name].values
+                    seen = values > 0
+                    # A bound of 0 says nothing, and has no place on a log scale.
+                    axes.semilogy(panel["neurons"].values[seen], values[seen], label=label, **look)
+                axes.set_title(", ".join([str(kernel), *names]).strip(", "), loc="left")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                if log_neurons:
+                    axes.set_xscale("log", base=2)
+                    axes.xaxis.set_major_formatter("{x:g}")
+            line[0].set_ylabel("error")
+        for axes in grid[-1]:
+            axes.set_xlabel("neurons $m$")
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right upper"
+        )
+    return figure
+
+
+def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> xr.Dataset:
+    parts = []
+    for label, rate in rates.items():
+        if not isinstance(rate, ApproximationRate):
+            raise TypeError(
+                f"`errors` must hold what memjax.approximation_rate returns, got "
+                f"{type(rate).__name__} for {label!r}."
+            )
+        widths, errors = np.asarray(rate.widths), np.asarray(rate.errors)
+        fast = bool(rate.faster_than_powers)
+        slope = float(rate.exponential if fast else rate.power)
+        places = widths if fast else np.log(widths)
+        # Rounding may hold the last errors up; the median does not follow them.
+        fitted = np.exp(np.median(np.log(errors) + slope * places) - slope * places)
+        variables = {
+            "error": errors,
+            "lower_bound": np.asarray(rate.lower_bounds),
+            "bound": np.asarray(rate.bound),
+            "fitted": fitted,
+        }
+        part = xr.Dataset(
+            {name: ("neurons", values) for name, values in variables.items()}, {"neurons": widths}
+        )
+        parts.append(part.expand_dims(kernel=[label]))
+    if not parts:
+        raise ValueError("`errors` must hold at least one rate, got none.")
+    return cast(xr.Dataset, xr.concat(parts, "kernel", join="outer"))
+
+
+def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
+    r"""Neurons needed against the error on log scales, a line a memory: the curse of memory.
+
+    Points are the smallest orders found, dashed lines the orders below which none can succeed.
+    The dotted lines are the published growth $\omega\, \varepsilon^{-1/\omega}$, with its free
+    constant chosen to meet the points at the largest error. An arrow marks the first error that no
+    order tried has reached. With a dimension `rates` (such as free ones and bounded ones) each has
+    a panel.
+
+    **Arguments:**
+
+    - `dataset`: `neurons` over `omega` and `error`, 0 where no order has reached the error, and
+        possibly `rates`; `lower_bound` alike, if known.
+
+    **Returns:**
+
+    A matplotlib figure.
+
+    **Raises:**
+
+    `ValueError` without `neurons` over `omega` and `error`.
+    """
+    dims = {"omega", "error"}
+    if "neurons" not in dataset or not dims <= set(dataset["neurons"].dims) <= dims | {"rates"}:
+        raise ValueError(
+            "`dataset` must have a variable 'neurons' over 'omega', 'error' and possibly 'rates', "
+            f"got {sorted(map(str, dataset))} over {dict(dataset.sizes)}; name them so."
+        )
+    dataset = dataset.sortby("error", ascending=False)
+    panels = dataset["rates"].values if "rates" in dataset.dims else [""]
+    errors, top = dataset["error"].values, float(dataset["neurons"].max())
+    with style():
+        figure = Figure(figsize=(1.4 + 2.9 * len(panels), 3.4))
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, name in zip(grid, panels, strict=True):
+            panel = dataset.sel(rates=name) if "rates" in dataset.dims else dataset
+            for index, omega in enumerate(dataset["omega"].values):
+                run = panel.sel(omega=omega)
+                neurons = run["neurons"].values
+                reached = neurons > 0
+                look = {"color": COLOURS[index % 7]}
+                axes.loglog(
+                    errors[reached], neurons[reached], marker=MARKERS[index % 7], mfc="none",
+                    ms=4.5, mew=0.9, lw=1.3, label=rf"$\omega$ = {omega:g}", **look,
+                )  # fmt: skip
+                if not np.all(reached):
+                    axes.plot(errors[np.argmin(reached)], 2 * top, "^", ms=5, **look)
+                if "lower_bound" in run:
+                    axes.loglog(errors, run["lower_bound"], ls=DASHES[1], lw=0.9, **look)
+                if reached[0]:
+                    growth = (errors[0] / errors) ** (1 / omega)
+                    axes.loglog(errors, neurons[0] * growth, ":", lw=1.2, **look)
+            axes.set_title(str(name), loc="left")
+            axes.set_xlabel(r"error $\varepsilon$")
+        grid[0].set_ylim(0.8, 3 * top)
+        grid[0].invert_xaxis()
+        grid[0].set_ylabel("neurons $m$")
+        grid[-1].legend(frameon=False, loc="best")
+    return figure

@@ -1,0 +1,68 @@
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ..memory import memory_dataset, MemoryFunction
+from ._style import COLOURS, DASHES, MARKERS, style
+
+
+def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -> Figure:
+    """Memory functions twice: exponentials are straight on the left, power laws on the right.
+
+    The marker on each line is its half-time. Where the supremum was not found, the line is thin:
+    it is a lower bound there.
+
+    **Arguments:**
+
+    - `memories`: the dataset of [`memjax.memory_dataset`][], or a mapping from labels to
+        [`memjax.MemoryFunction`][].
+
+    **Returns:**
+
+    A matplotlib figure. Save it with `figure.savefig(path)`.
+
+    **Raises:**
+
+    `ValueError` for a dataset without memory functions.
+    """
+    dataset = memories if isinstance(memories, xr.Dataset) else memory_dataset(memories)
+    if "memory" not in dataset or "functional" not in dataset.dims:
+        raise ValueError(
+            "`memories` must hold the variable 'memory' over 'functional' and 'time', got "
+            f"{list(dataset.data_vars)}; make it by memjax.memory_dataset."
+        )
+    with style():
+        figure = Figure(figsize=(7.2, 3.4))
+        panels = figure.subplots(1, 2, sharey=True)
+        for index, label in enumerate(dataset["functional"].values):
+            run = dataset.sel(functional=label).dropna("time", subset=["memory"])
+            ts, memory = run["time"].values, run["memory"].values
+            # What is 0 has no place on a log scale; the line ends there.
+            memory = np.where(memory > 0, memory, np.nan)
+            found = np.where(run["bounded"].values > 0, memory, np.nan)
+            half = float(run["half_time"])
+            look = {"color": COLOURS[index % 7], "ls": DASHES[index % 7]}
+            mark = {"marker": MARKERS[index % 7], "mfc": "w", "ms": 5}
+            for axes in panels:
+                axes.plot(ts, memory, lw=0.5, **look)
+                axes.plot(ts, found, lw=1.5, **look)
+                if 0 < half < ts[-1]:
+                    axes.plot(half, np.nanmax(memory) / 2, **look, **mark)
+            panels[1].plot([], [], lw=1.5, label=str(label), **look, **mark)
+        left, right = panels
+        left.set_yscale("log")
+        right.set_xscale("log")
+        times, memory = dataset["time"].values, dataset["memory"].values
+        later, seen = times[times > 0], memory[memory > 0]
+        left.set_xlim(0, times.max())
+        right.set_xlim(later.min(), later.max())
+        # Rounding and underflow would squeeze what there is to see.
+        if seen.size:
+            left.set_ylim(max(seen.min(), seen.max() * 1e-10) / 2, seen.max() * 2)
+        for axes in panels:
+            axes.set_xlabel("time $t$ since the input changed (model's clock)")
+        left.set_ylabel(r"memory $M(t)$")
+        right.legend(frameon=False, loc="best")
+    return figure
