@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from .approximation import approximation_dataset as approximation_dataset
 from .approximation import approximation_lower_bounds as approximation_lower_bounds
 from .approximation import approximation_rate as approximation_rate
 from .approximation import ApproximationRate as ApproximationRate

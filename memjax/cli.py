@@ -18,10 +18,18 @@ import numpy as np
 import tyro
 import xarray as xr
 
+from .approximation import (
+    approximation_dataset,
+    approximation_lower_bounds,
+    best_exponential_sum,
+    neurons_needed,
+)
+from .approximation._best import Norm
+from .approximation._dataset import between_samples
 from .flows import GradientFlow
 from .losses import WhiteNoiseLoss
 from .memory import diagnose
-from .models import AbstractModel, DiagonalLinearRNN
+from .models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from .plateaus import fit_scaling_law, measure_plateau
 from .plateaus._measure import OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
@@ -36,7 +44,7 @@ from .sweeps._spec import (
 )
 from .sweeps._store import check_output, replacing
 from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
-from .viz import plot_loss_curves, plot_plateau_law
+from .viz import plot_approximation, plot_loss_curves, plot_plateau_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,9 +365,122 @@ class Diagnose:
         return 1 if diagnosis.verdict == "undecided" else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Approximate:
+    """Say how many neurons a measured impulse response needs, and find the best weights.
+
+    The file has two columns, time and response, separated by commas, semicolons or white space,
+    with at most one header line; lines that start with # are skipped. Times ascend, at any
+    spacing. Between samples the response is a straight line, before the first it is 0, and errors
+    count up to the last. With --out, writes a folder with approximation.png (the kernel, the fit
+    and the residual), weights.csv and summary.json.
+
+    Example: memjax approximate response.csv --error 1e-3 --relative --out results/response
+    """
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """CSV file with two columns, time and response."""
+    error: float
+    """Error to reach, in units of the norm, or with --relative of that of the response."""
+    relative: bool = False
+    """Take the error relative to the norm of the response."""
+    norm: Norm = "L2"
+    """L1 (largest error of an output under inputs up to 1), L2 (root mean square error of an
+    output under white noise) or sup (largest error of the response itself)."""
+    min_rate: float = 0.0
+    """Stability margin that no decay rate falls below, in units of 1/time."""
+    complex: bool = False
+    """Allow rates with a frequency, as a response that oscillates needs."""
+    max_neurons: int = 32
+    """Largest number of neurons to try."""
+    out: Path | None = None
+    """Folder to write; by default none."""
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+    spec: Path | None = None
+    """TOML file with any of these values; other options override it."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> int:
+        if self.out is not None:
+            check_output(self.out, self.overwrite)
+        kernel = SampledKernel.from_csv(self.data)
+        found = neurons_needed(
+            kernel,
+            self.error,
+            norm=self.norm,
+            min_rate=self.min_rate,
+            complex=self.complex,
+            relative=self.relative,
+            max_neurons=self.max_neurons,
+        )
+        bounds = np.asarray(approximation_lower_bounds(kernel, norm=self.norm))
+        best = found.best
+        errors = dict(zip(found.orders.tolist(), found.errors.tolist(), strict=True))
+        noise = best.order if best.noise_limited else None
+        # Sums that are too small show how the error falls, and where it becomes noise.
+        for m in (1, 2, 4, 8, 16):
+            if m < best.order and (m not in errors or noise is not None):
+                smaller = best_exponential_sum(
+                    kernel, m, norm=self.norm, min_rate=self.min_rate, complex=self.complex
+                )
+                errors.setdefault(m, float(smaller.error))
+                if noise is not None and smaller.noise_limited:
+                    noise = min(noise, m)
+        summary = {
+            "neurons": int(found.neurons),
+            "lower_bound": int(found.lower_bound),
+            "reached": bool(found.reached),
+            "norm": self.norm,
+            "target_error": float(found.error),
+            "noise_from": noise,
+            "best": {
+                "neurons": best.order,
+                "error": float(best.error),
+                "relative_error": float(best.relative_error),
+                "uncertainty": float(best.uncertainty),
+                "between_samples": between_samples(kernel, best),
+                "lower_bound": float(best.lower_bound),
+                "active": int(best.active),
+                "resolved": bool(best.resolved),
+                "confluent": bool(best.confluent),
+                "noise_limited": bool(best.noise_limited),
+                "weights": _weights(best.model),
+            },
+            "errors": [
+                {
+                    "neurons": m,
+                    "error": errors[m],
+                    "lower_bound": float(bounds[m] if m < bounds.size else 0.0),
+                }
+                for m in sorted(errors)
+            ],
+        }
+        if self.out is not None:
+            with replacing(self.out, self.overwrite) as folder:
+                folder.mkdir()
+                figure = plot_approximation(approximation_dataset(kernel, best))
+                figure.savefig(folder / "approximation.png")
+                weights = summary["best"]["weights"]
+                rows = zip(*weights.values(), strict=True)
+                lines = [",".join(weights), *(",".join(map(repr, row)) for row in rows)]
+                (folder / "weights.csv").write_text("\n".join(lines) + "\n")
+                (folder / "summary.json").write_text(_json(summary) + "\n")
+        if self.json:
+            print(_json(summary))
+        else:
+            print(_approximation_text(summary))
+            if self.out is not None:
+                print(f"written: {self.out}/approximation.png, weights.csv, summary.json")
+        for warning in _approximation_warnings(kernel, summary):
+            print(f"memjax: warning: {warning}", file=sys.stderr)
+        return 0 if found.reached else 1
+
+
 COMMANDS = {
     "sweep": Sweep, "plateau": Plateau, "fit": Fit, "plot": Plot, "reproduce": Reproduce,
-    "diagnose": Diagnose,
+    "diagnose": Diagnose, "approximate": Approximate,
 }  # fmt: skip
 
 
@@ -480,7 +601,7 @@ def _spec_path(arguments: list[str]) -> Path | None:
     return None
 
 
-def _print_json(value: Any) -> None:
+def _json(value: Any) -> str:
     # JSON has no infinity and no NaN: a time that is not there is null.
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -493,7 +614,11 @@ def _print_json(value: Any) -> None:
             return None
         return value
 
-    print(json.dumps(plain(value), indent=2, allow_nan=False))
+    return json.dumps(plain(value), indent=2, allow_nan=False)
+
+
+def _print_json(value: Any) -> None:
+    print(_json(value))
 
 
 def _records(fit: xr.Dataset) -> list[Any]:
@@ -518,6 +643,71 @@ def _grid(header: list[str], rows: list[list[str]]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     )
+
+
+def _weights(model: DiagonalLinearRNN | ComplexDiagonalRNN) -> dict[str, list[float]]:
+    """The columns of a table of weights, from the slowest rate on."""
+    columns = {"rate": model.rates}
+    if isinstance(model, ComplexDiagonalRNN):
+        columns |= {"frequency": model.frequencies, "cosine": model.cosine, "sine": model.sine}
+    else:
+        columns["amplitude"] = model.amplitudes
+    order = np.argsort(np.asarray(model.rates))
+    return {name: np.asarray(values)[order].tolist() for name, values in columns.items()}
+
+
+def _approximation_text(summary: dict[str, Any]) -> str:
+    """The answer, errors against the number of neurons, and the weights."""
+    best, goal = summary["best"], summary["target_error"]
+    if summary["reached"]:
+        answer = f"{summary['neurons']} neurons reach the {summary['norm']} error {goal:.4g}"
+    else:
+        most = summary["errors"][-1]["neurons"]
+        answer = f"no number of neurons up to {most} reached the {summary['norm']} error {goal:.4g}"
+    errors = [
+        [str(row["neurons"]), f"{row['error']:.4g}", f"{row['lower_bound']:.4g}"]
+        for row in summary["errors"]
+    ]
+    weights = best["weights"]
+    rows = [[f"{value:.10g}" for value in row] for row in zip(*weights.values(), strict=True)]
+    return (
+        f"{answer}; fewer than {summary['lower_bound']} certainly cannot.\n\n"
+        f"{_grid(['neurons', 'error', 'no sum below'], errors)}\n\n"
+        f"Best sum of {best['neurons']}: error {best['error']:.4g} "
+        f"({best['relative_error']:.3g} of the norm), uncertain by {best['uncertainty']:.2g}; "
+        f"no sum of as many falls below {best['lower_bound']:.4g}.\n"
+        f"{_grid(list(weights), rows)}\n"
+    )
+
+
+def _approximation_warnings(kernel: SampledKernel, summary: dict[str, Any]) -> list[str]:
+    best = summary["best"]
+    found = []
+    if kernel.times[0] > 0:
+        found.append(
+            f"the first sample is at time {float(kernel.times[0]):g}, and before it the response "
+            "counts as 0; shift the times if it begins there."
+        )
+    if summary["noise_from"] is not None:
+        found.append(
+            f"from {summary['noise_from']} neurons on the residual changes sign as often as noise "
+            "does; more would fit noise."
+        )
+    if best["between_samples"] > best["error"] / 2:
+        found.append(
+            "much of the error lies between the samples, where the response is taken for straight "
+            f"lines and the sum bends by {best['between_samples']:.2g}; sample more densely."
+        )
+    if best["confluent"]:
+        found.append(
+            "terms cancel to a hundred-thousandth of their size or less; weights this large are "
+            "of no use to training, and complex rates or fewer neurons may do better."
+        )
+    if not best["resolved"]:
+        found.append("the error is within its own uncertainty, and so an upper estimate.")
+    if best["active"]:
+        found.append(f"{best['active']} rates lie on the stability margin, and would be slower.")
+    return found
 
 
 def _wrapped(text: str, width: int = 96) -> str:

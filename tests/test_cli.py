@@ -167,7 +167,9 @@ def test_existing_output_is_refused_before_the_sweep(run, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose"])
+@pytest.mark.parametrize(
+    "command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose", "approximate"]
+)
 def test_help_has_defaults_and_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -284,3 +286,110 @@ def test_diagnose_refuses_in_one_line(models, name, options, match, capsys):
     assert main(["diagnose", name.format(models), *options.split()]) == 2
     error = capsys.readouterr().err
     assert match in error and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def responses(tmp_path_factory):
+    """Two exponentials, sampled unevenly, without and with noise."""
+    folder = tmp_path_factory.mktemp("responses")
+    times = np.append(0, np.geomspace(0.01, 30, 150))
+    exact = np.exp(-times) + 0.3 * np.exp(-0.2 * times)
+    noise = 1e-3 * np.random.default_rng(0).normal(size=times.size)
+    clean = "# bench 3\ntime;response\n" + "".join(
+        f"{t!r};{y!r}\n" for t, y in zip(times.tolist(), exact.tolist(), strict=True)
+    )
+    (folder / "clean.csv").write_text(clean)
+    np.savetxt(folder / "noisy.txt", np.column_stack([times, exact + noise]))
+    np.savetxt(folder / "late.txt", np.column_stack([times + 0.5, exact]))
+    return folder
+
+
+def test_approximate_prints_and_writes_neurons_and_weights(responses, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["approximate", str(responses / "clean.csv"), "--error", "1e-3", "--relative"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr()
+    assert text.out.startswith("2 neurons reach the L2 error 0.00110")
+    for word in ("fewer than 2 certainly cannot", "no sum below", "amplitude", f"{out}/approx"):
+        assert word in text.out
+    # What is left is that of straight lines between samples.
+    assert "sample more densely" in text.err and text.err.count("\n") == 1
+    assert {entry.name for entry in out.iterdir()} == {
+        "approximation.png", "weights.csv", "summary.json",
+    }  # fmt: skip
+    assert matplotlib.image.imread(out / "approximation.png").std() > 0.01
+
+    lines = (out / "weights.csv").read_text().splitlines()
+    assert lines[0] == "rate,amplitude"
+    weights = np.array([line.split(",") for line in lines[1:]], float)
+    np.testing.assert_allclose(weights, [[0.2, 0.3], [1.0, 1.0]], rtol=1e-3)
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["neurons"] for row in summary["errors"]] == [1, 2]
+    # The error again, by a rule of its own on the interpolant.
+    data = np.genfromtxt(responses / "clean.csv", delimiter=";", skip_header=2)
+    fine = np.unique(np.append(data[:, 0], np.linspace(0, 30, 300_001)))
+    residual = np.interp(fine, *data.T) - np.exp(-np.outer(fine, weights[:, 0])) @ weights[:, 1]
+    squares = residual**2
+    error = np.sqrt(np.sum((squares[1:] + squares[:-1]) / 2 * np.diff(fine)))
+    assert summary["best"]["error"] == pytest.approx(error, rel=1e-3)
+    assert summary["best"]["lower_bound"] <= error
+
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_approximate_says_where_noise_begins(responses, capsys):
+    arguments = ["approximate", str(responses / "noisy.txt"), "--error", "1e-5"]
+    assert main([*arguments, "--max-neurons", "3", "--json"]) == 1
+    text = capsys.readouterr()
+    summary = json.loads(text.out)
+    assert not summary["reached"] and summary["neurons"] == 0
+    assert [row["neurons"] for row in summary["errors"]] == [1, 2, 3]
+    assert summary["noise_from"] == 2 and "from 2 neurons on the residual" in text.err
+
+
+def test_approximate_warns_of_a_late_first_sample(responses, capsys):
+    assert main(["approximate", str(responses / "late.txt"), "--error", "1"]) == 0
+    assert "first sample is at time 0.5, and before it the response" in capsys.readouterr().err
+
+
+def test_approximate_takes_complex_rates_and_a_margin(tmp_path, capsys):
+    times = np.linspace(0, 12, 121)
+    response = np.exp(-0.4 * times) * np.cos(3 * times)
+    response += 1e-3 * np.random.default_rng(1).normal(size=times.size)
+    np.savetxt(tmp_path / "ring.csv", np.column_stack([times, response]), delimiter=",")
+    arguments = ["approximate", str(tmp_path / "ring.csv"), "--error", "1e-4", "--complex"]
+    assert main([*arguments, "--min-rate", "0.5", "--max-neurons", "2"]) == 1
+    text = capsys.readouterr()
+    assert text.out.startswith("no number of neurons up to 2 reached the L2 error 0.0001")
+    assert "frequency" in text.out and "1 rates lie on the stability margin" in text.err
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "match"),
+    [
+        ("0,1\n1,nan\n2,0.1\n3,0\n", "", "`values` must be finite, got nan"),
+        ("0,1\n2,0.5\n1,0.7\n3,0\n", "", "strictly increasing, got 2.0 and then 1.0; sort"),
+        ("0,1\n1,0.5\n1,0.4\n3,0\n", "", "strictly increasing, got 1.0 and then 1.0"),
+        ("0,1\n1,0.5\n2,0.2\n", "", "must hold at least 4 samples, got 3"),
+        ("t,y\n", "", "must hold at least 2 samples, got 0"),
+        ("1\n0.5\n0.2\n0\n", "", "line 1 must hold numbers in columns 0 and 1, got '1'"),
+        ("0,1\n1,half\n2,0.2\n3,0\n", "", "line 2 must hold numbers"),
+        ("0,1\n1,1\n2,1\n3,1\n", "", "must vary, got samples that are all 1.0"),
+        ("0,0\n1,0\n2,0\n3,0\n", "", "samples that are all 0.0"),
+        (None, "", "no such file"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error 0", "`error` must be positive"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error nan", "`error` must be"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--min-rate -1", "`min_rate` must not be negative"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--max-neurons 0", "`max_neurons`"),
+    ],
+)
+def test_approximate_refuses_in_one_line(content, options, match, tmp_path, capsys):
+    path = tmp_path / "response.csv"
+    if content is not None:
+        path.write_text(content)
+    options = ["--error", "0.1", "--out", str(tmp_path / "out"), *options.split()]
+    assert main(["approximate", str(path), *options]) == 2
+    error = capsys.readouterr().err
+    assert match in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

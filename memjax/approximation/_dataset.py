@@ -48,3 +48,21 @@ def approximation_dataset(
         {"time": np.asarray(moments)},
         {"neurons": best.order, "norm": best.norm, "error": float(best.error)},
     )
+
+
+def between_samples(kernel: SampledKernel, best: BestExponentialSum) -> float:
+    """How far the sum is from straight lines through its own values at the samples, in its norm.
+
+    That much of the error of a sum that was the response itself would be due to the sampling.
+    """
+    times = np.asarray(kernel.times)
+    fit = best.model.kernel()
+    ends, steps = np.asarray(fit(times)), np.diff(times)
+    middle = np.asarray(fit((times[:-1] + times[1:]) / 2))
+    # Parabolas of this height stand on the lines.
+    height = np.abs(middle - (ends[:-1] + ends[1:]) / 2)
+    if best.norm == "sup":
+        return float(np.max(height))
+    if best.norm == "L1":
+        return float(2 / 3 * steps @ height)
+    return float(np.sqrt(8 / 15 * steps @ height**2))

@@ -1,5 +1,8 @@
 """Figures: one function a figure, from a dataset to a matplotlib `Figure`."""
 
+from ._approximation import plot_approximation as plot_approximation
+from ._approximation import plot_approximation_errors as plot_approximation_errors
+from ._approximation import plot_neurons_needed as plot_neurons_needed
 from ._architectures import plot_digits_stability as plot_digits_stability
 from ._architectures import plot_memory_architectures as plot_memory_architectures
 from ._architectures import plot_s24_reparametrisations as plot_s24_reparametrisations
