@@ -372,8 +372,9 @@ class Approximate:
     The file has two columns, time and response, separated by commas, semicolons or white space,
     with at most one header line; lines that start with # are skipped. Times ascend, at any
     spacing. Between samples the response is a straight line, before the first it is 0, and errors
-    count up to the last. With --out, writes a folder with approximation.png (the kernel, the fit
-    and the residual), weights.csv and summary.json.
+    count up to the last. If noise stands in the way of the error, the sum that is shown is a
+    smaller one that is down to it. With --out, writes a folder with approximation.png (the
+    kernel, the fit and the residual), weights.csv and summary.json.
 
     Example: memjax approximate response.csv --error 1e-3 --relative --out results/response
     """
@@ -416,22 +417,26 @@ class Approximate:
             max_neurons=self.max_neurons,
         )
         bounds = np.asarray(approximation_lower_bounds(kernel, norm=self.norm))
-        best = found.best
+        best, reached = found.best, bool(found.reached)
         errors = dict(zip(found.orders.tolist(), found.errors.tolist(), strict=True))
-        noise = best.order if best.noise_limited else None
+        limited = bool(best.noise_limited)
         # Sums that are too small show how the error falls, and where it becomes noise.
-        for m in (1, 2, 4, 8, 16):
-            if m < best.order and (m not in errors or noise is not None):
-                smaller = best_exponential_sum(
-                    kernel, m, norm=self.norm, min_rate=self.min_rate, complex=self.complex
-                )
-                errors.setdefault(m, float(smaller.error))
-                if noise is not None and smaller.noise_limited:
-                    noise = min(noise, m)
+        smaller = {
+            m: best_exponential_sum(
+                kernel, m, norm=self.norm, min_rate=self.min_rate, complex=self.complex
+            )
+            for m in (1, 2, 4, 8, 16)
+            if m < best.order and (m not in errors or limited)
+        }
+        errors = {m: float(one.error) for m, one in smaller.items()} | errors
+        noisy = [one for one in smaller.values() if limited and one.noise_limited]
+        noise = noisy[0].order if noisy else best.order if limited else None
+        if noisy and not reached:
+            best = noisy[0]
         summary = {
             "neurons": int(found.neurons),
             "lower_bound": int(found.lower_bound),
-            "reached": bool(found.reached),
+            "reached": reached,
             "norm": self.norm,
             "target_error": float(found.error),
             "noise_from": noise,
@@ -475,7 +480,7 @@ class Approximate:
                 print(f"written: {self.out}/approximation.png, weights.csv, summary.json")
         for warning in _approximation_warnings(kernel, summary):
             print(f"memjax: warning: {warning}", file=sys.stderr)
-        return 0 if found.reached else 1
+        return 0 if reached else 1
 
 
 COMMANDS = {

@@ -138,7 +138,10 @@ def memory_decay(
         start = max(share * stop, float(ts[envelope > top / 2][-1]))
     tail_times = (ts >= start) & (ts <= stop)
     if isinstance(memory, MemoryFunction) and not np.all(np.asarray(memory.bounded)[tail_times]):
-        reason = "the memory is not bounded, or its supremum was not found"
+        reason = (
+            "the memory still rises with the amplitude; for that of the amplitudes tried, pass "
+            "the pair (memory.ts, memory.values)"
+        )
         return _without_fit("undecided", reason, start, stop)
     chosen = _peaks(values, envelope, resolved & tail_times)
     t, logs = ts[chosen], np.log(envelope[chosen])

@@ -11,6 +11,7 @@ from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
 from ._base import Verdict as Verdict
 from ._digits import DIGITS_STABILITY
+from ._l21_approximation import L21_APPROXIMATION
 from ._l21_training import L21_TRAINING
 from ._memory_architectures import MEMORY_ARCHITECTURES
 from ._plateau_flows import PLATEAU_FLOWS
@@ -25,6 +26,7 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
             PLATEAU_FLOWS,
             PLATEAU_WIDTH,
             L21_TRAINING,
+            L21_APPROXIMATION,
             W24_PERTURBATION,
             MEMORY_ARCHITECTURES,
             S24_REPARAMETRISATIONS,

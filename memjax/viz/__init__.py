@@ -6,6 +6,7 @@ from ._approximation import plot_neurons_needed as plot_neurons_needed
 from ._architectures import plot_digits_stability as plot_digits_stability
 from ._architectures import plot_memory_architectures as plot_memory_architectures
 from ._architectures import plot_s24_reparametrisations as plot_s24_reparametrisations
+from ._l21_approximation import plot_l21_approximation as plot_l21_approximation
 from ._memory import plot_memory_functions as plot_memory_functions
 from ._plateaus import plot_loss_curves as plot_loss_curves
 from ._plateaus import plot_plateau_law as plot_plateau_law

@@ -4,7 +4,7 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..approximation import ApproximationRate
 from ._style import COLOURS, DASHES, MARKERS, style
@@ -162,9 +162,9 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
 
     Points are the smallest orders found, dashed lines the orders below which none can succeed.
     The dotted lines are the published growth $\omega\, \varepsilon^{-1/\omega}$, with its free
-    constant chosen to meet the points at the largest error. An arrow marks the first error that no
-    order tried has reached. With a dimension `rates` (such as free ones and bounded ones) each has
-    a panel.
+    constant chosen to meet the points at the largest error. An arrow at the top marks the first
+    error that no order tried has reached. With a dimension `rates` (such as free ones and bounded
+    ones) each has a panel.
 
     **Arguments:**
 
@@ -187,7 +187,7 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
         )
     dataset = dataset.sortby("error", ascending=False)
     panels = dataset["rates"].values if "rates" in dataset.dims else [""]
-    errors, top = dataset["error"].values, float(dataset["neurons"].max())
+    errors, top = dataset["error"].values, 2.5 * float(dataset["neurons"].max())
     with style():
         figure = Figure(figsize=(1.4 + 2.9 * len(panels), 3.4))
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
@@ -203,7 +203,7 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
                     ms=4.5, mew=0.9, lw=1.3, label=rf"$\omega$ = {omega:g}", **look,
                 )  # fmt: skip
                 if not np.all(reached):
-                    axes.plot(errors[np.argmin(reached)], 2 * top, "^", ms=5, **look)
+                    axes.plot(errors[np.argmin(reached)], top, "^", ms=6, clip_on=False, **look)
                 if "lower_bound" in run:
                     axes.loglog(errors, run["lower_bound"], ls=DASHES[1], lw=0.9, **look)
                 if reached[0]:
@@ -211,7 +211,10 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
                     axes.loglog(errors, neurons[0] * growth, ":", lw=1.2, **look)
             axes.set_title(str(name), loc="left")
             axes.set_xlabel(r"error $\varepsilon$")
-        grid[0].set_ylim(0.8, 3 * top)
+        grid[0].set_ylim(0.8, top)
+        grid[0].yaxis.set_major_locator(LogLocator(2))
+        grid[0].yaxis.set_major_formatter("{x:g}")
+        grid[0].yaxis.set_minor_locator(NullLocator())
         grid[0].invert_xaxis()
         grid[0].set_ylabel("neurons $m$")
         grid[-1].legend(frameon=False, loc="best")

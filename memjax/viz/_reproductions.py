@@ -131,8 +131,9 @@ def plot_perturbation_grid(dataset: xr.Dataset) -> Figure:
     """Error against the radius of the perturbation on log scales, a line a width.
 
     A row is a kernel and activation, a column a parametrisation. Full lines are the supremum by
-    ascent, dotted ones the largest of the random draws, both medians over seeds. Errors are
-    divided by the mean square of the target, so that at 1 a model is no better than none.
+    ascent in the ball of the dataset's `norm`, dotted ones the largest of the random draws, whose
+    largest entries are the radius; both are medians over seeds. Errors are divided by the mean
+    square of the target, so that at 1 a model is no better than none.
 
     **Arguments:**
 

@@ -166,6 +166,7 @@ def test_continuous_tanh_rnn_of_one_input_equals_brute_force():
     assert np.all(memory.values >= brute * (1 - 1e-6))
 
 
+@pytest.mark.slow
 def test_grid_of_two_inputs_equals_brute_force_and_random_draws():
     model = tanh_rnn(np.array([[1.5, 0.4], [-0.9, 1.1]]))
     ts = np.linspace(0.0, 6.0, 16)

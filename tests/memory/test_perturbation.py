@@ -159,6 +159,7 @@ def test_ascent_finds_the_supremum_of_a_convex_function(norm):
     assert np.all(found.drawn < found.error)
 
 
+@pytest.mark.slow
 def test_ascent_beats_draws_on_a_nonlinear_model_vmapped_over_seeds():
     ts = jnp.arange(20.0)
     xs = jax.random.normal(KEY, (4, 20))

@@ -104,22 +104,3 @@ def test_neurons_needed_marks_what_was_not_reached():
 def test_what_is_not_there_is_refused(draw):
     with pytest.raises(ValueError, match="must have .*got "):
         draw(xr.Dataset({"other": ("x", [1.0])}))
-
-
-def test_dataset_of_samples_and_of_other_kernels():
-    best = mj.BestExponentialSum(
-        model=mj.DiagonalLinearRNN([1.0], [1.0]), error=jnp.array(0.1),
-        relative_error=jnp.array(0.1), uncertainty=jnp.array(0.0), lower_bound=jnp.array(0.0),
-        active=jnp.array(0), resolved=jnp.array(True), confluent=jnp.array(False),
-        noise_limited=jnp.array(False), order=1, norm="L2",
-    )  # fmt: skip
-    samples = mj.SampledKernel([0.0, 1.0, 3.0], [1.0, 0.4, 0.1])
-    dataset = mj.approximation_dataset(samples, best)
-    assert dataset.attrs == {"neurons": 1, "norm": "L2", "error": 0.1}
-    np.testing.assert_allclose(dataset["kernel"].sel(time=[0, 1, 3]), samples.values)
-    np.testing.assert_allclose(dataset["fit"], np.exp(-dataset["time"]))
-    power = mj.PowerLaw(0.5)
-    with pytest.raises(ValueError, match="`times` must be given for PowerLaw"):
-        mj.approximation_dataset(power, best)
-    dataset = mj.approximation_dataset(power, best, [0.0, 3.0])
-    np.testing.assert_allclose(dataset["kernel"], [1, 4**-1.5])
