@@ -31,7 +31,16 @@ from ._hankel import (
     shift_cuts,
     spectrum,
 )
-from ._start import as_rates, eigenvalues, geometric_starts, own_rates, real, Realisation, realise
+from ._start import (
+    as_rates,
+    eigenvalues,
+    floor_starts,
+    geometric_starts,
+    own_rates,
+    real,
+    Realisation,
+    realise,
+)
 
 Norm = Literal["L1", "L2", "sup"]
 NORMS = ("L1", "L2", "sup")
@@ -133,6 +142,7 @@ class Search:
 
     def starts(self, m: int) -> list[Rates]:
         found = own_rates(self.kernel, m) + geometric_starts(self.grid, m)
+        found += floor_starts(self.grid, m, self.problem.min_rate)
         for realisation in self.realisations():
             for values in eigenvalues(realisation, m):
                 found += as_rates(values, False, m)

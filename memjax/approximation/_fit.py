@@ -14,7 +14,7 @@ from ._distance import Terms
 from ._grid import Grid
 
 # Below it, amplitudes would grow until their rounding errors outweigh what they gain.
-_CUTOFF = 1e-13
+CUTOFF = 1e-13
 
 
 class Rates(NamedTuple):
@@ -288,7 +288,7 @@ def _orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis of the columns' span, and the map from its coordinates to theirs."""
     q, r = np.linalg.qr(columns)
     u, s, vt = np.linalg.svd(r)
-    kept = s > _CUTOFF * s[0]
+    kept = s > CUTOFF * s[0]
     return q @ u[:, kept], vt[kept].T / s[kept]
 
 

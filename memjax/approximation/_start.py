@@ -7,11 +7,13 @@ import numpy as np
 from ..targets import split_exponential
 from ..targets._base import AbstractKernel
 from ..targets._inner import Kernel
-from ._fit import Rates
+from ._fit import CUTOFF, Rates
 from ._grid import Grid, sample_sums
 from ._hankel import Spectrum
 
 _LARGEST = 64  # singular vectors that are kept
+_FEW = 5  # rates at a stability margin, or elsewhere, at most: the others are many
+_SPREADS = (4.0, 12.0, 36.0)  # of a cluster of rates, in units of the closest
 
 
 def real(rates: np.ndarray) -> Rates:
@@ -37,6 +39,30 @@ def geometric_starts(grid: Grid, m: int) -> list[Rates]:
         (0.4 * m / late, 1.2 * m / late),
     ]
     return [real(np.geomspace(low, high, m)) for low, high in ranges]
+
+
+def floor_starts(grid: Grid, m: int, min_rate: float) -> list[Rates]:
+    """A cluster of rates just above a stability margin, and geometric ones for early times.
+
+    What a kernel keeps for longer than the margin allows is approximated by polynomials times
+    the slowest exponential, as by Laguerre functions: the limit of rates that run together.
+    """
+    if min_rate == 0:
+        return []
+    fast = 1 / quantiles(grid, (0.1,))[0]
+    found = []
+    for count in range(2, m + 1):
+        if min(count, m - count) > _FEW:
+            continue
+        # The cluster reaches out to `count` times the slowest time; the others are for before.
+        slow = 1.5 * count * min_rate
+        others = np.geomspace(slow, max(fast, 4 * slow), m - count)
+        # Any closer, and float64 would not tell its rates apart.
+        closest = CUTOFF ** (1 / (count - 1))
+        for spread in _SPREADS:
+            steps = min(spread * closest, 1) * (np.arange(count) + 0.5) / count
+            found.append(real(np.append(min_rate * (1 + steps), others)))
+    return found
 
 
 def own_rates(kernel: Kernel, m: int) -> list[Rates]:

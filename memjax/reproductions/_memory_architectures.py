@@ -138,7 +138,10 @@ def run(
                         numbers["half_time"][index] = memory.half_time()
                         numbers["horizon"][index] = memory.horizon(1e-2)
                         if bool(jnp.all(jnp.isfinite(memory.values))):
-                            decay = memory_decay(memory)
+                            # The supremum over these inputs is meant, also where larger ones
+                            # would leave more.
+                            floor = None if memory.exact else 1e-7 * float(memory.values.max())
+                            decay = memory_decay((memory.ts, memory.values), floor=floor)
                             decays[index] = decay.verdict
                             for field in ("rate", "power", "score"):
                                 numbers[field][index] = getattr(decay, field)
