@@ -218,7 +218,7 @@ def make_problem(width: int, seeds: int) -> dict[str, np.ndarray]:
         "input": stack("input"),
         "bias": stack("bias"),
         "readout": stack("readout_weights"),
-        "matrix": np.asarray(w24.kernel_matrix(w24.KERNELS[KERNEL])),
+        "matrix": np.asarray(w24.kernel_matrix(w24.KERNELS[KERNEL]())),
         "weight": np.asarray(w24._weights(), np.float32),
         "held_out": np.asarray(
             jax.random.normal(jax.random.key(2), (w24._HELD_OUT, w24._LENGTH)), np.float32
