@@ -372,9 +372,9 @@ class Approximate:
     The file has two columns, time and response, separated by commas, semicolons or white space,
     with at most one header line; lines that start with # are skipped. Times ascend, at any
     spacing. Between samples the response is a straight line, before the first it is 0, and errors
-    count up to the last. If noise stands in the way of the error, the sum that is shown is a
-    smaller one that is down to it. With --out, writes a folder with approximation.png (the
-    kernel, the fit and the residual), weights.csv and summary.json.
+    count up to the last. If noise or the straight lines stand in the way of the error, the sum
+    that is shown is a smaller one that is down to them. With --out, writes a folder with
+    approximation.png (the kernel, the fit and the residual), weights.csv and summary.json.
 
     Example: memjax approximate response.csv --error 1e-3 --relative --out results/response
     """
@@ -426,13 +426,20 @@ class Approximate:
                 kernel, m, norm=self.norm, min_rate=self.min_rate, complex=self.complex
             )
             for m in (1, 2, 4, 8, 16)
-            if m < best.order and (m not in errors or limited)
+            if m < best.order and (m not in errors or limited or not reached)
         }
         errors = {m: float(one.error) for m, one in smaller.items()} | errors
         noisy = [one for one in smaller.values() if limited and one.noise_limited]
         noise = noisy[0].order if noisy else best.order if limited else None
-        if noisy and not reached:
-            best = noisy[0]
+        # More neurons would only follow the noise, or the straight lines between the samples.
+        done = [
+            one
+            for one in smaller.values()
+            if (limited and one.noise_limited)
+            or between_samples(kernel, one) > float(one.error) / 2
+        ]
+        if done and not reached:
+            best = done[0]
         summary = {
             "neurons": int(found.neurons),
             "lower_bound": int(found.lower_bound),

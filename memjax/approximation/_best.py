@@ -157,15 +157,18 @@ class Search:
         if self.norm == "sup":
             # Every time scale counts alike.
             weights = grid.weights / (grid.times + grid.scale)
-        starts = warm + self.starts(m)
-        tried = [least_squares(problem, rates, weights, 20) for rates in starts]
+        tried = [least_squares(problem, rates, weights, 20) for rates in warm + self.starts(m)]
+        # Least squares may rank others before what is best in another norm.
+        carried = sorted(tried[: len(warm)], key=lambda pair: pair[1])[:1]
         tried.sort(key=lambda pair: pair[1])
         kept: list[tuple[Rates, float]] = []
         for rates, cost in tried:
             if all(abs(cost - other) > 1e-3 * other for _, other in kept):
                 kept.append((rates, cost))
         best: tuple[Distance, Terms, Rates] | None = None
-        for rates, _ in kept[:3]:
+        chosen = kept[:3]
+        chosen += [pair for pair in carried if all(pair[1] != cost for _, cost in chosen)]
+        for rates, _ in chosen:
             rates, _ = least_squares(problem, rates, weights, 400)
             for found in self._polished(rates, weights):
                 rates, coefficients = found
@@ -235,7 +238,8 @@ def best_exponential_sum(
     Amplitudes enter linearly and are eliminated (variable projection); the logarithms of the
     rates are found by Levenberg and Marquardt's method from many starts: balanced truncation of
     two weighted Hankel operators, by the derivative and by a shift of the kernel; geometric
-    progressions, as the quadrature of Beylkin and Monzon for power laws; a kernel's own rates.
+    progressions, as the quadrature of Beylkin and Monzon for power laws; a kernel's own rates; and
+    with `min_rate` clusters just above it, near Laguerre functions, and the sum of one rate less.
     The $L^1$ norm is then reached by reweighting, and the maximum by Lawson's reweighting and an
     exchange of extrema (Remez). The problem has local minima: the result is near the best, and
     `lower_bound` says how near it must be.
@@ -276,6 +280,9 @@ def best_exponential_sum(
     check_integer("m", m)
     search = make_search(kernel, norm, min_rate, complex, horizon)
     warm = [] if start is None else extended(_rates_of(start), m)
+    if search.problem.min_rate > 0 and m > 1:
+        # Rates that run together at the margin have many local minima.
+        warm += extended(search.run(m - 1, [])[1], m)
     return search.run(m, warm)[0]
 
 

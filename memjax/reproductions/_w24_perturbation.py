@@ -15,7 +15,7 @@ from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
 from ..models import AbstractModel, DiagonalNonlinearRNN, NonlinearRNN, trainable, uniform_rates
 from ..plateaus._measure import DIVERGED, MAX_TIME_REACHED
-from ..reparam import AbstractReparametrisation, Direct, Exp, Softplus
+from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
 from ..viz import plot_perturbation_grid
 from ._base import check_known, Reproduction, Verdict
@@ -33,6 +33,8 @@ PARAMETRISATIONS: Mapping[str, Callable[[], AbstractReparametrisation]] = {
     "diagonal": Direct,
     "softplus": Softplus,
     "exp": Exp,
+    "inverse": Inverse,
+    "best": Best,
 }
 RADII = 1e-3 * 2 ** (np.arange(21) / 2)
 
@@ -359,7 +361,7 @@ def _gain(dataset: xr.Dataset, name: str, activation: str) -> Verdict:
 
 
 _BALLS = ("operator", "max")
-_REPARAMETRISED = ("softplus", "exp")
+_REPARAMETRISED = ("softplus", "exp", "inverse", "best")
 
 # The criteria: see the description.
 _LEVEL, _SLOW, _GAIN = 0.1, 0.25, 1.5

@@ -17,12 +17,16 @@ def test_neurons_for_a_sum_of_three():
     assert loose.neurons == loose.lower_bound == 1
 
 
-def test_neurons_for_a_power_law_with_and_without_margin():
+def test_neurons_for_a_power_law():
     free = mj.neurons_needed(mj.PowerLaw(0.5), 1e-3, norm="sup")
     assert free.lower_bound <= free.neurons == 4
     assert free.best.order == 4
     below = np.asarray(free.errors)[np.asarray(free.orders) < 4]
     assert np.all(below > 1e-3)
+
+
+@pytest.mark.slow
+def test_neurons_for_a_power_law_with_a_margin():
     kept = mj.neurons_needed(mj.PowerLaw(0.5), 1e-3, norm="sup", min_rate=0.2, max_neurons=6)
     assert not kept.reached and kept.neurons == 0
     assert kept.best.error == np.min(kept.errors) > 1e-3
