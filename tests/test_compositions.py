@@ -196,7 +196,7 @@ SLOWLY = [
 ]
 
 
-@pytest.mark.parametrize("name", ["direct", "tanh", *SLOWLY])
+@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.slow), "tanh", *SLOWLY])
 def test_trainings_leave_their_plateau(name):
     loss = sampled("volterra", "scan" if name in SCANNED else "residual")
     found = plateaus(mj.OptaxTraining(loss, optax.adam(1e-2)), model(name), 0.02, max_steps=200)

@@ -113,6 +113,7 @@ def test_displacement_of_huge_weights(reparametrisation, frees, changes):
                     assert error <= rtol * abs(exact) + 1e-300, (free, change)
 
 
+@pytest.mark.slow
 def test_displacement_derivatives_at_no_change():
     # The flows take first and second derivatives of the displacement where nothing has moved.
     free = jnp.array([-2.0, -0.3, 0.4, 3.0])

@@ -28,6 +28,7 @@ def within_confidence(samples, exact):
     return abs(np.mean(samples) - exact) < 4 * error and error < 0.1 * abs(exact)
 
 
+@pytest.mark.slow
 def test_expected_loss_under_white_noise():
     loss = mj.SampledPathLoss.white_noise(TARGET, TS, KEY, 400)
     squares = np.mean((np.asarray(loss.xs) @ ERROR.T) ** 2, axis=1)

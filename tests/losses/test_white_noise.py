@@ -268,6 +268,7 @@ def plateau_gradient(a0, w0, target_amplitudes, target_rates):
     return jnp.concatenate([found.amplitudes, found.free_rates])
 
 
+@pytest.mark.slow
 def test_gradient_where_rates_coincide_differentiates_with_respect_to_rates():
     # On the plateau modes of model and target cancel exactly, their derivatives do not.
     a0, w0 = np.array([1.0, 0.0]), np.array([1.0, 0.6])

@@ -141,6 +141,7 @@ def brute_ratios(columns, xs):
     return jnp.max(jnp.abs(rise) / jnp.max(jnp.abs(xs), axis=1)[:, None], axis=0)
 
 
+@pytest.mark.slow
 def test_continuous_tanh_rnn_against_scipy():
     column = np.array([[1.5], [0.9]])
     memory = mj.memory_function(tanh_rnn(column[:, 0]), TS)

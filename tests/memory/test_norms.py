@@ -66,6 +66,7 @@ def test_distance_of_a_model_from_a_power_law():
     assert float(itself) < 1e-13
 
 
+@pytest.mark.slow
 def test_several_outputs_take_the_largest_sum_over_inputs():
     first, second = memjax.ExponentialSum(1.0, 1.0), memjax.ExponentialSum(-1.0, 0.5)
     kernel = memjax.VectorKernel(((first, second), (first, first)))

@@ -52,6 +52,7 @@ def test_the_search_agrees_with_the_closed_forms_over_a_range(map):
     assert np.allclose(search(map, jnp.asarray(RADII), rates=(0.05, 1.5)), closed, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_map_of_ones_own_gets_a_verdict():
     class Cube(memjax.AbstractReparametrisation):
         def __call__(self, free):

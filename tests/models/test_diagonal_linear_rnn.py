@@ -64,7 +64,7 @@ def hermite(ts, xs):
 @pytest.mark.parametrize(
     "amplitudes, rates, interpolation",
     [
-        (AMPLITUDES, RATES, "linear"),
+        pytest.param(AMPLITUDES, RATES, "linear", marks=pytest.mark.slow),
         (STIFF_AMPLITUDES, STIFF_RATES, "linear"),
         (STIFF_AMPLITUDES, STIFF_RATES, "previous"),
         (STIFF_AMPLITUDES, STIFF_RATES, "cubic"),
@@ -100,6 +100,7 @@ def test_kernel_is_the_response_to_an_impulse():
     np.testing.assert_allclose(model().kernel()(ts[2:]), exact, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_batches_of_inputs_under_vmap():
     batch = RNG.normal(size=(3, 20))
     outputs = jax.vmap(lambda xs: model()(TIMES, xs))(batch)

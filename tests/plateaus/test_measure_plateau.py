@@ -122,6 +122,7 @@ def test_maximal_time():
     np.testing.assert_allclose(later.time, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_maximal_number_of_steps():
     flow, rnn = problem(8.0)
     plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), max_steps=7, throw=False)

@@ -113,6 +113,7 @@ def test_the_loss_of_training_is_that_of_white_noise():
     np.testing.assert_allclose(l21.kernel_distance(target)(model), sum(pieces), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_small_run_measured():
     dataset, verdicts = mj.reproduce(
         "l21-approximation",

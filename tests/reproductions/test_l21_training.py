@@ -76,6 +76,7 @@ def test_verdicts_follow_the_curve_not_the_wish(loss, plateau, none):
 SMALL = {"optimisers": ("gradient descent",), "updates": 30, "width": 4, "batch": 2}
 
 
+@pytest.mark.slow
 def test_a_small_training_measured():
     dataset, verdicts = mj.reproduce(
         "l21-training",

@@ -129,6 +129,7 @@ def test_widths_without_an_answer_are_not_judged():
     assert [verdict.agrees for verdict in WIDTH.check(dataset)] == [None, None]
 
 
+@pytest.mark.slow
 def test_few_widths_measured():
     dataset, verdicts = mj.reproduce(
         "plateau-width", progress=False, memories=(8, 10), widths=(2,), seeds=(0, 1)

@@ -119,6 +119,7 @@ def test_a_flow_trapped_by_symmetry_is_converged_and_not_at_a_minimum():
     assert outcome(out["result"][1]) != "converged"
 
 
+@pytest.mark.slow
 def test_a_minimum_is_converged_with_positive_curvature():
     out = mj.sweep(
         lambda drop: (*SPEC.build(1 / 10, 2, 0, 0.02, "direct")[:2], mj.RelativeLossDrop(drop)),

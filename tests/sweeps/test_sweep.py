@@ -107,6 +107,7 @@ def test_an_equal_specification_finds_everything_compiled(dataset, traces):
     assert len(traces) == before
 
 
+@pytest.mark.slow
 def test_failures_are_cells_with_their_result():
     def build(omega, drop):
         flow, model, _, _ = SHORT.build(omega, 2, 0, 0.02, "direct")
