@@ -517,7 +517,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("memjax: interrupted; nothing was written.", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"memjax: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -229,6 +229,14 @@ def test_unknown_words_are_refused(capsys):
     assert "--widths" in capsys.readouterr().err
 
 
+def test_a_package_that_is_missing_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["reproduce", "digits-stability", "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'memjax[notebooks]'" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_module_runs_as_a_script_and_importing_changes_no_setting():
     # The number of devices can be set only as long as nothing has been computed.
     code = """import jax, memjax, memjax.cli; print(jax.config.jax_enable_x64)
