@@ -19,7 +19,7 @@ constant is subtracted from a sum by itself.
 for their rounding is of the order of `u**2`.
 
 All is for float64, in round-to-nearest. It is exact where nothing overflows (factors below
-2**996, say) and nothing that counts is below 2**-1022: operands of sums are 0 or above
+2**996, say) and nothing that counts is below 2**-1022: operands are 0 or above
 2**-969, products 0 or above 2**-916, for JAX flushes subnormal numbers to zero.
 
 ??? cite "Reference"
