@@ -1,6 +1,7 @@
 """Reparametrisations: maps from free weights to decay rates (theory: Wang & Li 2024)."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -65,6 +66,22 @@ class AbstractReparametrisation(eqx.Module):
         difference that reach above the rounding of the rates.
         """
 
+    def slope(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""The derivative $\varphi'(v)$ of the rates in the free weights, elementwise.
+
+        It is that of the displacement, which keeps its accuracy where the rates are tiny.
+
+        **Arguments:**
+
+        - `free`: the free weights $v$, any shape.
+
+        **Returns:**
+
+        The slopes, of the same shape, in units of one over the model's own clock.
+        """
+        move = lambda change: self.displacement(free, change)
+        return jax.jvp(move, (jnp.zeros_like(free),), (jnp.ones_like(free),))[1]
+
     def gradient_over_weight_scale(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         r"""How the gradient scales with the recurrent weight, $|\varphi'(v)| / \varphi(v)^2$.
 
@@ -84,12 +101,8 @@ class AbstractReparametrisation(eqx.Module):
 
             Wang, Li, *StableSSM*, ICML 2024, Section 3 (theory, section 5).
         """
-        # The displacement and its derivative keep their accuracy where squares of the rates
-        # would underflow.
-        move = lambda change: self.displacement(free, change)
-        _, slopes = jax.jvp(move, (jnp.zeros_like(free),), (jnp.ones_like(free),))
         rates = self(free)
-        return jnp.abs(slopes) / rates / rates
+        return jnp.abs(self.slope(free)) / rates / rates
 
     def multipliers(
         self,
@@ -169,8 +182,16 @@ class AbstractReparametrisation(eqx.Module):
             Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
             ICLR 2024, section 3 (theory, section 5).
         """
-        radii = as_radii(radii)
-        low, high = as_rate_range(rates, (1e-8, 1e8))
+        return self._largest_growth(as_radii(radii), *_as_rate_range(rates))
+
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
+    ) -> Float[Array, "*shape"]:
+        """The growth over the rates from `low`, perhaps 0, to `high`, perhaps infinite.
+
+        Overridden where it has a closed form.
+        """
+        low, high = (1e-8 if low == 0 else low), (1e8 if math.isinf(high) else high)
         return jnp.vectorize(lambda radius: _search_growth(self, radius, low, high))(radii)
 
 
@@ -192,14 +213,9 @@ class Direct(AbstractReparametrisation):
     ) -> Float[Array, "*shape"]:
         return change
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        radii = as_radii(radii)
-        low, _ = as_rate_range(rates, (0.0, np.inf))
         reached = jnp.where(radii < low, low - radii, 1)
         return jnp.where(radii < low, radii / reached, jnp.where(radii > 0, jnp.inf, 0))
 
@@ -235,14 +251,10 @@ class Exp(AbstractReparametrisation):
     ) -> Float[Array, "*shape"]:
         return jnp.exp(self.gain * free) * jnp.expm1(self.gain * change)
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        as_rate_range(rates, (0.0, np.inf))  # the same for every rate
-        return jnp.expm1(self.gain * as_radii(radii))
+        return jnp.expm1(self.gain * radii)  # the same for every rate
 
 
 class Softplus(AbstractReparametrisation):
@@ -272,14 +284,9 @@ class Softplus(AbstractReparametrisation):
         far = jnp.logaddexp(-jax.nn.softplus(free), change - jax.nn.softplus(-free))
         return jnp.where(ordinary, near, far)
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        radii = as_radii(radii)
-        low, _ = as_rate_range(rates, (0.0, np.inf))
         if low == 0:
             return jnp.expm1(radii)
         # The slope of the logarithm falls with the rate, so that the slowest mode changes most.
@@ -307,14 +314,9 @@ class Inverse(AbstractReparametrisation):
         moved = free + change
         return -(change / free / moved) * ((2 * free + change) / free / moved)
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        radii = as_radii(radii)
-        _, high = as_rate_range(rates, (0.0, np.inf))
         # (1 + x)^2 - 1 at the fastest mode; without a perturbation nothing changes.
         x = jnp.where(radii > 0, radii * np.sqrt(high), 0)
         return x * (2 + x)
@@ -364,14 +366,9 @@ class Best(AbstractReparametrisation):
         moved = free + change
         return -(self.a * change * self(free)) * ((2 * free + change) * self(moved))
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        radii = as_radii(radii)
-        low, high = as_rate_range(rates, (0.0, np.inf))
         # (2 v beta + beta^2) / (v^2 + b / a) rises up to the zero of v^2 + beta v - b / a, and
         # falls from there on.
         offset = self.b / self.a
@@ -399,14 +396,9 @@ class Tanh(AbstractReparametrisation):
     ) -> Float[Array, "*shape"]:
         return -jnp.sinh(change) * _sech(free) * _sech(free + change)
 
-    def perturbation_growth(
-        self,
-        radii: Float[Array, "*shape"],
-        *,
-        rates: tuple[float, float] | None = None,
+    def _largest_growth(
+        self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
-        radii = as_radii(radii)
-        low, _ = as_rate_range(rates, (0.0, np.inf))
         if low == 0:
             return jnp.expm1(2 * radii)
         # As for the softplus, the slowest mode changes most.
@@ -485,19 +477,17 @@ def as_radii(radii: Any) -> Float[Array, "..."]:
     return array
 
 
-def as_rate_range(
-    rates: tuple[float, float] | None, default: tuple[float, float]
-) -> tuple[float, float]:
-    """The ends of a range of rates, positive and increasing."""
+def _as_rate_range(rates: Any) -> tuple[float, float]:
+    """The ends of a range of rates, positive and increasing; of all rates if there is none."""
     if rates is None:
-        return default
-    low, high = (float(rate) for rate in rates)
-    if not 0 < low < high:
+        return 0.0, math.inf
+    ends = np.asarray(rates, float)
+    if ends.shape != (2,) or not 0 < ends[0] < ends[1]:
         raise ValueError(
-            f"`rates` must be a positive, increasing pair, got ({low}, {high}); pass the slowest "
-            "and the fastest rate."
+            f"`rates` must be a positive, increasing pair, got {rates}; pass the slowest and the "
+            "fastest rate."
         )
-    return low, high
+    return float(ends[0]), float(ends[1])
 
 
 def _growth(

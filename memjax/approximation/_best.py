@@ -268,7 +268,8 @@ def best_exponential_sum(
 
     **Raises:** `TypeError` for what is no scalar kernel, for traced kernels, and where float64 is
     off; `ValueError` for `m` below 1, a negative `min_rate`, a kernel whose norm is infinite,
-    which is identically 0, and for samples that are constant or fewer than four.
+    which is identically 0, samples that are constant or fewer than four, and for a `start` of more
+    rates than asked for, or of complex ones without `complex=True`.
 
     ??? cite "Reference"
 
@@ -279,7 +280,21 @@ def best_exponential_sum(
     """
     check_integer("m", m)
     search = make_search(kernel, norm, min_rate, complex, horizon)
-    warm = [] if start is None else extended(_rates_of(start), m)
+    warm = []
+    if start is not None:
+        if not isinstance(start, (DiagonalLinearRNN, ComplexDiagonalRNN)):
+            raise TypeError(
+                f"`start` must be a DiagonalLinearRNN or ComplexDiagonalRNN, got "
+                f"{type(start).__name__}; pass the `model` of another sum."
+            )
+        rates = _rates_of(start)
+        if rates.order > m or (rates.pairs.size and not complex):
+            raise ValueError(
+                f"`start` must have at most {m} {'' if complex else 'real '}rates, got "
+                f"{rates.order} of which {2 * rates.pairs.size} complex; raise `m` or pass "
+                "complex=True."
+            )
+        warm = extended(rates, m)
     if search.problem.min_rate > 0 and m > 1:
         # Rates that run together at the margin have many local minima.
         warm += extended(search.run(m - 1, [])[1], m)

@@ -113,6 +113,11 @@ def memory_decay(
     """
     exact = not isinstance(memory, MemoryFunction) or memory.exact
     pair = (memory.ts, memory.values) if isinstance(memory, MemoryFunction) else memory
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(
+            f"`memory` must be a MemoryFunction or a pair (times, values), got "
+            f"{type(memory).__name__}; pass one of these."
+        )
     ts, values = _as_pair(*pair)
     top = float(np.max(values))
     if floor is None:
@@ -197,8 +202,11 @@ def _check_tail(tail: Any, ts: np.ndarray) -> float | None:
                 f"{ts[-1]}, got {tail}."
             )
         return None
-    if not 0 <= tail < 1:
-        raise ValueError(f"`tail` must be a share of at least 0 and below 1, got {tail}.")
+    if not isinstance(tail, (int, float, np.number)) or not 0 <= tail < 1:
+        raise ValueError(
+            f"`tail` must be a share of at least 0 and below 1, or a pair (start, stop), got "
+            f"{tail!r}."
+        )
     return float(tail)
 
 

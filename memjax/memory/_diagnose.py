@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
 from .._checks import as_float_array, check_integer, check_positive, check_scalar
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
-from ._functional import as_functional
+from ._functional import as_functional, CELLS
 from ._lag import estimate_lag, LagEstimate
 from ._memory_function import memory_function
 from ._sensitivity import check_weights
@@ -508,9 +508,6 @@ def _sortable(value: Any) -> float:
     return math.inf if math.isnan(value) else value
 
 
-_CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
-
-
 def _has_rates(node: Any) -> bool:
     reparametrisation = getattr(node, "reparametrisation", None)
     return isinstance(reparametrisation, AbstractReparametrisation) and hasattr(node, "free_rates")
@@ -565,7 +562,7 @@ def _changed(model: Any, lag: float, step: float, key: PRNGKeyArray) -> list[tup
 
 
 def _is_gated(node: Any) -> bool:
-    return isinstance(node, (GatedRNN, *_CELLS))
+    return isinstance(node, (GatedRNN, *CELLS))
 
 
 def _cell(node: Any) -> Any:

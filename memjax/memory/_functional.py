@@ -34,7 +34,7 @@ from ..targets._paths import as_samples
 Method: TypeAlias = Literal["response", "scan", "diffrax", "residual", "cell", "sequence", "path"]
 Functional: TypeAlias = AbstractTarget | AbstractModel | Callable[..., Any]
 
-_CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
+CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
 _MODEL_METHODS: tuple[Method, ...] = ("scan", "diffrax", "residual")
 _CALLABLE_METHODS: tuple[Method, ...] = ("sequence", "path")
 
@@ -219,7 +219,7 @@ def _methods(functional: Any) -> tuple[Method, ...]:
         return ("response",)
     if isinstance(functional, AbstractModel):
         return _MODEL_METHODS if hasattr(functional, "scan") else _MODEL_METHODS[1:]
-    if isinstance(functional, _CELLS):
+    if isinstance(functional, CELLS):
         return ("cell",)
     if callable(functional):
         return _CALLABLE_METHODS
@@ -271,7 +271,7 @@ def _inputs(functional: Any) -> tuple[bool, int | None]:
         return True, None if functional.scalar else functional.queries.shape[2]
     if isinstance(functional, StateSpaceStack):
         return _inputs(functional.layers[0])
-    if isinstance(functional, (GatedRNN, *_CELLS)):
+    if isinstance(functional, (GatedRNN, *CELLS)):
         cell = functional.cell if isinstance(functional, GatedRNN) else functional
         return True, None if cell.input_size == 1 else cell.input_size
     if isinstance(functional, (Volterra, Lorenz96, DiagonalLinearRNN, ComplexDiagonalRNN)):

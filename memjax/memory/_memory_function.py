@@ -18,6 +18,7 @@ from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
 from ..targets._paths import as_times, even_step
+from ._batches import in_batches
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
 Kind: TypeAlias = Literal["heaviside", "reversed", "impulse"]
@@ -31,7 +32,6 @@ _KINDS = ("heaviside", "reversed", "impulse")
 _NORMALISATIONS = ("relative", "shifted")
 _CORNERS = 4  # up to how many inputs all corners of the box are tried
 _SIGNS = 8  # at how many times the best direction of small inputs is tried
-_BATCH = 256
 _GOLDEN = (np.sqrt(5) - 1) / 2
 _RISING = 1e-2  # the exponent of growth in the amplitude that counts as unbounded
 
@@ -221,10 +221,12 @@ def memory_function(
     check_integer("starts", starts)
     check_integer("refinements", refinements, 0)
     check_integer("max_steps", max_steps)
+    check_positive("amplitudes", amplitudes)
+    if np.shape(amplitudes) != (2,) or not amplitudes[0] < amplitudes[1]:
+        raise ValueError(
+            f"`amplitudes` must be (least, largest), got {amplitudes}; pass two ascending numbers."
+        )
     low, high = amplitudes
-    check_positive("amplitudes", [low, high])
-    if not low < high:
-        raise ValueError(f"`amplitudes` must be (least, largest), got {amplitudes}; swap them.")
     for name, value in (("warm_up", warm_up), ("pulse", pulse), ("rtol", rtol), ("atol", atol)):
         if value is not None:
             check_positive(name, value)
@@ -432,7 +434,7 @@ def _search(
         a, v = split(z)
         return score(rates(a, v), a)
 
-    scores = _in_batches(everywhere, points)
+    scores = in_batches(everywhere, points)
     finite = jnp.all(jnp.isfinite(scores), axis=0)
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
 
@@ -454,7 +456,7 @@ def _search(
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
     def each(zs: Array) -> Array:
-        return _in_batches(here, zs, indices)
+        return in_batches(here, zs, indices)
 
     values, best = _refine(
         each, points[chosen.ravel()], values.ravel(), logs, directions.shape[1], options.refinements
@@ -475,19 +477,6 @@ def _search(
     return values, inputs, finite & ~rising & jnp.isfinite(values), small
 
 
-def _in_batches(function: Callable[..., Array], *arrays: Array) -> Array:
-    """`function` of every row, as many at once as is quick, compiled once."""
-    count = arrays[0].shape[0]
-    if count <= _BATCH:
-        return jax.vmap(function)(*arrays)
-    batches = -(-count // _BATCH)
-    # Filled up with repeats: `lax.map` would compile what is left over a second time.
-    filled = [jnp.resize(x, (batches * _BATCH, *x.shape[1:])) for x in arrays]
-    split = [x.reshape(batches, _BATCH, *x.shape[1:]) for x in filled]
-    values = jax.lax.map(lambda xs: jax.vmap(function)(*xs), split)
-    return values.reshape(-1, *values.shape[2:])[:count]
-
-
 def _refine(
     each: Callable[[Array], Array],
     best: Float[Array, "starts coordinates"],
@@ -496,7 +485,11 @@ def _refine(
     dimension: int,
     sections: int,
 ) -> tuple[Float[Array, " starts"], Float[Array, "starts coordinates"]]:
-    """Golden sections of one coordinate after the other, all times side by side."""
+    """Golden sections of one coordinate after the other, all times side by side.
+
+    Optimistix's `GoldenSearch` has the function in its program twice, at its start and in its
+    step; here it is an integration, which takes long to compile.
+    """
     if sections == 0:
         return values, best
     # In one dimension the direction is a sign, which stays; otherwise all coordinates take turns,

@@ -15,6 +15,7 @@ from ..losses import AbstractLoss
 from ..models import DiagonalLinearRNN, trainable
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel
+from ._batches import in_batches
 from ._norms import check_integrable, sign_changes
 
 Ball = Literal["max", "operator"]
@@ -192,6 +193,10 @@ def _ascend(
 
     def error(change: PyTree) -> Array:
         value = loss(eqx.combine(eqx.apply_updates(weights, change), rest))
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"`target` must map a model to a scalar, got shape {jnp.shape(value)}; take a mean."
+            )
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     slope = jax.value_and_grad(error)
@@ -220,16 +225,16 @@ def _ascend(
     def at_radius(state: tuple, now: tuple[Array, Array]) -> tuple[tuple, tuple]:
         before, worst, last = state
         radius, key = now
-        noise = jax.vmap(lambda key: _noise(key, still, norm, radius))
+        draw = lambda key: _noise(key, still, norm, radius)
         keys = jax.random.split(key, count)
-        values = _in_batches(lambda keys: jax.vmap(error)(noise(keys)), keys, 32)[:draws]
+        values = in_batches(lambda key: error(draw(key)), keys[:draws], size=32)
         # From the worst case before, the best draw, and the first draws.
         chosen = jnp.insert(jnp.arange(restarts), 0, jnp.argmax(values))
         grown = jax.tree.map(lambda d: d * (radius / jnp.where(last > 0, last, 1)), worst)
         starts = jax.tree.map(
             lambda first, others: jnp.concatenate([first[None], others]),
             grown,
-            noise(keys[chosen]),
+            jax.vmap(draw)(keys[chosen]),
         )
         found, points = jax.vmap(climb, in_axes=(0, None))(starts, radius)
         first = jnp.argmax(found)
@@ -298,16 +303,6 @@ def _noise(key: PRNGKeyArray, like: PyTree, norm: Ball, radius: Array) -> PyTree
         return radius * block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
 
     return _per_block(scale, norm, noise)
-
-
-def _in_batches(function: Callable[[Array], Array], inputs: Array, size: int) -> Array:
-    """Apply a vectorised function to one batch after the other, which bounds the memory."""
-    batch = min(inputs.shape[0], size)
-    batches = -(-inputs.shape[0] // batch)
-    # The last batch is filled up, since a shorter one would be compiled apart.
-    index = jnp.arange(batches * batch) % inputs.shape[0]
-    values = lax.map(function, jnp.reshape(inputs[index], (batches, batch, *inputs.shape[1:])))
-    return jnp.reshape(values, (-1, *values.shape[2:]))[: inputs.shape[0]]
 
 
 # --- Diagonal linear models and kernels ---------------------------------------------------------
@@ -408,7 +403,7 @@ def _exact(
 
         noise = jax.random.uniform(key, (draws, *centre.shape), centre.dtype, -1, 1)
         noise = jnp.concatenate([centre[None], centre + radius * _into_ball(noise, norm)])
-        values = _in_batches(jax.vmap(problem.error), noise, 256)
+        values = in_batches(problem.error, noise)
         upper = _upper(problem, centre, radius, values[0], norm)
 
         if end is None:
@@ -448,7 +443,7 @@ def _directions(model: DiagonalLinearRNN, restarts: int, key: PRNGKeyArray) -> A
     if 4**width <= 64:
         bits = np.arange(4**width)[:, None] >> np.arange(2 * width)
         return jnp.asarray(np.reshape(1.0 - 2 * (bits % 2), (-1, 2, width)))
-    slopes = jax.grad(lambda v: jnp.sum(model.reparametrisation(v)))(model.free_rates)
+    slopes = model.reparametrisation.slope(model.free_rates)
     # Towards the imaginary axis, away from it, and by turns in the order of the rates.
     slower = -jnp.where(slopes < 0, -1.0, 1.0)
     turns = jnp.where(jnp.argsort(jnp.argsort(model.rates)) % 2 == 0, 1.0, -1.0)

@@ -135,10 +135,7 @@ def rate_sensitivity(
     """
     mode = _Mode(rates, frequencies, step, correlation_rate)
     reparametrisation = as_reparametrisation(reparametrisation)
-    free = reparametrisation.inverse(mode.rates)
-    # The derivative of the displacement keeps its accuracy where the rates are tiny.
-    move = lambda change: reparametrisation.displacement(free, change)
-    slope = jax.jvp(move, (jnp.zeros_like(free),), (jnp.ones_like(free),))[1]
+    slope = reparametrisation.slope(reparametrisation.inverse(mode.rates))
     return mode.modulus(normalised) * (mode.rate_slope * slope) ** 2
 
 
@@ -262,7 +259,13 @@ class _Mode:
         if not checked:
             check_positive("rates", w, "a mode of rate w decays as exp(-w t), so pass w > 0")
             check_finite("frequencies", nu)
-        self.rates, nu = w, nu = jnp.broadcast_arrays(w, nu)
+        try:
+            self.rates, nu = w, nu = jnp.broadcast_arrays(w, nu)
+        except ValueError as error:
+            raise ValueError(
+                f"`frequencies` must broadcast with `rates`, got shapes {nu.shape} and {w.shape}; "
+                "pass one frequency per rate."
+            ) from error
         self.discrete = step is not None
         kappa = correlation_rate
         if step is None:

@@ -94,8 +94,8 @@ def stability_criterion(
     small = jnp.asarray([1e-7, 1e-6])
     first = growth(small, rates)
     stable = bool(jnp.all(first <= 1e-2))
-    own = type(reparametrisation).perturbation_growth
-    if rates is None and own is AbstractReparametrisation.perturbation_growth:
+    own = type(reparametrisation)._largest_growth
+    if rates is None and own is AbstractReparametrisation._largest_growth:
         # What the range cuts off shows as growth with the range.
         stable = stable and bool(jnp.allclose(first, growth(small, (1e-4, 1e4)), rtol=0.05))
     stable_up_to = _largest_finite(lambda radius: growth(radius, rates)) if stable else 0.0

@@ -261,6 +261,14 @@ def test_starting_from_a_smaller_sum():
 
 
 def test_what_is_refused():
+    oscillating = mj.ComplexDiagonalRNN([1.0], [0.0], [0.3], [2.0])
+    # The sum would be real, and its error that of a complex one.
+    with pytest.raises(ValueError, match="`start` must have at most 4 real rates, got 2"):
+        mj.best_exponential_sum(POWER, 4, start=oscillating)
+    with pytest.raises(ValueError, match="`start` must have at most 1 rates, got 2"):
+        mj.best_exponential_sum(POWER, 1, start=oscillating, complex=True)
+    with pytest.raises(TypeError, match="`start` must be a DiagonalLinearRNN"):
+        mj.best_exponential_sum(POWER, 1, start=1.0)
     with pytest.raises(ValueError, match="finite L2 norm and decay, got Sine"):
         mj.best_exponential_sum(mj.Sine(), 2)
     with pytest.raises(ValueError, match="`m` must be an integer"):

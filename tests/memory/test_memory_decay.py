@@ -144,6 +144,7 @@ BAD = [
     (lambda: mj.memory_decay((SHORT - 1, SHORT)), "must not be negative"),
     (lambda: mj.memory_decay((SHORT, SHORT), tail=1.5), "`tail` must be a share"),
     (lambda: mj.memory_decay((SHORT, SHORT), tail=(5.0, 2.0)), "`tail` must be a range"),
+    (lambda: mj.memory_decay((SHORT, SHORT), tail="late"), "`tail` must be a share"),
 ]
 
 
@@ -151,3 +152,8 @@ BAD = [
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_anything_but_a_pair_is_refused():
+    with pytest.raises(TypeError, match="`memory` must be a MemoryFunction or a pair"):
+        mj.memory_decay(SHORT)

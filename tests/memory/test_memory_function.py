@@ -358,6 +358,7 @@ BAD = [
     (lambda: mj.memory_function(LINEAR, [-1, 0, 1]), ValueError, "`ts` must not be negative"),
     (lambda: mj.memory_function(LINEAR, TS, kind="step"), ValueError, "`kind` must be one of"),
     (lambda: mj.memory_function(LINEAR, TS, amplitudes=(2, 1)), ValueError, "`amplitudes` must"),
+    (lambda: mj.memory_function(LINEAR, TS, amplitudes=3.0), ValueError, "`amplitudes` must"),
     (
         lambda: jax.jit(lambda ts: mj.memory_function(LINEAR, ts).values)(TS),
         ValueError,

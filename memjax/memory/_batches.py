@@ -1,0 +1,18 @@
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def in_batches(function: Callable[..., Array], *arrays: Array, size: int = 256) -> Array:
+    """`function` of every row, `size` of them at once, which bounds the memory."""
+    count = arrays[0].shape[0]
+    if count <= size:
+        return jax.vmap(function)(*arrays)
+    batches = -(-count // size)
+    # Filled up with repeats: `lax.map` would compile what is left over a second time.
+    index = (jnp.arange(batches * size) % count).reshape(batches, size)
+    split = [x[index] for x in arrays]
+    values = jax.lax.map(lambda xs: jax.vmap(function)(*xs), split)
+    return values.reshape(-1, *values.shape[2:])[:count]
