@@ -1,14 +1,39 @@
-"""Checks of concrete arguments: a wrong value is refused at once, in one line.
+"""Checks of arguments: a wrong value is refused at once, in one line that names the argument, the
+value and the fix.
 
-Traced values pass unchecked, since their values are not known while tracing.
+There is one function for each kind of argument. Those whose name begins with `as_` return what
+they were given in the form that memjax works with. Traced values cannot be looked at while
+tracing: where one is out of range, `as_` functions return NaN in its place, which ends a
+measurement as `invalid`, while `check_` functions let it pass.
 """
 
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
+
+# The largest count: arrays of that many numbers cannot be held, and indices are of 32 bits.
+_MOST = 2**31 - 1
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: in one line, and not at length."""
+    if isinstance(value, (jax.Array, np.ndarray)) and (is_traced(value) or np.size(value) > 8):
+        return f"an array of shape {np.shape(value)} and dtype {value.dtype}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+        # Python refuses to write integers of more than 4,300 digits.
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of the value's own
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def is_traced(value: Any) -> bool:
@@ -16,14 +41,19 @@ def is_traced(value: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def as_float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array; complex, text and objects are refused."""
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be a number or an array of numbers, got {value!r}."
-        ) from error
+def valid_or_nan(value: Array, valid: Any) -> Array:
+    """`value`, or NaN where it is not valid; for concrete values, which were checked, itself."""
+    if not is_traced((value, valid)):
+        return value
+    return jnp.where(valid, value, jnp.asarray(jnp.nan, value.dtype))
+
+
+# --- Numbers ------------------------------------------------------------------------------------
+
+
+def as_float_array(name: str, value: Any) -> Array:
+    """`value` as a floating-point array; complex numbers, text and objects are refused."""
+    array = _as_array(name, value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got dtype {array.dtype}; pass its real part.")
     # Naming the type makes it a strong one: a weakly typed leaf would compile everything twice.
@@ -31,54 +61,82 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     return jnp.asarray(array, array.dtype if floating else jnp.result_type(float))
 
 
-def check_scalar(name: str, value: Any) -> None:
-    """Refuse anything with a shape."""
-    if jnp.shape(value) != ():
+def as_inexact_array(name: str, value: Any) -> Array:
+    """`value` as an array of real or complex floating-point numbers."""
+    array = _as_array(name, value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return jnp.asarray(array, array.dtype)
+    return as_float_array(name, array)
+
+
+def _as_array(name: str, value: Any) -> Array:
+    given = value
+    try:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        number = jnp.asarray(value)
+        # Booleans and keys are arrays to JAX, and no numbers.
+        if jnp.issubdtype(number.dtype, jnp.number):
+            return number
+    except OverflowError as error:
         raise ValueError(
-            f"`{name}` must be a scalar, got shape {jnp.shape(value)}; batch with `jax.vmap`."
+            f"`{name}` must fit in 64 bits, got {shown(given)}; pass a smaller number."
+        ) from error
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"`{name}` must be a number or an array of numbers, got {shown(given)}; pass numbers."
+    )
+
+
+def as_number(name: str, value: Any) -> Array:
+    """`value` as a finite scalar."""
+    array = as_float_array(name, value)
+    check_scalar(name, array)
+    check_finite(name, array)
+    return valid_or_nan(array, jnp.isfinite(array))
+
+
+def as_positive(name: str, value: Any, hint: str = "pass values above 0") -> Array:
+    """`value` as a positive, finite scalar."""
+    array = as_float_array(name, value)
+    check_scalar(name, array)
+    return as_positive_array(name, array, hint)
+
+
+def as_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more") -> Array:
+    """`value` as a finite scalar of at least 0."""
+    array = as_float_array(name, value)
+    check_scalar(name, array)
+    check_nonnegative(name, array, hint)
+    return valid_or_nan(array, (array >= 0) & jnp.isfinite(array))
+
+
+def as_finite_array(name: str, value: Any) -> Array:
+    """`value` as an array of finite numbers."""
+    array = as_float_array(name, value)
+    check_finite(name, array)
+    return valid_or_nan(array, jnp.isfinite(array))
+
+
+def as_positive_array(name: str, value: Any, hint: str = "pass values above 0") -> Array:
+    """`value` as an array of positive, finite numbers."""
+    array = as_float_array(name, value)
+    check_positive(name, array, hint)
+    return valid_or_nan(array, (array > 0) & jnp.isfinite(array))
+
+
+def as_tolerance(name: str, value: Any) -> Array:
+    """`value` as a relative tolerance: a scalar above 0 and below 1."""
+    array = as_positive(name, value, "pass a relative tolerance such as 1e-6")
+    if not is_traced(array) and not array < 1:
+        raise ValueError(
+            f"`{name}` must be below 1, got {shown(value)}; pass a relative tolerance such as 1e-6."
         )
+    return valid_or_nan(array, array < 1)
 
 
-def check_integer(name: str, value: Any, least: int = 1) -> None:
-    """Refuse anything but an integer of at least `least`."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
-
-
-def check_finite(name: str, value: Any) -> None:
-    """Refuse NaN and infinity."""
-    if is_traced(value):
-        return
-    values = np.asarray(value)
-    if not np.all(np.isfinite(values)):
-        bad = values[~np.isfinite(values)].ravel()[0]
-        raise ValueError(f"`{name}` must be finite, got {bad}; remove or replace that value.")
-
-
-def check_positive(name: str, value: Any, hint: str = "pass values above 0") -> None:
-    """Refuse NaN, infinity, zero and negative values."""
-    if is_traced(value):
-        return
-    check_finite(name, value)
-    values = np.asarray(value)
-    if not np.all(values > 0):
-        bad = values[~(values > 0)].ravel()[0]
-        raise ValueError(f"`{name}` must be positive, got {bad}; {hint}.")
-
-
-def check_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more") -> None:
-    """Refuse NaN, infinity and negative values."""
-    if is_traced(value):
-        return
-    check_finite(name, value)
-    values = np.asarray(value)
-    if not np.all(values >= 0):
-        bad = values[~(values >= 0)].ravel()[0]
-        raise ValueError(f"`{name}` must not be negative, got {bad}; {hint}.")
-
-
-def as_horizon(value: Any) -> jax.Array | None:
+def as_horizon(value: Any) -> Array | None:
     """`value` as an array of finite horizons, or `None` for the whole half line.
 
     The two cases have different closed forms, so the choice is made from the concrete value
@@ -95,6 +153,40 @@ def as_horizon(value: Any) -> jax.Array | None:
     return horizon
 
 
+def check_scalar(name: str, value: Any) -> None:
+    """Refuse anything with a shape."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"`{name}` must be a scalar, got shape {jnp.shape(value)}; batch with `jax.vmap`."
+        )
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse NaN and infinity."""
+    _refuse(name, value, np.isfinite, "must be finite", "remove or replace that value")
+
+
+def check_positive(name: str, value: Any, hint: str = "pass values above 0") -> None:
+    """Refuse NaN, infinity, zero and negative values."""
+    check_finite(name, value)
+    _refuse(name, value, lambda values: values > 0, "must be positive", hint)
+
+
+def check_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more") -> None:
+    """Refuse NaN, infinity and negative values."""
+    check_finite(name, value)
+    _refuse(name, value, lambda values: values >= 0, "must not be negative", hint)
+
+
+def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> None:
+    if is_traced(value):
+        return
+    values = np.asarray(as_inexact_array(name, value))
+    if not np.all(good(values)):
+        bad = values[~good(values)].ravel()[0]
+        raise ValueError(f"`{name}` {wanted}, got {bad}; {hint}.")
+
+
 def check_same_shape(first: str, first_value: Any, second: str, second_value: Any) -> None:
     """Refuse two arrays that differ in shape."""
     a, b = jnp.shape(first_value), jnp.shape(second_value)
@@ -109,8 +201,144 @@ def check_float64(name: str, value: Any) -> None:
     """Refuse single precision where exponentially small numbers must be resolved."""
     for leaf in jax.tree.leaves(value):
         dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.floating) and dtype != jnp.float64:
+        if dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64):
             raise TypeError(
                 f"`{name}` needs float64, got {dtype}; call "
                 '`jax.config.update("jax_enable_x64", True)` before making any array.'
             )
+
+
+# --- Counts, choices, keys, objects -------------------------------------------------------------
+
+
+def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> int:
+    """Refuse anything but an integer from `least` to `most`; returns a Python integer."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer:
+        raise (ValueError if isinstance(value, float) else TypeError)(
+            f"`{name}` must be an integer of at least {least}, got {shown(value)}; pass an int."
+        )
+    if value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}, got {shown(value)}; pass a larger "
+            "one."
+        )
+    if value > most:
+        raise ValueError(
+            f"`{name}` must be an integer of at most {most}, got {shown(value)}; pass a smaller "
+            "one."
+        )
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Refuse anything but `True` and `False`."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False, got {shown(value)}; pass one of them.")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any], hint: str = "choose one") -> None:
+    """Refuse anything but one of the choices."""
+    choices = list(choices)
+    if not any(value is choice or isinstance(value, str) and value == choice for choice in choices):
+        listed = ", ".join(map(repr, choices))
+        raise (ValueError if isinstance(value, str) else TypeError)(
+            f"`{name}` must be one of {listed}, got {shown(value)}; {hint}."
+        )
+
+
+def as_key(name: str, value: Any) -> Array:
+    """`value` as a single PRNG key of JAX; keys of the old kind (`jax.random.PRNGKey`) will do."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
+            return jnp.asarray(value)
+        shape = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+        if value.dtype == jnp.uint32 and value.shape == shape:
+            return jax.random.wrap_key_data(jnp.asarray(value))
+    raise TypeError(
+        f"`{name}` must be a single PRNG key, got {shown(value)}; pass jax.random.key(0), with a "
+        "seed of your own for 0."
+    )
+
+
+def check_instance(name: str, value: Any, kinds: Any, wanted: str, hint: str) -> None:
+    """Refuse what is no instance of `kinds`: "`name` must be `wanted`, got ...; `hint`."."""
+    if not isinstance(value, kinds):
+        got = f"the class {value.__name__}" if isinstance(value, type) else shown(value)
+        raise TypeError(f"`{name}` must be {wanted}, got {got}; {hint}.")
+
+
+def check_callable(name: str, value: Any, hint: str = "pass a function") -> None:
+    """Refuse what cannot be called, and classes."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"`{name}` must be a function, got {shown(value)}; {hint}.")
+
+
+def as_list(name: str, value: Any, wanted: str) -> list[Any]:
+    """`value` as a list; text, mappings and what cannot be iterated over are refused."""
+    if isinstance(value, (str, bytes, dict, set)) or not np.iterable(value):
+        raise TypeError(f"`{name}` must be a list of {wanted}, got {shown(value)}; pass a list.")
+    return list(value)
+
+
+# --- Times and files ----------------------------------------------------------------------------
+
+
+def as_increasing(name: str, value: Any, least: int = 1) -> Array:
+    """`value` as at least `least` increasing, finite numbers, shape `(times,)`."""
+    array = as_float_array(name, value)
+    if array.ndim != 1 or array.size < least:
+        raise ValueError(
+            f"`{name}` must be 1-D with at least {least} entries, got shape {array.shape}; pass a "
+            "list of increasing numbers."
+        )
+    check_finite(name, array)
+    if not is_traced(array):
+        values = np.asarray(array)
+        if np.any(np.diff(values) <= 0):
+            k = int(np.argmax(np.diff(values) <= 0))
+            raise ValueError(
+                f"`{name}` must increase, got {values[k]} and then {values[k + 1]}; sort the "
+                "values and remove repeats."
+            )
+    return array
+
+
+def as_path(name: str, value: Any) -> Path:
+    """`value` as a path."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"`{name}` must be a path, got {shown(value)}; pass text or a Path.")
+    if not os.fspath(value) or "\0" in os.fspath(value):
+        raise ValueError(f"`{name}` must be a path, got {shown(value)}; name a file or folder.")
+    return Path(value)
+
+
+def as_existing_file(name: str, value: Any) -> Path:
+    """`value` as the path of a file that is there."""
+    path = as_path(name, value)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(
+                f"`{name}` must be a file, got the folder {str(path)!r}; name a file in it."
+            )
+        if not path.exists():
+            raise FileNotFoundError(
+                f"`{name}` must be a file that exists, got {str(path)!r}; check the name."
+            )
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, IsADirectoryError)):
+            raise
+        # A name that is too long, a folder that may not be entered.
+        raise type(error)(
+            f"`{name}` must be a file that can be read, got {shown(str(path))}: {error.strerror}."
+        ) from error
+    return path
+
+
+def unknown_name(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is not among those known: the closest, or all."""
+    import difflib  # only for errors
+
+    close = difflib.get_close_matches(str(name), known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
