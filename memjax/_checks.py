@@ -87,6 +87,19 @@ def _as_array(name: str, value: Any) -> Array:
     raise _no_number(name, given)
 
 
+def _as_numpy(name: str, value: Any) -> np.ndarray:
+    """A concrete value as a NumPy array of numbers: under `jit` JAX would make a tracer of it."""
+    try:
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        values = np.asarray(float(value) if plain else value)
+        if jnp.issubdtype(values.dtype, jnp.number):
+            return values
+    except (TypeError, ValueError, OverflowError):
+        pass
+    _as_array(name, value)
+    raise _no_number(name, value)
+
+
 def _no_number(name: str, value: Any) -> TypeError:
     return TypeError(
         f"`{name}` must be a number or an array of numbers, got {shown(value)}; pass numbers."
@@ -133,7 +146,7 @@ def as_positive_array(name: str, value: Any, hint: str = "pass values above 0") 
 def as_tolerance(name: str, value: Any) -> Array:
     """`value` as a relative tolerance: a scalar above 0 and below 1."""
     array = as_positive(name, value, "pass a relative tolerance such as 1e-6")
-    if not is_traced(value) and not np.asarray(value) < 1:
+    if not is_traced(value) and not _as_numpy(name, value) < 1:
         raise ValueError(
             f"`{name}` must be below 1, got {shown(value)}; pass a relative tolerance such as 1e-6."
         )
@@ -185,11 +198,7 @@ def check_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or mo
 def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> None:
     if is_traced(value):
         return
-    # By NumPy: under `jit` even the conversion of what is concrete yields a tracer.
-    values = np.asarray(value)
-    if not jnp.issubdtype(values.dtype, jnp.number):
-        _as_array(name, value)
-        raise _no_number(name, value)
+    values = _as_numpy(name, value)
     if not np.all(good(values)):
         bad = values[~good(values)].ravel()[0]
         raise ValueError(f"`{name}` {wanted}, got {bad}; {hint}.")
@@ -303,7 +312,7 @@ def as_increasing(name: str, value: Any, least: int = 1) -> Array:
         )
     check_finite(name, value)
     if not is_traced(value):
-        values = np.asarray(value)
+        values = _as_numpy(name, value)
         if np.any(np.diff(values) <= 0):
             k = int(np.argmax(np.diff(values) <= 0))
             raise ValueError(
