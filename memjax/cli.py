@@ -31,7 +31,7 @@ from .losses import WhiteNoiseLoss
 from .memory import diagnose
 from .models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from .plateaus import fit_scaling_law, measure_plateau
-from .plateaus._measure import OUTCOMES
+from .plateaus._outcomes import OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
 from .sweeps import load_dataset, PlateauSweep, save_dataset
 from .sweeps._spec import (

@@ -60,6 +60,11 @@ class AbstractFlow(diffrax.AbstractTerm):
         """How far the weights would move on if the gradient vanished: a flow is at rest only
         if that is nothing."""
 
+    @property
+    def descends(self) -> bool:
+        """Whether the loss never rises along the dynamics."""
+        return False
+
     def start(self, model: AbstractModel) -> PyTree[Array]:
         """The state of this term for Diffrax that starts at `model`."""
         gradient = jfu.ravel_pytree(self.loss.gradient(model))[0]
@@ -125,9 +130,13 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     def distance(self, y: Float[Array, " state"]) -> Scalar:
         r"""$\|\theta - \theta(0)\|_2$ of a state."""
-        # A norm whose derivative at the start is zero instead of NaN.
-        square = jnp.sum(y[: self.size] ** 2)
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        return _norm(y[: self.size])
+
+    def leaf_norms(self, y: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The length of each leaf of weights, and of what else the flow remembers, in place of
+        all its numbers."""
+        state = (self._displacement(y), self._auxiliary(y))
+        return _flat(jax.tree.map(lambda x: jnp.full_like(x, _norm(x)), state))
 
     def gradient(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
         """The gradient of the loss at a state."""
@@ -167,6 +176,12 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     def _auxiliary(self, y: Float[Array, " state"]) -> PyTree[Array]:
         return jfu.ravel_pytree(self.auxiliary)[1](y[self.size :])
+
+
+def _norm(x: Array) -> Scalar:
+    """A norm whose derivative at 0 is 0 instead of NaN."""
+    square = jnp.sum(x**2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:

@@ -36,6 +36,10 @@ class GradientFlow(AbstractFlow):
     def __check_init__(self):
         check_loss(self.loss)
 
+    @property
+    def descends(self) -> bool:
+        return True
+
     def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
         return None
 
@@ -84,6 +88,10 @@ class PreconditionedFlow(AbstractFlow):
                 f"`operator` must be a Lineax operator, got {type(self.operator).__name__}; pass "
                 "for example lineax.DiagonalLinearOperator(scales)."
             )
+
+    @property
+    def descends(self) -> bool:
+        return True
 
     def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
         if self.operator.in_size() != gradient.size or self.operator.out_size() != gradient.size:

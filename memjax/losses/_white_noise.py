@@ -5,6 +5,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_float_array, check_positive, check_scalar, is_traced
@@ -358,4 +359,15 @@ def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Arr
     _, m0 = _residual_transform(0, w, moves, rest)
     _, m1 = _residual_transform(1, w, moves, rest)
     unit = 4 * jnp.finfo(w.dtype).eps
-    return 2 * unit * m0, 2 * unit * jnp.abs(a) * m1
+    remainder, horizon = rest[5:]
+    norm = 0.0
+    if remainder is not None:
+        norm = remainder.squared_norm(jnp.inf if horizon is None else horizon)
+    lost = underflow(norm, jnp.finfo(w.dtype).tiny)
+    return 2 * (unit * m0 + lost), 2 * jnp.abs(a) * (unit * m1 + lost)
+
+
+def underflow(norm: ArrayLike, smallest: float) -> Float[Array, "..."]:
+    """What may have been flushed to 0 of the transforms of a remainder of some squared norm: at a
+    long memory they are exponentially small, and what they are still drives the flow."""
+    return jnp.where(norm == 0, 0.0, smallest)

@@ -9,7 +9,26 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
+from ..flows import DisplacedFlow
 from ..solvers._shifted import inverse_root
+
+_SHARE = 0.05
+
+
+def smallest_displacement(
+    flow: DisplacedFlow,
+    velocity: Float[Array, " state"],
+    acceleration: Float[Array, " state"],
+    curvature: Float[Array, ""],
+) -> Float[Array, " state"]:
+    """Down to which displacement errors count relative to it, for every number of the state.
+
+    A share of what the flow moves in the time of its largest curvature. It is taken leaf by leaf,
+    since each leaf has units of its own: a rate in samples is 1e-5 of one in seconds.
+    """
+    time = 1 / jnp.maximum(curvature, 1)
+    moved = flow.leaf_norms(velocity) * time + flow.leaf_norms(acceleration) * time**2
+    return jnp.maximum(_SHARE * moved, jnp.finfo(moved.dtype).tiny * 1e10)
 
 
 class StepResponse(eqx.Module):

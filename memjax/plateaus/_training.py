@@ -11,9 +11,10 @@ from ..flows import AbstractTraining, GradientFlow
 from ..losses import weights
 from ..models import AbstractModel
 from ._exits import AbstractExit
-from ._measure import (
+from ._outcomes import (
     DIVERGED,
     EXITED,
+    INVALID,
     item,
     LossCurve,
     MAX_STEPS_REACHED,
@@ -46,7 +47,7 @@ def measure_training(
     max_time: Scalar,
     max_steps: Int[Array, ""],
     curve_times: Float[Array, " times"] | None,
-    resolution: float,
+    resolution: Float[Array, ""],
 ) -> Plateau:
     """Update the weights until the exit is met; times are those of whole updates."""
     # A displaced flow of the same loss says what an exit sees of a displacement.
@@ -63,7 +64,8 @@ def measure_training(
         result = jnp.where(time >= max_time, MAX_TIME_REACHED, RUNNING)
         result = jnp.where(progress.updates >= max_steps, MAX_STEPS_REACHED, result)
         result = jnp.where(margin <= 0, EXITED, result)
-        result = jnp.where(jnp.isfinite(seen.loss) & ~jnp.isnan(margin), result, DIVERGED)
+        wrong = jnp.where(progress.updates == 0, INVALID, DIVERGED)
+        result = jnp.where(jnp.isfinite(seen.loss) & ~jnp.isnan(margin), result, wrong)
 
         def due(carry: tuple) -> Array:
             index = carry[0]

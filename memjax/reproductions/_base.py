@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ..plateaus._measure import DIVERGED, MAX_STEPS_REACHED, UNRESOLVED
+from ..plateaus._outcomes import FAILED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,4 +69,4 @@ def check_known(name: str, given: Iterable[str], known: Iterable[str]) -> None:
 def num_failed(dataset: xr.Dataset) -> int:
     """How many measurements of a dataset ended without an answer."""
     codes = dataset["result"].values
-    return int(np.isin(codes, (MAX_STEPS_REACHED, UNRESOLVED, DIVERGED)).sum())
+    return int(np.isin(codes, FAILED).sum())

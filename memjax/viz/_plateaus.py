@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..plateaus import fit_scaling_law
-from ..plateaus._measure import OUTCOMES
+from ..plateaus._outcomes import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
 
 # How a cell that did not exit is drawn, at the time that its run reached.

@@ -3,7 +3,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plateaus._measure import OUTCOMES
+from ..plateaus._outcomes import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
 
 
