@@ -147,8 +147,7 @@ class SpectralLanes(eqx.Module):
             unit = 8 * jnp.finfo(y.dtype).eps
             gradient = 2 * jnp.concatenate([e0, a_first * e1])
             lost = underflow(self.remainder_norm, float(jnp.finfo(y.dtype).tiny))
-            noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1])
-            noise = noise + 2 * lost * jnp.concatenate([jnp.ones_like(a), jnp.abs(a_first)])
+            noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]) + 2 * lost
         else:
             gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
         return Linearisation(self.loss(y), gradient, hessian, noise)
@@ -221,8 +220,7 @@ class SpectralLanes(eqx.Module):
         of_tails = jnp.concatenate([jnp.abs(tails[0]), factor * jnp.abs(tails[1])])
         # Products of pairs are right down to this.
         lost = underflow(self.remainder_norm, 2.0**-916)
-        of_tails = 8 * eps * of_tails + lost * jnp.concatenate([jnp.ones_like(factor), factor])
-        return gradient, noise + of_tails
+        return gradient, noise + 8 * eps * of_tails + lost
 
     def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> tuple[Pair, Pair, Array, Array]:
         """The first two of `_residual`, without the remainder, as pairs, and the moduli."""

@@ -15,7 +15,7 @@ from ._outcomes import CONVERGED, EXITED
 _LOOKS, _NEAR = 8, 0.02
 # The errors of a run may be that many times its tolerance. What it leaves undecided is repeated
 # with a smaller one, down to a smallest.
-_GRAZING = 10.0
+_GRAZING = 30.0
 REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
 _GOLDEN, _SECTIONS = (np.sqrt(5) - 1) / 2, 24
 

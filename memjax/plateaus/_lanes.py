@@ -268,7 +268,7 @@ class LaneMethod(eqx.Module):
         crossed = keep & crossing.crossed
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
-        inert = jnp.all(here.hessian == 0, axis=1).T
+        inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
         share = jnp.where(inert, 0, REAL / dt * real.scale**2)
         resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
@@ -509,7 +509,7 @@ class LaneMethod(eqx.Module):
             # Modes that started as equals stay equal, whatever the curvature across.
             across = (jnp.eye(n) - symmetric) * jnp.max(jnp.abs(hessian))
             within = symmetric @ hessian @ symmetric + across
-            newton = newton_to_rest(within, symmetric @ gradient, trusted)
+            newton = newton_to_rest(within, symmetric @ gradient, noise, trusted)
             close = _rms(newton[:, None] / scale[:, None])[0] <= 1
             resting = close | jnp.all((gradient == 0) & (noise == 0))
             result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)

@@ -364,7 +364,7 @@ class _Run(eqx.Module):
         scale = run.scale(y)[:count]
 
         trusted = count * 100 * float(jnp.finfo(y.dtype).eps)
-        newton = newton_to_rest(hessian, gradient, trusted)
+        newton = newton_to_rest(hessian, gradient, noise, trusted)
         close = optx.rms_norm((jnp.abs(newton) + jnp.abs(coasting)) / scale) <= 1
         # The exit may lie between here and the minimum.
         ahead = run.condition(jnp.zeros(()), y.at[:count].add(-newton), None)
@@ -458,7 +458,7 @@ class _Run(eqx.Module):
         result = jnp.where(~(rounding <= self.resolution), UNRESOLVED, result)
         accepted = state.num_accepted_steps
         return Plateau(
-            time=time_of(result, time),
+            time=time_of(result, time, (self.flow, self.condition)),
             result=item(result),
             time_reached=time,
             loss=seen.loss,
@@ -668,7 +668,16 @@ def measure_plateau(
         adjoint,
         resolution,
     )
-    plateau = measured(rtol)
+    try:
+        plateau = measured(rtol)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            "`adjoint` must be diffrax.ForwardMode() for derivatives in forward mode (jvp, "
+            "jacfwd), got diffrax.RecursiveCheckpointAdjoint(), which is for reverse mode; pass "
+            "adjoint=diffrax.ForwardMode()."
+        ) from error
     # What the tolerance leaves undecided a smaller one decides, where that can be seen.
     seen = stepsize_controller is None and not is_traced((plateau, rtol))
     while seen and plateau.result_code == UNDECIDED and rtol > SMALLEST_RTOL:

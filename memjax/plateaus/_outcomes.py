@@ -1,8 +1,9 @@
 """How a measurement ends, and what it gives: the same for flows, lanes and discrete training."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..models import AbstractModel
 
@@ -118,24 +119,30 @@ def item(code: Int[Array, ""]) -> RESULTS:
     return found
 
 
-def time_of(result: Int[Array, "..."], time: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The time that a measurement gives; its derivatives are NaN unless it exited, for an
-    infinite time has none."""
+def time_of(
+    result: Int[Array, "..."],
+    time: Float[Array, "..."],
+    given: PyTree = None,
+) -> Float[Array, "..."]:
+    """The time that a measurement gives. Where it gives none, its derivatives in all that was
+    given are NaN: those of a constant, which are 0, would pass for an answer."""
     exited = result == EXITED
     without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
-    return _with_slope(jnp.where(exited, time, without), time, jnp.where(exited, 1.0, jnp.nan))
+    leaves = jax.tree.leaves(eqx.filter(given, eqx.is_inexact_array))
+    total = sum((jnp.sum(jnp.real(leaf)) for leaf in leaves), jnp.zeros(()))
+    without = _with_slope(without, total, jnp.where(exited, 0.0, jnp.nan))
+    return jnp.where(exited, time, without)
 
 
-@eqx.filter_custom_jvp
-def _with_slope(value: Array, time: Array, slope: Array) -> Array:
+@jax.custom_jvp
+def _with_slope(value: Array, of: Array, slope: Array) -> Array:
     return value
 
 
-@_with_slope.def_jvp
-def _(primals, tangents):
+@_with_slope.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     value, _, slope = primals
-    _, tangent, _ = tangents
-    return value, jnp.zeros_like(value) if tangent is None else slope * tangent
+    return value, slope * tangents[1]
 
 
 def raised(plateau: Plateau) -> Plateau:
