@@ -8,6 +8,7 @@ from ._exits import RelativeLossDrop as RelativeLossDrop
 from ._exits import TrainingState as TrainingState
 from ._measure import measure_plateau as measure_plateau
 from ._outcomes import LossCurve as LossCurve
+from ._outcomes import OUTCOMES as OUTCOMES
 from ._outcomes import Plateau as Plateau
 from ._outcomes import RESULTS as RESULTS
 from ._scaling import fit_scaling_law as fit_scaling_law

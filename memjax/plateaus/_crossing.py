@@ -15,7 +15,7 @@ from ._outcomes import CONVERGED, EXITED
 _LOOKS, _NEAR = 8, 0.02
 # The errors of a run may be that many times its tolerance. What it leaves undecided is repeated
 # with a smaller one, down to a smallest.
-_GRAZING = 30.0
+_GRAZING, _BLUR = 30.0, 1e-4
 REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
 _GOLDEN, _SECTIONS = (np.sqrt(5) - 1) / 2, 24
 
@@ -124,8 +124,8 @@ def grazes(
     """
     touched = jnp.abs(nearest) < _GRAZING * doubt_there
     almost = (result == CONVERGED) & (end < _GRAZING * doubt)
-    # Near an extremum of a margin of order one that is deep enough its slope is at least this.
-    flat = doubt > jnp.abs(end) * jnp.maximum(jnp.sqrt(rtol / (2 * _GRAZING)), 5 * rtol)
+    # The margin falls so slowly that these errors move the time by more than they should.
+    flat = doubt > jnp.abs(end) * jnp.maximum(_BLUR, 5 * rtol)
     return touched | almost | ((result == EXITED) & flat)
 
 

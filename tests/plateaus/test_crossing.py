@@ -132,7 +132,7 @@ def test_exits_of_ones_own_are_looked_for_within_steps():
     np.testing.assert_allclose(plateau.time, np.arccos(1 - level / AMPLITUDE), rtol=1e-4)
 
 
-# --- A maximum of the distance along a gradient flow -----------------------------------------------
+# --- A maximum of the distance along a gradient flow ----------------------------------------------
 
 START = np.array([-1.6538397452, 1.3338128819, -1.2334263262, 0.1211690277, 1.3038462807,
                   0.1395942073])  # fmt: skip
