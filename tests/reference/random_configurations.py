@@ -1,4 +1,4 @@
-"""Random plateau measurements against SciPy's LSODA, over all kernels, reparametrisations and exits.
+"""Random plateau measurements against LSODA, over all kernels, reparametrisations and exits.
 
 The referee shares no code with memjax: the transforms of the remainder are Gauss sums over its
 kernel, the gradient is written out, and LSODA integrates it with tolerances of 1e-10. Units of time
@@ -25,7 +25,7 @@ import memjax as mj
 
 Function = Callable[[Any], Any]
 
-# --- Kernels: how memjax makes one of its parameters, and its values and panels without memjax ------
+# --- Kernels: how memjax makes one of its parameters, and its values and panels without memjax ----
 
 
 def _bump(p: np.ndarray) -> tuple[Function, np.ndarray]:
@@ -314,8 +314,9 @@ def measured(cases: list[Case]) -> tuple[list[Any], list[Any]]:
         return plateau.time, plateau.result_code
 
     singles = [single(k, jnp.asarray(end)) for k, end in enumerate(last)]
-    names = [name for name in mj.plateaus.OUTCOMES]
-    of_sweep = list(zip(swept["time"].values, [names[k] for k in swept["result"].values]))
+    names = mj.plateaus.OUTCOMES
+    pairs = zip(swept["time"].values, swept["result"].values, strict=True)
+    of_sweep = [(float(time), names[code]) for time, code in pairs]
     return of_sweep, [(float(time), names[int(code)]) for time, code in singles]
 
 
