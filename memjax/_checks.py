@@ -8,7 +8,7 @@ measurement as `invalid`, while `check_` functions let it pass.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from jaxtyping import Array
 
 # The largest count: arrays of that many numbers cannot be held, and indices are of 32 bits.
@@ -24,8 +25,10 @@ _MOST = 2**31 - 1
 
 def shown(value: Any) -> str:
     """A value as an error message shows it: in one line, and not at length."""
-    if isinstance(value, (jax.Array, np.ndarray)) and (is_traced(value) or np.size(value) > 8):
-        return f"an array of shape {np.shape(value)} and dtype {value.dtype}"
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if is_traced(value) or np.size(value) > 8 or not jnp.issubdtype(value.dtype, jnp.number):
+            return f"an array of shape {np.shape(value)} and dtype {value.dtype}"
+        value = np.asarray(value).tolist()
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         # Python refuses to write integers of more than 4,300 digits.
         return f"an integer of {value.bit_length()} bits"
@@ -34,6 +37,12 @@ def shown(value: Any) -> str:
     except Exception:  # of the value's own
         return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def said(error: BaseException) -> str:
+    """What an error from a user's own code says, as another message quotes it: in one line."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def is_traced(value: Any) -> bool:
@@ -46,6 +55,11 @@ def valid_or_nan(value: Array, valid: Any) -> Array:
     if not is_traced((value, valid)):
         return value
     return jnp.where(valid, value, jnp.asarray(jnp.nan, value.dtype))
+
+
+def _valid(value: Array, valid: Callable[[Array], Array]) -> Array:
+    # What is concrete was checked, and is spared the comparison.
+    return valid_or_nan(value, valid(value)) if is_traced(value) else value
 
 
 # --- Numbers ------------------------------------------------------------------------------------
@@ -75,6 +89,9 @@ def as_number_array(name: str, value: Any) -> Array:
     try:
         if isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        # JAX would take a list of text for the name of a type.
+        if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
+            raise TypeError
         number = jnp.asarray(value)
         # Booleans and keys are arrays to JAX, and no numbers.
         if jnp.issubdtype(number.dtype, jnp.number):
@@ -112,7 +129,7 @@ def as_number(name: str, value: Any) -> Array:
     array = as_float_array(name, value)
     check_scalar(name, array)
     check_finite(name, value)
-    return valid_or_nan(array, jnp.isfinite(array))
+    return _valid(array, jnp.isfinite)
 
 
 def as_positive(name: str, value: Any, hint: str = "pass values above 0") -> Array:
@@ -127,43 +144,68 @@ def as_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more"
     array = as_float_array(name, value)
     check_scalar(name, array)
     check_nonnegative(name, value, hint)
-    return valid_or_nan(array, (array >= 0) & jnp.isfinite(array))
+    return _valid(array, lambda array: (array >= 0) & jnp.isfinite(array))
 
 
 def as_finite_array(name: str, value: Any) -> Array:
     """`value` as an array of finite numbers."""
     array = as_float_array(name, value)
     check_finite(name, value)
-    return valid_or_nan(array, jnp.isfinite(array))
+    return _valid(array, jnp.isfinite)
 
 
 def as_positive_array(name: str, value: Any, hint: str = "pass values above 0") -> Array:
     """`value` as an array of positive, finite numbers."""
     array = as_float_array(name, value)
     check_positive(name, value, hint)
-    return valid_or_nan(array, (array > 0) & jnp.isfinite(array))
+    return _valid(array, lambda array: (array > 0) & jnp.isfinite(array))
+
+
+def as_share(name: str, value: Any, hint: str = "pass a number between 0 and 1") -> Array:
+    """`value` as a scalar above 0 and below 1."""
+    array = as_positive(name, value, hint)
+    if not is_traced(value) and not _as_numpy(name, value) < 1:
+        raise ValueError(f"`{name}` must be below 1, got {shown(value)}; {hint}.")
+    return _valid(array, lambda array: array < 1)
 
 
 def as_tolerance(name: str, value: Any) -> Array:
-    """`value` as a relative tolerance: a scalar above 0 and below 1."""
-    array = as_positive(name, value, "pass a relative tolerance such as 1e-6")
-    if not is_traced(value) and not _as_numpy(name, value) < 1:
+    """`value` as a relative tolerance."""
+    return as_share(name, value, "pass a relative tolerance such as 1e-6")
+
+
+def as_pair(name: str, value: Any, hint: str) -> tuple[float, float]:
+    """`value`, which is concrete, as two increasing numbers, of which the last may be infinite."""
+    array = as_float_array(name, value)
+    if array.shape != (2,) or not (array[0] > -jnp.inf and array[0] < array[1]):
+        raise ValueError(f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}.")
+    return float(array[0]), float(array[1])
+
+
+def as_range(low_name: str, low: Any, high_name: str, high: Any) -> tuple[Array, Array]:
+    """Two positive scalars, the first of which is the smaller one."""
+    least, most = as_positive(low_name, low), as_positive(high_name, high)
+    if not is_traced((least, most)) and not least < most:
         raise ValueError(
-            f"`{name}` must be below 1, got {shown(value)}; pass a relative tolerance such as 1e-6."
+            f"`{low_name}` must be less than `{high_name}`, got {shown(low)} and {shown(high)}; "
+            "swap or spread them."
         )
-    return valid_or_nan(array, array < 1)
+    return least, valid_or_nan(most, least < most)
 
 
 def as_horizon(value: Any) -> Array | None:
-    """`value` as an array of finite horizons, or `None` for the whole half line.
+    """`value` as an array of finite horizons, or `None` for the whole half line, which is given
+    as infinity or `None`.
 
     The two cases have different closed forms, so the choice is made from the concrete value
     before tracing: a traced horizon is taken to be finite.
     """
+    if value is None:
+        return None
     # Under `jit` the conversion itself yields a tracer, so look at the value as it was given.
     horizon = as_float_array("horizon", value)
     if is_traced(value):
-        return horizon
+        return _valid(horizon, lambda horizon: (horizon >= 0) & jnp.isfinite(horizon))
     values = np.asarray(value)
     if values.ndim == 0 and values == np.inf:
         return None
@@ -205,13 +247,15 @@ def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> No
         raise ValueError(f"`{name}` {wanted}, got {bad}; {hint}.")
 
 
-def check_same_shape(first: str, first_value: Any, second: str, second_value: Any) -> None:
+def check_same_shape(
+    first: str, first_value: Any, second: str, second_value: Any, entry: str = "mode"
+) -> None:
     """Refuse two arrays that differ in shape."""
     a, b = jnp.shape(first_value), jnp.shape(second_value)
     if a != b:
         raise ValueError(
             f"`{first}` and `{second}` must have the same shape, got {a} and {b}; "
-            f"pass one entry of each per mode."
+            f"pass one entry of each per {entry}."
         )
 
 
@@ -295,9 +339,37 @@ def check_callable(name: str, value: Any, hint: str = "pass a function") -> None
 
 def as_list(name: str, value: Any, wanted: str) -> list[Any]:
     """`value` as a list; text, mappings and what cannot be iterated over are refused."""
-    if isinstance(value, (str, bytes, dict, set)) or not np.iterable(value):
+    if isinstance(value, (str, bytes, Mapping, Set)) or not np.iterable(value):
         raise TypeError(f"`{name}` must be a list of {wanted}, got {shown(value)}; pass a list.")
     return list(value)
+
+
+def check_dataset(
+    name: str, value: Any, needed: Mapping[Any, Collection[str]], source: str
+) -> None:
+    """Refuse anything but a dataset with certain variables, each over certain dimensions."""
+    check_instance(name, value, xr.Dataset, "an xarray.Dataset", f"pass that of {source}")
+    for variable, dims in needed.items():
+        if variable not in value:
+            found = shown(sorted(map(str, value)))
+            raise ValueError(
+                f"`{name}` must have a variable {variable!r}, got {found}; pass that of {source}."
+            )
+        if not set(dims) <= set(value[variable].dims):
+            raise ValueError(
+                f"`{name}` must have {variable!r} over {', '.join(map(repr, dims))}, got "
+                f"{value[variable].dims}; pass that of {source}."
+            )
+
+
+def as_integers(name: str, value: Any, least: int = 1) -> list[int]:
+    """`value` as a list of at least one integer, each of at least `least`."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim > 0:
+        value = np.asarray(value).tolist() if jnp.issubdtype(value.dtype, jnp.number) else None
+    entries = as_list(name, value, "integers")
+    if not entries:
+        raise ValueError(f"`{name}` must hold at least one integer, got none; pass some.")
+    return [check_integer(name, entry, least) for entry in entries]
 
 
 # --- Times and files ----------------------------------------------------------------------------
@@ -320,7 +392,9 @@ def as_increasing(name: str, value: Any, least: int = 1) -> Array:
                 f"`{name}` must increase, got {values[k]} and then {values[k + 1]}; sort the "
                 "values and remove repeats."
             )
-    return array
+    return _valid(
+        array, lambda array: jnp.all(jnp.isfinite(array) & (jnp.diff(array, append=jnp.inf) > 0))
+    )
 
 
 def as_path(name: str, value: Any) -> Path:

@@ -381,8 +381,8 @@ def test_approximate_takes_complex_rates_and_a_margin(tmp_path, capsys):
     ("content", "options", "match"),
     [
         ("0,1\n1,nan\n2,0.1\n3,0\n", "", "`values` must be finite, got nan"),
-        ("0,1\n2,0.5\n1,0.7\n3,0\n", "", "strictly increasing, got 2.0 and then 1.0; sort"),
-        ("0,1\n1,0.5\n1,0.4\n3,0\n", "", "strictly increasing, got 1.0 and then 1.0"),
+        ("0,1\n2,0.5\n1,0.7\n3,0\n", "", "`times` must increase, got 2.0 and then 1.0; sort"),
+        ("0,1\n1,0.5\n1,0.4\n3,0\n", "", "`times` must increase, got 1.0 and then 1.0"),
         ("0,1\n1,0.5\n2,0.2\n", "", "must hold at least 4 samples, got 3"),
         ("t,y\n", "", "must hold at least 2 samples, got 0"),
         ("1\n0.5\n0.2\n0\n", "", "line 1 must hold numbers in columns 0 and 1, got '1'"),

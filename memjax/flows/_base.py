@@ -9,6 +9,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
+from .._checks import check_instance
 from ..losses import AbstractLoss, displaced, weights
 from ..models import AbstractModel, trainable
 
@@ -190,8 +191,5 @@ def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:
 
 def check_loss(loss: AbstractLoss) -> None:
     """Refuse what is not a loss."""
-    if not isinstance(loss, AbstractLoss):
-        raise TypeError(
-            f"`loss` must be a memjax loss, got {type(loss).__name__}; pass for "
-            "example memjax.WhiteNoiseLoss(target)."
-        )
+    hint = "pass for example memjax.WhiteNoiseLoss(target)"
+    check_instance("loss", loss, AbstractLoss, "a memjax loss", hint)

@@ -10,8 +10,8 @@ import lineax as lx
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from .._checks import as_float_array, check_nonnegative, check_positive, check_scalar
-from ..losses import AbstractLoss, displaced, weights
+from .._checks import as_key, as_nonnegative, as_positive, check_instance, shown
+from ..losses import AbstractLoss, check_model, displaced, weights
 from ..models import AbstractModel
 from ._base import check_loss
 
@@ -82,18 +82,18 @@ class OptaxTraining(AbstractTraining):
         self, loss: AbstractLoss, optimiser: Any, time_step: float | Float[Array, ""] = 1.0
     ):
         check_loss(loss)
-        if not (callable(getattr(optimiser, "init", None)) and hasattr(optimiser, "update")):
+        parts = [getattr(optimiser, name, None) for name in ("init", "update")]
+        if isinstance(optimiser, type) or not all(map(callable, parts)):
             raise TypeError(
-                f"`optimiser` must be an Optax optimiser, got {optimiser!r}; pass for example "
-                "optax.adam(1e-3)."
+                f"`optimiser` must be an Optax optimiser, got {shown(optimiser)}; pass for "
+                "example optax.adam(1e-3)."
             )
         self.loss = loss
         self.optimiser = optax.with_extra_args_support(optimiser)
-        self.time_step = as_float_array("time_step", time_step)
-        check_scalar("time_step", self.time_step)
-        check_positive("time_step", self.time_step)
+        self.time_step = as_positive("time_step", time_step)
 
     def start(self, model: AbstractModel) -> PyTree[Array]:
+        check_model(model)
         return self.optimiser.init(weights(model))
 
     def update(
@@ -128,7 +128,7 @@ class StochasticGradientFlow(AbstractTraining):
 
     **Raises:**
 
-    `TypeError` if `loss` is not a loss or `key` not a (new-style) key, `ValueError` for a negative
+    `TypeError` if `loss` is not a loss or `key` not a key, `ValueError` for a negative
     temperature or a `time_step` that is not positive.
 
     ??? cite "Reference"
@@ -153,18 +153,15 @@ class StochasticGradientFlow(AbstractTraining):
     ):
         check_loss(loss)
         self.loss = loss
-        self.temperature = as_float_array("temperature", temperature)
-        check_scalar("temperature", self.temperature)
-        check_nonnegative("temperature", self.temperature)
-        self.time_step = as_float_array("time_step", time_step)
-        check_scalar("time_step", self.time_step)
-        check_positive("time_step", self.time_step)
-        if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-            raise TypeError(f"`key` must be a PRNG key, got {key!r}; pass jax.random.key(0).")
-        self.key = key
+        self.temperature = as_nonnegative("temperature", temperature)
+        self.time_step = as_positive("time_step", time_step)
+        self.key = as_key("key", key)
         self.solver = diffrax.Euler() if solver is None else solver
+        hint = "pass for example diffrax.Euler()"
+        check_instance("solver", self.solver, diffrax.AbstractSolver, "a Diffrax solver", hint)
 
     def start(self, model: AbstractModel) -> Int[Array, ""]:
+        check_model(model)
         return jnp.zeros((), int)
 
     def update(

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Scalar
 
+from .._checks import check_instance
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -83,11 +84,10 @@ class PreconditionedFlow(AbstractFlow):
 
     def __check_init__(self):
         check_loss(self.loss)
-        if not isinstance(self.operator, lx.AbstractLinearOperator):
-            raise TypeError(
-                f"`operator` must be a Lineax operator, got {type(self.operator).__name__}; pass "
-                "for example lineax.DiagonalLinearOperator(scales)."
-            )
+        hint = "pass for example lineax.DiagonalLinearOperator(scales)"
+        check_instance(
+            "operator", self.operator, lx.AbstractLinearOperator, "a Lineax operator", hint
+        )
 
     @property
     def descends(self) -> bool:

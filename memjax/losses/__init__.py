@@ -1,6 +1,7 @@
 """Losses: a target and a model joined into one number."""
 
 from ._base import AbstractLoss as AbstractLoss
+from ._base import check_model as check_model
 from ._base import displaced as displaced
 from ._base import weights as weights
 from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss

@@ -1,9 +1,11 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_instance, shown
 from ..models import AbstractModel, trainable
 
 
@@ -54,9 +56,22 @@ class AbstractLoss(eqx.Module):
         return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no model."""
+    hint = "pass an instance, for example memjax.DiagonalLinearRNN(amplitudes, rates)"
+    check_instance("model", model, AbstractModel, "a memjax model", hint)
+
+
 def displaced(model: AbstractModel, displacement: PyTree[Array] | None) -> AbstractModel:
     """The model moved by a displacement of its trained weights."""
-    return model if displacement is None else eqx.apply_updates(model, displacement)
+    if displacement is None:
+        return model
+    if jax.tree.structure(displacement) != jax.tree.structure(weights(model)):
+        raise TypeError(
+            f"`displacement` must have the structure of the trained weights, got "
+            f"{shown(displacement)}; pass a tree as eqx.filter(model, memjax.trainable(model))."
+        )
+    return eqx.apply_updates(model, displacement)
 
 
 def weights(model: AbstractModel) -> PyTree[Array]:

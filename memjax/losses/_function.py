@@ -6,6 +6,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_callable
 from ..models import AbstractModel, trainable
 from ._base import AbstractLoss, displaced, weights
 
@@ -35,10 +36,7 @@ class FunctionLoss(AbstractLoss):
     function: Callable[[AbstractModel], Float[Array, ""]]
 
     def __check_init__(self):
-        if not callable(self.function):
-            raise TypeError(
-                f"`function` must map a model to a scalar, got {self.function!r}; pass a function."
-            )
+        check_callable("function", self.function, "pass a function from models to scalars")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         return self.function(model)

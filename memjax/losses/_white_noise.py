@@ -4,11 +4,10 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float_array, check_positive, check_scalar, is_traced
+from .._checks import as_horizon, as_positive, check_instance, is_traced
 from ..models import AbstractModel, trainable
 from ..targets import (
     AbstractKernel,
@@ -29,7 +28,7 @@ from ..targets._inner import (
 )
 from ..targets._lyapunov import decay_time
 from ..targets._special import exponential_moment
-from ._base import AbstractLoss, displaced
+from ._base import AbstractLoss, check_model, displaced
 from ._function import FunctionLoss
 
 
@@ -75,7 +74,7 @@ class WhiteNoiseLoss(AbstractLoss):
     target: Kernel
     horizon: Float[Array, ""] | None
 
-    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] = jnp.inf):
+    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] | None = jnp.inf):
         check_target(target)
         self.target = target
         self.horizon = as_loss_horizon(target, horizon)
@@ -147,6 +146,7 @@ class WhiteNoiseLoss(AbstractLoss):
         """The problem in amplitudes and rates, and the way back to the weights."""
         kernel = model_kernel(model, self.target)
         assert isinstance(kernel, ExponentialSum)
+        moved = displaced(model, displacement)
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
@@ -155,7 +155,6 @@ class WhiteNoiseLoss(AbstractLoss):
         residual = residual_modes(kernel.amplitudes, kernel.rates, active)
         rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
 
-        moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
 
         def amplitudes_and_rates(free: PyTree[Array]):
@@ -168,27 +167,26 @@ class WhiteNoiseLoss(AbstractLoss):
 
 def check_target(target: Kernel) -> None:
     """Refuse a target that has no kernel."""
-    if not isinstance(target, Kernel):
-        raise TypeError(
-            f"`target` must be a memory kernel, got {type(target).__name__}; pass for "
-            "example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
-            "memjax.SampledPathLoss."
-        )
+    hint = (
+        "pass for example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
+        "memjax.SampledPathLoss"
+    )
+    check_instance("target", target, Kernel, "a memory kernel", hint)
 
 
-def as_loss_horizon(target: Kernel, horizon: float | Float[Array, ""]) -> Float[Array, ""] | None:
+def as_loss_horizon(
+    target: Kernel, horizon: float | Float[Array, ""] | None
+) -> Float[Array, ""] | None:
     """A positive horizon as an array, or `None` for the half line."""
-    if not is_traced(horizon) and np.all(np.asarray(horizon) == np.inf):
+    if not is_traced(horizon) and as_horizon(horizon) is None:
         check_square_integrable("target", target)
         return None
-    finite = as_float_array("horizon", horizon)
-    check_scalar("horizon", finite)
-    check_positive("horizon", finite, "pass T > 0 or jnp.inf")
-    return finite
+    return as_positive("horizon", horizon, "pass T > 0 or jnp.inf")
 
 
 def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
     """The kernel of a model, which must have the inputs and outputs of the target's."""
+    check_model(model)
     kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
     if not isinstance(kernel, Kernel):
         raise TypeError(

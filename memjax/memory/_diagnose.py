@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from .._checks import as_integers, as_key, as_positive, check_flag, check_integer, said
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
-from ._functional import as_functional, CELLS
+from ._functional import CELLS, named_functional
 from ._lag import estimate_lag, LagEstimate
 from ._memory_function import memory_function
 from ._sensitivity import check_weights
@@ -24,6 +24,9 @@ Verdict = Literal["no plateau", "slow", "plateau", "undecided"]
 # below which it starts on a plateau; and the effort above which it is slow even so, since all
 # lags are. Checked on copying tasks (docs/diagnose.md).
 _VISIBLE, _FAINT, _EFFORT = 0.1, 0.01, 1e4
+
+# So many sampled inputs can be held.
+_MOST = 2**31 - 1
 
 
 class GradientSignal(eqx.Module):
@@ -116,29 +119,28 @@ def gradient_signal(
         Statistics 9, 1981; Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks*,
         ICLR 2021, Section 5 (theory, section 4). Its use here is our own.
     """
-    values = np.asarray(steps)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu" or values.min() < 0:
-        raise ValueError(
-            f"`steps` must be a list of integers of 0 or more, got {steps!r}; pass lags as numbers "
-            "of steps."
-        )
-    check_scalar("step", step)
-    check_positive("step", step)
+    values = np.asarray(as_integers("steps", steps, 0))
+    step, scale = float(as_positive("step", step)), float(as_positive("scale", scale))
     check_integer("samples", samples, 2)
-    check_positive("scale", scale)
-    readout_key, input_key, probe_key = jax.random.split(key, 3)
-    runner = _Runner.make(model, step, inputs, readout_key)
     # The earliest of these inputs meets a model that has run for as long again.
     times = 2 * int(values.max()) + 2
+    if times * samples > _MOST:
+        raise ValueError(
+            f"`steps` must be at most {_MOST // samples // 2 - 1} for {samples} samples, got "
+            f"{values.max()}; take a larger `step`."
+        )
+    readout_key, input_key, probe_key = jax.random.split(as_key("key", key), 3)
+    runner = _Runner.make(model, step, inputs, readout_key)
     dtype = jnp.result_type(float)
     shape = () if runner.inputs is None else (runner.inputs,)
     xs = scale * jax.random.normal(input_key, (samples, times, *shape), dtype)
     try:
         output = jax.eval_shape(lambda x: runner(x)[-1], xs[0]).shape
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of the model's own
         hint = "" if runner.inputs is not None else "; pass `inputs` if it takes several"
-        raise type(error)(
-            f"`model` must run on inputs of shape {xs.shape[1:]}{hint}: {error}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"`model` must run on inputs of shape {xs.shape[1:]}{hint}; got {said(error)}"
         ) from error
     pairs = math.prod(shape) * math.prod(output)
     probes = jax.random.split(probe_key, min(pairs, 4))
@@ -216,9 +218,8 @@ class _Runner(eqx.Module):
     method: Any = eqx.field(static=True)
 
     @classmethod
-    def make(cls, model: Any, step: Any, inputs: int | None, key: PRNGKeyArray) -> "_Runner":
-        step = float(step)
-        functional = as_functional(model, inputs=inputs)
+    def make(cls, model: Any, step: float, inputs: int | None, key: PRNGKeyArray) -> "_Runner":
+        functional = named_functional("model", model, inputs=inputs)
         method = functional.method
         if method == "cell":
             width = model.hidden_size
@@ -233,7 +234,7 @@ class _Runner(eqx.Module):
         ts = self.step * jnp.arange(xs.shape[0], dtype=xs.dtype)
         if self.method in ("scan", "residual"):
             return getattr(self.model, self.method)(ts, xs)
-        return as_functional(self.model, inputs=self.inputs)(ts, xs)
+        return named_functional("model", self.model, inputs=self.inputs)(ts, xs)
 
 
 class Remedy(eqx.Module):
@@ -397,10 +398,11 @@ def diagnose(
         the story*, NeurIPS 2024; Wang, Li, *StableSSM*, ICML 2024; Tallec, Ollivier, *Can
         recurrent neural networks warp time?*, ICLR 2018 (theory, sections 4 to 6).
     """
-    check_scalar("step", step)
-    check_positive("step", step)
-    step = float(step)
-    key = jax.random.key(0) if key is None else key
+    step = float(as_positive("step", step))
+    check_integer("samples", samples, 2)
+    check_flag("remedies", remedies)
+    key = jax.random.key(0) if key is None else as_key("key", key)
+    named_functional("model", model, inputs=inputs)
     lag, scale, data, inputs = _lag(data_or_lag, step, inputs)
     signal_key, remedy_key = jax.random.split(key)
     count = round(lag / step)
@@ -408,6 +410,11 @@ def diagnose(
         raise ValueError(
             f"`data_or_lag` must be a lag of at least one step, got {lag} for a step of {step}; "
             "make the step smaller."
+        )
+    if 6 * count * samples > _MOST:
+        raise ValueError(
+            f"`data_or_lag` must be at most {_MOST // samples // 6} steps for {samples} samples, "
+            f"got {lag / step:.6g}; take a larger `step`."
         )
     steps = np.unique(np.rint(np.append(np.geomspace(1, 1.5 * count + 1, 16), count)).astype(int))
     index = int(np.searchsorted(steps, count))
@@ -442,13 +449,7 @@ def _lag(
 ) -> tuple[float, float, LagEstimate | None, int | None]:
     """The lag, the scale of the inputs, the estimate and the number of inputs."""
     if not isinstance(data_or_lag, (tuple, list)):
-        lag = as_float_array("data_or_lag", data_or_lag)
-        if lag.shape != ():
-            raise ValueError(
-                f"`data_or_lag` must be a lag or a pair (xs, ys), got an array of shape "
-                f"{lag.shape}; pass the outputs too."
-            )
-        check_positive("data_or_lag", lag, "pass a lag above 0")
+        lag = as_positive("data_or_lag", data_or_lag, "pass a lag above 0, or a pair (xs, ys)")
         return float(lag), 1.0, None, inputs
     if len(data_or_lag) != 2:
         raise ValueError(

@@ -9,9 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import check_integer, is_traced
+from .._checks import check_choice, check_flag, check_integer, is_traced, shown
 from ..models import (
     AbstractModel,
+    check_same_state,
     ComplexDiagonalRNN,
     DiagonalLinearRNN,
     GatedRNN,
@@ -29,7 +30,7 @@ from ..targets import (
     Volterra,
 )
 from ..targets._inner import sizes
-from ..targets._paths import as_samples
+from ..targets._paths import as_samples, as_times
 
 Method: TypeAlias = Literal["response", "scan", "diffrax", "residual", "cell", "sequence", "path"]
 Functional: TypeAlias = AbstractTarget | AbstractModel | Callable[..., Any]
@@ -107,8 +108,8 @@ class SampledFunctional(eqx.Module):
 
         `ValueError` for a cell or a sequence model and times that are not evenly spaced.
         """
-        clocked = self.method in ("cell", "sequence")
-        if not clocked or is_traced(ts):
+        as_times(ts)
+        if self.method not in ("cell", "sequence") or is_traced(ts):
             return
         steps = np.diff(np.asarray(ts, float))
         # Clocks in single precision count as even.
@@ -186,25 +187,34 @@ def as_functional(
     a method that the object does not have, for `batched=True` with anything but a callable, and
     for another number of inputs than the object's.
     """
+    return named_functional("functional", functional, method, batched, inputs)
+
+
+def named_functional(
+    name: str,
+    functional: Any,
+    method: Method | None = None,
+    batched: bool = False,
+    inputs: int | None = None,
+) -> SampledFunctional:
+    """As `as_functional`, for an argument that has another name."""
+    check_flag("batched", batched)
     if inputs is not None:
         check_integer("inputs", inputs)
     if isinstance(functional, SampledFunctional):
         if method is None and not batched and inputs in (None, functional.inputs):
             return functional
         functional = functional.source
-    methods = _methods(functional)
+    methods = _methods(name, functional)
     if batched and methods != _CALLABLE_METHODS:
         raise ValueError(
             f"`batched` is for plain callables, got {_name(functional)}; leave it out, or wrap it "
             "in a function of your own."
         )
     if method is None:
-        method = _default(functional, methods)
-    elif method not in methods:
-        raise ValueError(
-            f"`method` must be one of {', '.join(map(repr, methods))} for {_name(functional)}, "
-            f"got {method!r}; choose one of these, or leave it out."
-        )
+        method = _default(name, functional, methods)
+    hint = f"this is for {_name(functional)}; choose one, or leave it out"
+    check_choice("method", method, methods, hint)
     known, number = _inputs(functional)
     if known and inputs is not None and inputs != number:
         raise ValueError(
@@ -213,7 +223,7 @@ def as_functional(
     return SampledFunctional(functional, method, number if known else inputs, bool(batched))
 
 
-def _methods(functional: Any) -> tuple[Method, ...]:
+def _methods(name: str, functional: Any) -> tuple[Method, ...]:
     """The methods that an object has."""
     if isinstance(functional, AbstractTarget):
         return ("response",)
@@ -221,17 +231,17 @@ def _methods(functional: Any) -> tuple[Method, ...]:
         return _MODEL_METHODS if hasattr(functional, "scan") else _MODEL_METHODS[1:]
     if isinstance(functional, CELLS):
         return ("cell",)
-    if callable(functional):
+    if callable(functional) and not isinstance(functional, type):
         return _CALLABLE_METHODS
     raise TypeError(
-        "`functional` must be a target, a model, a GRU or LSTM cell of Equinox, or a function of "
-        f"sequences, got {functional!r}."
+        f"`{name}` must be a target, a model, a GRU or LSTM cell of Equinox, or a function of "
+        f"sequences, got {shown(functional)}; pass an instance."
     )
 
 
-def _default(functional: Any, methods: tuple[Method, ...]) -> Method:
+def _default(name: str, functional: Any, methods: tuple[Method, ...]) -> Method:
     if methods == _CALLABLE_METHODS:
-        return _called(functional)
+        return _called(name, functional)
     if isinstance(functional, StateSpaceStack):
         # Its scan is exact for one layer only, and fails for layers without one.
         return "scan" if _exact_scan(functional) else "diffrax"
@@ -244,18 +254,18 @@ def _exact_scan(model: AbstractModel) -> bool:
     return hasattr(model, "scan")
 
 
-def _called(functional: Callable[..., Any]) -> Method:
+def _called(name: str, functional: Callable[..., Any]) -> Method:
     hint = "pass method='sequence' for f(xs) or method='path' for f(ts, xs)"
     try:
         parameters = inspect.signature(functional).parameters.values()
     except (TypeError, ValueError) as error:
-        message = f"`functional` has no signature that says how to call it; {hint}."
+        message = f"`{name}` has no signature that says how to call it; {hint}."
         raise TypeError(message) from error
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in positional and p.default is p.empty]
     if len(required) not in (1, 2):
         raise TypeError(
-            f"`functional` must take one required argument, xs, or two, ts and xs, got "
+            f"`{name}` must take one required argument, xs, or two, ts and xs, got "
             f"{len(required)}; {hint}."
         )
     return "sequence" if len(required) == 1 else "path"
@@ -291,6 +301,7 @@ def _run_cell(cell: Any, xs: Array) -> Array:
         hidden = cell(jnp.atleast_1d(x), hidden)
         return hidden, jax.tree.leaves(hidden)[0]
 
+    check_same_state("functional", hidden, jax.eval_shape(move, hidden, xs[0])[0])
     return jax.lax.scan(move, hidden, xs)[1]
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
-from .._checks import check_integer, is_traced
-from ..losses import AbstractLoss, FunctionLoss
-from ..losses._base import weights
+from .._checks import as_tolerance, check_callable, check_choice, check_integer, is_traced
+from ..losses import AbstractLoss, displaced, FunctionLoss, weights
 from ._sensitivity import check_weights
 
 # A dense Hessian of this many weights takes 32 MB and about a second.
@@ -100,25 +99,19 @@ def hessian_spectrum(
         Ghorbani, Krishnan, Xiao, *An Investigation into Neural Net Optimization via Hessian
         Eigenvalue Density*, ICML 2019.
     """
-    if not callable(loss):
-        raise TypeError(
-            f"`loss` must map a model to a scalar, got {loss!r}; pass a loss or a function."
-        )
-    if which not in ("largest", "smallest", "magnitude"):
-        raise ValueError(
-            f"`which` must be 'largest', 'smallest' or 'magnitude', got {which!r}; choose one."
-        )
-    if method not in (None, "dense", "lanczos"):
-        raise ValueError(
-            f"`method` must be 'dense', 'lanczos' or None, got {method!r}; choose one of these."
-        )
+    check_callable("loss", loss, "pass a loss, or a function from models to scalars")
+    check_choice("which", which, ("largest", "smallest", "magnitude"))
+    check_choice("method", method, (None, "dense", "lanczos"))
+    tol = float(as_tolerance("tol", tol))
+    for name, value in (("count", count), ("max_steps", max_steps)):
+        if value is not None:
+            check_integer(name, value)
     joined = loss if isinstance(loss, AbstractLoss) else FunctionLoss(loss)
+    displaced(model, displacement)  # a displacement of another structure is refused
     start = jax.tree.map(jnp.zeros_like, weights(model)) if displacement is None else displacement
     flat, unravel = jfu.ravel_pytree(start)
     check_weights(flat)
     traced = is_traced((loss, model, displacement))
-    if count is not None:
-        check_integer("count", count)
     size = flat.size
     if method is None:
         few = count is None or count >= size or size <= _DENSE

@@ -1,7 +1,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, cast, Literal, TypeAlias
+from typing import Any, cast, get_args, Literal, TypeAlias
 
 import diffrax
 import equinox as eqx
@@ -13,7 +13,19 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real
 
-from .._checks import as_float_array, check_integer, check_nonnegative, check_positive, is_traced
+from .._checks import (
+    as_pair,
+    as_positive,
+    as_share,
+    as_tolerance,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    is_traced,
+)
 from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
@@ -28,8 +40,6 @@ Normalisation: TypeAlias = Literal["relative", "shifted"]
 # that to no input, and over a: shape (times, outputs).
 Rates: TypeAlias = Callable[[Array, Array], Array]
 
-_KINDS = ("heaviside", "reversed", "impulse")
-_NORMALISATIONS = ("relative", "shifted")
 _CORNERS = 4  # up to how many inputs all corners of the box are tried
 _SIGNS = 8  # at how many times the best direction of small inputs is tried
 _GOLDEN = (np.sqrt(5) - 1) / 2
@@ -92,10 +102,7 @@ class MemoryFunction(eqx.Module):
 
         `ValueError` for a level outside of (0, 1).
         """
-        level = as_float_array("level", level)
-        if not is_traced(level) and not 0 < level < 1:
-            raise ValueError(f"`level` must be between 0 and 1, got {level}; pass for example 0.1.")
-        return _last_crossing(self.ts, self.values, level)
+        return _last_crossing(self.ts, self.values, as_share("level", level))
 
 
 @jax.jit
@@ -213,8 +220,10 @@ def memory_function(
         Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
         ICLR 2024, Section 2 (theory, section 1).
     """
-    _check_choice("kind", kind, _KINDS)
-    _check_choice("normalisation", normalisation, _NORMALISATIONS)
+    check_choice("kind", kind, get_args(Kind))
+    check_choice("normalisation", normalisation, get_args(Normalisation))
+    check_choice("method", method, (None, *get_args(Method)))
+    check_flag("batched", batched)
     times = _as_lags(ts)
     check_integer("num_amplitudes", num_amplitudes, 2)
     check_integer("directions", directions, 0)
@@ -222,14 +231,16 @@ def memory_function(
     check_integer("refinements", refinements, 0)
     check_integer("max_steps", max_steps)
     check_positive("amplitudes", amplitudes)
-    if np.shape(amplitudes) != (2,) or not amplitudes[0] < amplitudes[1]:
-        raise ValueError(
-            f"`amplitudes` must be (least, largest), got {amplitudes}; pass two ascending numbers."
-        )
-    low, high = amplitudes
-    for name, value in (("warm_up", warm_up), ("pulse", pulse), ("rtol", rtol), ("atol", atol)):
-        if value is not None:
-            check_positive(name, value)
+    low, high = as_pair("amplitudes", amplitudes, "pass the least and the largest")
+    warm_up = None if warm_up is None else float(as_positive("warm_up", warm_up))
+    pulse = None if pulse is None else float(as_positive("pulse", pulse))
+    rtol = None if rtol is None else float(as_tolerance("rtol", rtol))
+    atol = None if atol is None else float(as_positive("atol", atol))
+    solver = diffrax.Tsit5() if solver is None else solver
+    hint = "pass for example diffrax.Kvaerno5()"
+    check_instance("solver", solver, diffrax.AbstractSolver, "a Diffrax solver", hint)
+    if inputs is not None:
+        check_integer("inputs", inputs)
 
     if isinstance(functional, Teacher) and isinstance(functional.function, AbstractModel):
         functional = functional.function
@@ -242,7 +253,7 @@ def memory_function(
         times=tuple(times.tolist()),
         kind=kind,
         shifted=normalisation == "shifted",
-        amplitudes=(float(low), float(high)),
+        amplitudes=(low, high),
         num_amplitudes=num_amplitudes,
         directions=directions,
         starts=starts,
@@ -258,7 +269,6 @@ def memory_function(
             "pass all times from 0 on."
         )
     sampled.check_clock(times)
-    solver = diffrax.Tsit5() if solver is None else solver
     double = not continuous or _precision(sampled.source) == jnp.float64
     rtol = (1e-8 if double else 1e-4) if rtol is None else rtol
     atol = (1e-10 if double else 1e-6) if atol is None else atol
@@ -284,15 +294,18 @@ def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
 
     `ValueError` for no memory function, `TypeError` for anything else.
     """
+    check_instance(
+        "memories", memories, Mapping, "a mapping of memory functions", "name each by a label"
+    )
     if not memories:
-        raise ValueError("`memories` must hold at least one memory function, got none.")
+        raise ValueError(
+            "`memories` must hold at least one memory function, got none; make one by "
+            "memjax.memory_function."
+        )
     parts = []
     for label, memory in memories.items():
-        if not isinstance(memory, MemoryFunction):
-            raise TypeError(
-                f"`memories` must hold memory functions, got {type(memory).__name__} for "
-                f"{label!r}; make them by memjax.memory_function."
-            )
+        hint = "make them by memjax.memory_function"
+        check_instance("memories", memory, MemoryFunction, "memory functions", hint)
         variables = {
             "memory": ("time", np.asarray(memory.values)),
             "bounded": ("time", np.asarray(memory.bounded, float)),
@@ -318,13 +331,6 @@ class _Options:
     warm_up: float
     pulse: float
     max_steps: int
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}; choose one."
-        )
 
 
 def _as_lags(ts: Any) -> np.ndarray:

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, get_args, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -10,7 +10,17 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Real
 
-from .._checks import as_float_array, as_horizon, check_integer, check_nonnegative, is_traced
+from .._checks import (
+    as_horizon,
+    as_increasing,
+    as_key,
+    check_callable,
+    check_choice,
+    check_integer,
+    check_nonnegative,
+    check_scalar,
+    shown,
+)
 from ..losses import AbstractLoss
 from ..models import DiagonalLinearRNN, trainable
 from ..reparam import AbstractReparametrisation
@@ -134,45 +144,35 @@ def perturbation_error(
         ICLR 2024, Definitions 3.2 and 3.3 (theory, section 5).
     """
     radii = as_curve_radii(radii)
-    if norm not in ("max", "operator"):
-        raise ValueError(f"`norm` must be 'max' or 'operator', got {norm!r}; choose one of these.")
+    check_choice("norm", norm, get_args(Ball))
+    key = as_key("key", key)
     for name, value in (("restarts", restarts), ("steps", steps), ("draws", draws)):
         check_integer(name, value)
     end = as_horizon(horizon)
+    if end is not None:
+        check_scalar("horizon", end)
     if isinstance(target, AbstractKernel):
         if not isinstance(model, DiagonalLinearRNN):
             raise TypeError(
                 f"`model` must be a DiagonalLinearRNN for a kernel as the target, got "
-                f"{type(model).__name__}; pass a loss as the target instead, for example a "
+                f"{shown(model)}; pass a loss as the target instead, for example a "
                 "memjax.SampledPathLoss."
             )
         if end is None:
             check_integrable("target", target)
         return _exact(model, target, radii, end, key, norm, restarts, steps, draws)
-    if not callable(target):
-        raise TypeError(
-            f"`target` must be a kernel, a loss, or a function of a model, got "
-            f"{type(target).__name__}; pass one of these."
-        )
+    check_callable("target", target, "pass a kernel, a loss, or a function of a model")
     if end is not None:
         raise ValueError(
-            f"`horizon` must be left out with a loss, got {horizon}; the loss has its own."
+            f"`horizon` must be left out with a loss, got {shown(horizon)}; the loss has its own."
         )
     return _ascend(model, target, radii, key, norm, restarts, steps, draws)
 
 
 def as_curve_radii(radii: Any) -> Float[Array, " radii"]:
     """`radii` as an ascending one-dimensional array."""
-    array = as_float_array("radii", radii)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(
-            f"`radii` must be one-dimensional and not empty, got shape {array.shape}; pass them "
-            "as an array."
-        )
-    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
-    if not is_traced(array) and np.any(np.diff(array) <= 0):
-        raise ValueError(f"`radii` must ascend, got {np.asarray(array)}; sort them.")
-    return array
+    check_nonnegative("radii", radii, "a ball has a radius of 0 or more")
+    return as_increasing("radii", radii)
 
 
 # --- Any model and any loss ---------------------------------------------------------------------

@@ -1,6 +1,6 @@
 import abc
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import diffrax
 import equinox as eqx
@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._checks import check_callable, check_choice, check_instance, check_integer, shown
 from ..reparam import AbstractReparametrisation
 from ..targets._paths import as_samples, as_times
+
+Interpolation = Literal["linear", "cubic", "previous"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
 class AbstractModel(eqx.Module):
@@ -43,7 +47,7 @@ class AbstractModel(eqx.Module):
         ts: Float[Array, " times"],
         xs: Float[Array, "times ..."] | Callable[[Float[Array, ""]], Array],
         *,
-        interpolation: Literal["linear", "cubic", "previous"] = "linear",
+        interpolation: Interpolation = "linear",
         solver: diffrax.AbstractSolver | None = None,
         stepsize_controller: diffrax.AbstractStepSizeController | None = None,
         max_steps: int | None = None,
@@ -75,17 +79,35 @@ class AbstractModel(eqx.Module):
 
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
+        check_choice("interpolation", interpolation, INTERPOLATIONS)
+        if max_steps is not None:
+            check_integer("max_steps", max_steps)
+        for name, given, kind, example in (
+            ("solver", solver, diffrax.AbstractSolver, "diffrax.Kvaerno5()"),
+            (
+                "stepsize_controller",
+                stepsize_controller,
+                diffrax.AbstractStepSizeController,
+                "diffrax.PIDController(rtol=1e-8, atol=1e-10)",
+            ),
+            ("adjoint", adjoint, diffrax.AbstractAdjoint, "diffrax.DirectAdjoint()"),
+        ):
+            if given is not None:
+                wanted = f"a diffrax.{kind.__name__}"
+                check_instance(name, given, kind, wanted, f"pass for example {example}")
         jump_ts = step_ts = None
         if callable(xs):
+            check_callable("xs", xs, "pass samples, or a function of time")
             ts = as_times(ts)
             path = xs
         else:
             ts, xs = as_samples(ts, xs)
-            path, kinked = _interpolate(ts, xs, interpolation)
+            path = _interpolate(ts, xs, interpolation)
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
-            elif kinked:
+            else:
                 step_ts = ts[1:-1]
+        self._check_dynamics(ts[0], path(ts[0]))
         if solver is None:
             solver = diffrax.Kvaerno5()
         if stepsize_controller is None:
@@ -113,6 +135,10 @@ class AbstractModel(eqx.Module):
         assert solution.ys is not None
         return solution.ys
 
+    def _check_dynamics(self, t: Float[Array, ""], x: Array) -> None:
+        hidden = self.initial_hidden()
+        check_same_state("vector_field", hidden, jax.eval_shape(self.vector_field, t, hidden, x))
+
     def residual(
         self, ts: Float[Array, " times"], xs: Float[Array, "times ..."]
     ) -> Float[Array, "times ..."]:
@@ -134,6 +160,7 @@ class AbstractModel(eqx.Module):
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
         ts, xs = as_samples(ts, xs)
+        self._check_dynamics(ts[0], xs[0])
 
         def move(hidden: PyTree[Array], now: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
             t, step, x = now
@@ -144,6 +171,16 @@ class AbstractModel(eqx.Module):
         # The last step, of no length, only reads the last hidden state.
         steps = jnp.diff(ts, append=ts[-1:])
         return jax.lax.scan(move, self.initial_hidden(), (ts, steps, xs))[1]
+
+
+def check_same_state(name: str, hidden: PyTree[Array], found: PyTree) -> None:
+    """Refuse dynamics of one's own that do not give a hidden state like the one they got."""
+    like = lambda tree: jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), tree)
+    if like(hidden) != like(found):
+        raise TypeError(
+            f"`{name}` must map a hidden state to one of the same shapes, got {shown(like(found))} "
+            f"for {shown(like(hidden))}; check the order of its arguments and what it returns."
+        )
 
 
 class Fixed(eqx.Module):
@@ -160,24 +197,19 @@ _ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeCon
 
 
 def _interpolate(
-    ts: Float[Array, " times"], xs: Float[Array, "times ..."], interpolation: str
-) -> tuple[Callable[[Any], Array], bool]:
+    ts: Float[Array, " times"], xs: Float[Array, "times ..."], interpolation: Interpolation
+) -> Callable[[Any], Array]:
     if interpolation == "linear":
-        return diffrax.LinearInterpolation(ts, xs).evaluate, True
+        return diffrax.LinearInterpolation(ts, xs).evaluate
     if interpolation == "cubic":
         coefficients = diffrax.backward_hermite_coefficients(ts, xs)
-        return diffrax.CubicInterpolation(ts, coefficients).evaluate, True
-    if interpolation == "previous":
+        return diffrax.CubicInterpolation(ts, coefficients).evaluate
 
-        def held(t: Any) -> Array:
-            index = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, ts.shape[0] - 1)
-            return xs[index]
+    def held(t: Any) -> Array:
+        index = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, ts.shape[0] - 1)
+        return xs[index]
 
-        return held, True
-    raise ValueError(
-        f"`interpolation` must be 'linear', 'cubic' or 'previous', got {interpolation!r}; "
-        "choose one of these."
-    )
+    return held
 
 
 def trainable(model: PyTree) -> PyTree[bool]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from .._checks import check_choice, shown
 from ..targets._paths import as_samples, even_step
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
@@ -100,8 +101,9 @@ def scan_dense(
 
     Where all steps are known to have one length there is one exponential; otherwise one a step.
     """
+    given = ts
     ts, xs = _as_scannable(ts, xs, interpolation)
-    step = even_step(ts)
+    step = even_step(given)
     steps = jnp.diff(ts)
     if step is not None:
         shared = _step_matrices(recurrent, jnp.asarray(step, recurrent.dtype))
@@ -145,12 +147,9 @@ def _as_scannable(ts: Any, xs: Any, interpolation: str) -> tuple[Array, Array]:
     """Times and samples as arrays, or the reason why a scan of them cannot be exact."""
     if callable(xs):
         raise TypeError(
-            f"`xs` must be samples in `scan`, got {xs!r}; call the model itself for an input "
+            f"`xs` must be samples in `scan`, got {shown(xs)}; call the model itself for an input "
             "that is a function of time."
         )
-    if interpolation not in ("linear", "previous"):
-        raise ValueError(
-            f"`interpolation` must be 'linear' or 'previous' in `scan`, got {interpolation!r}; "
-            "call the model itself for other paths."
-        )
+    hint = "call the model itself for other paths"
+    check_choice("interpolation", interpolation, ("linear", "previous"), hint)
     return as_samples(ts, xs)

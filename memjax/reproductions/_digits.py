@@ -18,7 +18,7 @@ from ..models import Fixed, log_uniform_rates, LRULayer, ring, StateSpaceLayer, 
 from ..models._scan import _phi
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..viz import plot_digits_stability
-from ._base import check_known, Reproduction, Verdict
+from ._base import as_positives, as_radii, check_known, Reproduction, Verdict
 from ._training import batched, select
 
 DIRECT = "direct"
@@ -170,7 +170,15 @@ def run(
     perturbed models over `weights` and `radius`."""
     check_known("models", models, MODELS)
     check_known("reparametrisations", reparametrisations, REPARAMETRISATIONS)
-    for name, value in (("seeds", seeds), ("updates", updates), ("width", width)):
+    learning_rates = as_positives("learning_rates", learning_rates).tolist()
+    radii = as_radii(radii)
+    for name, value in (
+        ("seeds", seeds),
+        ("updates", updates),
+        ("width", width),
+        ("draws", draws),
+        ("steps", steps),
+    ):
         check_integer(name, value)
     (images, classes), (others, rest) = jax.tree.map(jnp.asarray, load_digits())
     names = {"model": list(models), "reparametrisation": list(reparametrisations)}

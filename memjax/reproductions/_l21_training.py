@@ -51,6 +51,8 @@ def run(
     check_known("models", models, MODELS)
     check_known("optimisers", optimisers, OPTIMISERS)
     check_integer("updates", updates, 2)
+    check_integer("width", width)
+    check_integer("batch", batch)
     names = {"target": targets, "model": models, "optimiser": optimisers}
     times = np.unique(np.round(np.geomspace(1, updates, 200)))
     shape = tuple(map(len, names.values()))

@@ -100,8 +100,8 @@ def run(
 ) -> xr.Dataset:
     """Memory functions over `architecture`, `stage` and `seed`, with what they decay like."""
     check_known("architectures", architectures, ARCHITECTURES)
-    for name, value, least in (("seeds", seeds, 1), ("updates", updates, 1), ("width", width, 1)):
-        check_integer(name, value, least)
+    for name, value in (("seeds", seeds), ("updates", updates), ("width", width)):
+        check_integer(name, value)
     check_integer("samples", samples, 16)
     ts, times = jnp.asarray(_TRAIN_TIMES), 0.5 * jnp.arange(samples)
     xs = jax.random.normal(jax.random.key(0), (_PATHS, ts.size))

@@ -17,7 +17,10 @@ def run(
 ) -> xr.Dataset:
     """Plateau times over `omega`, `width` and `seed`, with `lower_bound` beside them."""
     sweep = PlateauSweep(
-        memories=tuple(memories), widths=tuple(widths), seeds=tuple(seeds), curve_points=0
+        memories=memories,  # pyright: ignore[reportArgumentType]
+        widths=widths,  # pyright: ignore[reportArgumentType]
+        seeds=seeds,  # pyright: ignore[reportArgumentType]
+        curve_points=0,
     )
     return whole(sweep.run(progress=progress)).squeeze(("delta", "reparametrisation"))
 

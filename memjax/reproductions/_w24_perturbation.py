@@ -10,7 +10,7 @@ import tqdm
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_integer
+from .._checks import as_integers, check_choice, check_integer
 from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
 from ..models import AbstractModel, DiagonalNonlinearRNN, NonlinearRNN, trainable, uniform_rates
@@ -86,11 +86,19 @@ def run(
     The supremum is over the ball of the definition (`"operator"`), or over that from which the
     public code draws (`"max"`).
     """
-    check_known("norm", [norm], _BALLS)
+    check_choice("norm", norm, _BALLS)
+    widths = as_integers("widths", widths)
     check_known("kernels", kernels, KERNELS)
     check_known("activations", activations, ACTIVATIONS)
     check_known("parametrisations", parametrisations, PARAMETRISATIONS)
-    for name, value in (("seeds", seeds), ("updates", updates), ("batch", batch)):
+    for name, value in (
+        ("seeds", seeds),
+        ("updates", updates),
+        ("batch", batch),
+        ("draws", draws),
+        ("restarts", restarts),
+        ("steps", steps),
+    ):
         check_integer(name, value)
     names = {
         "kernel": list(kernels),

@@ -1,6 +1,6 @@
 import abc
 from collections.abc import Callable, Iterable
-from typing import Literal, TYPE_CHECKING
+from typing import get_args, Literal, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ._composed import ScaledKernel
     from ._sum import KernelSum
 
-Memory = Literal["none", "finite", "exponential", "polynomial", "unknown"]
+Memory = Literal["finite", "exponential", "polynomial", "none", "unknown"]
+
+# In the order of how slowly they decay.
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 
 
 class AbstractTarget(eqx.Module):
@@ -92,6 +95,9 @@ class AbstractKernel(AbstractTarget):
         Optimization Analysis*, ICLR 2021, sections 3 and 5 (theory, sections 1 and 3).
     """
 
+    # NumPy's arrays leave it to kernels what a product with them is, and do not try entry by entry.
+    __array_ufunc__ = None
+
     @property
     def linear(self) -> bool:
         return True
@@ -152,8 +158,9 @@ class AbstractKernel(AbstractTarget):
         **Raises:** `ValueError` for times that do not increase, for samples that do not match
         them, and for NaN or infinity.
         """
-        step = even_step(ts)
+        given = ts
         ts, xs = as_samples(ts, xs, inputs=None)
+        step = even_step(given)
         elapsed = ts - ts[0]
         if step is None:
             # The input is a jump and then a sum of ramps, one for each change of slope.
@@ -294,8 +301,7 @@ class AbstractKernel(AbstractTarget):
 
 def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
     """The memory class of a sum: that of its slowest term, unless one does not say."""
-    order: tuple[Memory, ...] = ("finite", "exponential", "polynomial", "none", "unknown")
-    return order[max(order.index(target.memory) for target in targets)]
+    return MEMORIES[max(MEMORIES.index(target.memory) for target in targets)]
 
 
 def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:

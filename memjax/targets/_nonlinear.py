@@ -9,9 +9,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
-from .._checks import as_float_array, check_finite, check_integer
-from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
+from .._checks import (
+    as_finite_array,
+    as_float_array,
+    as_key,
+    as_list,
+    check_callable,
+    check_choice,
+    check_flag,
+    check_integer,
+)
+from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
 from ._composed import check_kernel
+from ._exponential import as_decay_rates, ExponentialSum
 from ._paths import as_samples
 
 
@@ -43,8 +53,8 @@ class Volterra(AbstractTarget):
         no pair.
         """
         if first is not None:
-            check_kernel(first)
-        pairs = tuple(tuple(pair) for pair in second)
+            check_kernel("first", first)
+        pairs = [as_list("second", pair, "kernels") for pair in as_list("second", second, "pairs")]
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise ValueError(
                 "`second` must hold at least one pair of kernels, got lengths "
@@ -52,7 +62,7 @@ class Volterra(AbstractTarget):
             )
         for pair in pairs:
             for kernel in pair:
-                check_kernel(kernel)
+                check_kernel("second", kernel)
         self.first = first
         self.second = tuple((pair[0], pair[1]) for pair in pairs)
 
@@ -98,16 +108,10 @@ class Teacher(AbstractTarget):
 
         **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
         """
-        classes = ("none", "finite", "exponential", "polynomial", "unknown")
-        if not callable(function):
-            raise TypeError(
-                f"`function` must be callable, got {type(function).__name__}; "
-                "pass a function of times and samples."
-            )
-        if memory not in classes:
-            raise ValueError(f"`memory` must be one of {classes}, got {memory!r}; choose one.")
+        check_callable("function", function, "pass a function of times and samples")
+        check_choice("memory", memory, MEMORIES)
         self.function = function
-        self.stated_linear = bool(linear)
+        self.stated_linear = check_flag("linear", linear)
         self.stated_memory = memory
 
     @property
@@ -175,11 +179,18 @@ class Attention(AbstractTarget):
         **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
         not fit, positions that are not integrable, and for NaN or infinity.
         """
-        queries = as_float_array("queries", queries)
-        keys = as_float_array("keys", keys)
-        values = as_float_array("values", values)
-        positions = tuple(positions)
-        if queries.ndim != 3 or keys.shape != queries.shape:
+        queries = as_finite_array("queries", queries)
+        keys = as_finite_array("keys", keys)
+        values = as_finite_array("values", values)
+        positions = tuple(as_list("positions", positions, "kernels"))
+        for position in positions:
+            check_kernel("positions", position)
+            if not position.in_l1:
+                raise ValueError(
+                    f"`positions` must be integrable, got {type(position).__name__}; the weight "
+                    "of the whole past has to be finite."
+                )
+        if queries.ndim != 3 or 0 in queries.shape or keys.shape != queries.shape:
             raise ValueError(
                 f"`queries` and `keys` must have one shape (heads, n, d), got {queries.shape} and "
                 f"{keys.shape}; pass one matrix of each per head."
@@ -190,19 +201,10 @@ class Attention(AbstractTarget):
                 f"`values` must have shape {(heads, inputs)} and `positions` length {heads}, got "
                 f"{values.shape} and {len(positions)}; pass one entry of each per head."
             )
-        if scalar and inputs != 1:
+        if check_flag("scalar", scalar) and inputs != 1:
             raise ValueError(
                 f"`scalar` needs matrices with d = 1, got {inputs}; pass columns of one entry."
             )
-        for position in positions:
-            check_kernel(position)
-            if not position.in_l1:
-                raise ValueError(
-                    f"`positions` must be integrable, got {type(position).__name__}; the weight "
-                    "of the whole past has to be finite."
-                )
-        for name, leaf in (("queries", queries), ("keys", keys), ("values", values)):
-            check_finite(name, leaf)
         self.queries = queries
         self.keys = keys
         self.values = values
@@ -225,13 +227,11 @@ class Attention(AbstractTarget):
 
         An `Attention` with standard normal queries and keys, and values over $\sqrt{heads}$.
         """
-        from ._exponential import ExponentialSum
-
         check_integer("size", size)
-        rates = jnp.atleast_1d(as_float_array("rates", rates))
+        rates = as_decay_rates(rates)
         heads = rates.shape[0]
         shape = (heads, size, 1)
-        query_key, key_key, value_key = jax.random.split(key, 3)
+        query_key, key_key, value_key = jax.random.split(as_key("key", key), 3)
         return cls(
             jax.random.normal(query_key, shape),
             jax.random.normal(key_key, shape),

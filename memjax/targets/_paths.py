@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, check_finite, is_traced
+from .._checks import as_finite_array, as_increasing, is_traced
 
 
 def as_samples(
@@ -22,7 +22,7 @@ def as_samples(
         scalar input, with samples of shape `(times,)`. By default samples of any shape pass.
     """
     ts = as_times(ts)
-    xs = as_float_array("xs", xs)
+    xs = as_finite_array("xs", xs)
     if inputs is ...:
         inner = xs.shape[1:]
     else:
@@ -33,28 +33,12 @@ def as_samples(
             f"`xs` must have one sample per time, got shape {xs.shape} for {ts.size} times; "
             f"pass an array of shape {shape}."
         )
-    check_finite("xs", xs)
     return ts, xs
 
 
 def as_times(ts: Any) -> Float[Array, " times"]:
-    """`ts` as an array of times, checked to increase."""
-    ts = as_float_array("ts", ts)
-    if ts.ndim != 1 or ts.size < 2:
-        raise ValueError(
-            f"`ts` must be a 1-D array of at least two times, got shape {ts.shape}; "
-            "pass the times of the samples."
-        )
-    check_finite("ts", ts)
-    if not is_traced(ts):
-        steps = np.diff(np.asarray(ts, dtype=float))
-        if not np.all(steps > 0):
-            k = int(np.argmin(steps > 0))
-            raise ValueError(
-                f"`ts` must increase, got {ts[k]} followed by {ts[k + 1]}; sort the times and "
-                "remove repeats."
-            )
-    return ts
+    """`ts` as an array of at least two times that increase."""
+    return as_increasing("ts", ts, 2)
 
 
 def even_step(ts: Any) -> float | None:

@@ -7,11 +7,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
+    as_finite_array,
     as_float_array,
     as_horizon,
-    check_finite,
+    as_increasing,
     check_nonnegative,
-    is_traced,
+    check_same_shape,
+    valid_or_nan,
 )
 from ._base import AbstractKernel, Memory
 from ._special import exponential_moment
@@ -46,34 +48,11 @@ class SampledKernel(AbstractKernel):
         **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
         two samples, for NaN or infinity, and for shapes that do not fit.
         """
-        times = as_float_array("times", times)
-        values = as_float_array("values", values)
-        if times.ndim != 1:
-            raise ValueError(
-                f"`times` must have one dimension, got shape {times.shape}; "
-                "pass one time per sample."
-            )
-        if times.shape != values.shape:
-            raise ValueError(
-                f"`times` and `values` must have the same shape, got {times.shape} and "
-                f"{values.shape}; pass one value per time."
-            )
-        if times.size < 2:
-            raise ValueError(
-                f"`times` must hold at least 2 samples, got {times.size}; a line needs two points."
-            )
+        times = as_increasing("times", times, 2)
         check_nonnegative("times", times, "a causal kernel starts at time 0 or later")
-        check_finite("values", values)
-        if not is_traced(times):
-            steps = np.diff(np.asarray(times, dtype=float))
-            if not np.all(steps > 0):
-                k = int(np.argmin(steps > 0))
-                raise ValueError(
-                    f"`times` must be strictly increasing, got {times[k]} and then "
-                    f"{times[k + 1]}; sort the samples and merge repeated times."
-                )
-        self.times = times
-        self.values = values
+        self.times = valid_or_nan(times, times >= 0)
+        self.values = as_finite_array("values", values)
+        check_same_shape("times", times, "values", self.values, "sample")
 
     @classmethod
     def from_csv(

@@ -145,7 +145,7 @@ def test_diffrax_has_hessians():
 
 def test_what_makes_no_sense_says_why():
     xs = jnp.ones((2, 121))
-    with pytest.raises(TypeError, match="`target` must be a target, got int"):
+    with pytest.raises(TypeError, match="`target` must be a target, got 3"):
         mj.SampledPathLoss(3, TS, xs)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`xs` must have shape .*axis of length 1"):
         mj.SampledPathLoss(TARGET, TS, xs[0])

@@ -140,7 +140,7 @@ def test_what_is_not_resolved_is_refused():
 def test_what_makes_no_sense_says_why():
     build = mj.StationaryNoiseLoss
     gaussian = Gaussian(1.0)
-    with pytest.raises(TypeError, match="`target` must be a memory kernel, got int"):
+    with pytest.raises(TypeError, match="`target` must be a memory kernel, got 3"):
         build(3, gaussian, 1.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="`autocovariance` must map lags to covariances, got 1.0"):
         build(BUMP, 1.0, 1.0)  # pyright: ignore[reportArgumentType]

@@ -147,11 +147,15 @@ def test_transform_is_linear_in_the_values_and_decreasing(values, factor, s):
 @pytest.mark.parametrize(
     ("times", "values", "message"),
     [
-        ([0.0], [1.0], "`times` must hold at least 2 samples, got 1"),
+        ([0.0], [1.0], "`times` must be 1-D with at least 2 entries, got shape"),
         ([0.0, 1.0], [1.0], r"must have the same shape, got \(2,\) and \(1,\)"),
-        ([[0.0, 1.0]], [[1.0, 1.0]], r"`times` must have one dimension, got shape \(1, 2\)"),
-        ([0.0, 2.0, 1.0], [1.0, 1.0, 1.0], "strictly increasing, got 2.0 and then 1.0"),
-        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "strictly increasing, got 1.0 and then 1.0"),
+        (
+            [[0.0, 1.0]],
+            [[1.0, 1.0]],
+            r"`times` must be 1-D with at least 2 entries, got shape \(1, 2\)",
+        ),
+        ([0.0, 2.0, 1.0], [1.0, 1.0, 1.0], "`times` must increase, got 2.0 and then 1.0"),
+        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "`times` must increase, got 1.0 and then 1.0"),
         ([-1.0, 1.0], [1.0, 1.0], "`times` must not be negative, got -1.0"),
         ([0.0, np.nan], [1.0, 1.0], "`times` must be finite, got nan"),
         ([0.0, 1.0], [1.0, np.inf], "`values` must be finite, got inf"),
@@ -203,8 +207,8 @@ def test_csv_columns(tmp_path):
         ("t,rho\n0,1\n", "`path` must hold at least 2 samples, got 1"),
         ("", "`path` must hold at least 2 samples, got 0"),
         ("0,1\n1,nan\n", "`values` must be finite, got nan"),
-        ("0,1\n2,1\n1,1\n", "strictly increasing, got 2.0 and then 1.0"),
-        ("0,1\n0,1\n", "strictly increasing, got 0.0 and then 0.0"),
+        ("0,1\n2,1\n1,1\n", "`times` must increase, got 2.0 and then 1.0"),
+        ("0,1\n0,1\n", "`times` must increase, got 0.0 and then 0.0"),
         ("-1,1\n0,1\n", "`times` must not be negative, got -1.0"),
     ],
 )
