@@ -361,7 +361,7 @@ def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Arr
     norm = 0.0
     if remainder is not None:
         norm = remainder.squared_norm(jnp.inf if horizon is None else horizon)
-    lost = underflow(norm, jnp.finfo(w.dtype).tiny)
+    lost = underflow(norm, float(jnp.finfo(w.dtype).tiny))
     return 2 * (unit * m0 + lost), 2 * (unit * jnp.abs(a) * m1 + lost)
 
 

@@ -551,7 +551,7 @@ def measure_plateau(
     Works under `jax.jit` and `jax.vmap`; `time`, `loss`, `distance` and `model` of a
     flow are differentiable, once, through the exit, with respect to everything in `flow`,
     `model` and `exit`. (Second derivatives would miss what the location of the exit holds
-    fixed.)
+    fixed.) Where there is no finite time its derivatives are NaN.
 
     **Arguments:**
 
@@ -566,16 +566,18 @@ def measure_plateau(
         `diffrax.PIDController` with `rtol` and an `atol` that follows the gradient at the
         start. Time is local to a step, so that controllers bound to absolute times
         (`diffrax.ClipStepSizeController`) are refused.
-    - `rtol`: tolerance of the default controller, relative to the displacement of every
-        weight. The error of `time` was at most a hundred times that on the references.
+    - `rtol`: tolerance of the default controller, below 1, relative to the displacement of every
+        weight. The error of `time` was at most a hundred times that on the references. Where the
+        exit is met or missed by less than it tells, the run is repeated with a smaller one, or
+        `undecided` where `jax.jit` and the like do not allow that.
     - `max_time`: training time after which to stop. Defaults to 1e300.
     - `max_steps`: number of attempted steps after which to stop. Defaults to 4096, and to a
         million updates of a discrete training.
     - `saveat`: `diffrax.SaveAt(ts=times)` to record the training curve at increasing times
         (log-spaced ones, say `jnp.geomspace(1e-1, 1e9, 100)`).
-    - `throw`: whether to raise if there is no answer: `unresolved`, `diverged`, or
-        `max_steps` reached.
-        Otherwise such an answer is only marked in `result`, its `time` being NaN.
+    - `throw`: whether to raise if there is no answer: `unresolved`, `undecided`, `invalid`,
+        `diverged`, or `max_steps` reached. Otherwise such an answer is only marked in `result`, its
+        `time` being NaN. Under `jax.vmap` one of them raises for the whole batch: pass `False`.
     - `adjoint`: `diffrax.RecursiveCheckpointAdjoint()` (the default) for reverse-mode and
         `diffrax.ForwardMode()` for forward-mode differentiation.
     - `resolution`: the relative error of `time` due to rounding, as estimated along the way,
@@ -595,7 +597,6 @@ def measure_plateau(
         The hitting times are those of Li, Han, E, Li, *On the Curse of Memory in Recurrent
         Neural Networks: Approximation and Optimization Analysis*, ICLR 2021, Section 5.
     """
-    training = isinstance(flow, AbstractTraining)
     check_instance(
         "flow",
         flow,
@@ -631,12 +632,12 @@ def measure_plateau(
     rtol = as_tolerance("rtol", rtol)
     max_time = as_max_time(max_time)
     if max_steps is None:
-        max_steps = 1_000_000 if training else 4096
+        max_steps = 1_000_000 if isinstance(flow, AbstractTraining) else 4096
     check_integer("max_steps", max_steps)
     resolution = as_positive("resolution", resolution)
     check_flag("throw", throw)
     curve_times = _curve_times(saveat)
-    if training:
+    if isinstance(flow, AbstractTraining):
         given = {"solver": solver, "stepsize_controller": stepsize_controller, "adjoint": adjoint}
         for name, value in given.items():
             if value is not None:

@@ -560,8 +560,8 @@ def _checked_build(build: "_Build", columns: dict[str, np.ndarray]) -> Any:
         ) from error
     except ValueError:
         pass  # a function of C has no signature
-    cell = lambda row: {name: jnp.asarray(column[row]) for name, column in columns.items()}
-    flow, model, exit, record = build(cell(0))
+    cell = lambda row: {name: column[row].item() for name, column in columns.items()}
+    flow, model, exit, record = _in_cell(build, cell(0))
     check_instance(
         "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
         "return for example memjax.GradientFlow(loss)",
@@ -588,7 +588,7 @@ def _checked_build(build: "_Build", columns: dict[str, np.ndarray]) -> Any:
     try:
         shapes = eqx.filter_eval_shape(build, _one(columns))
         for row in np.flatnonzero(_suspicious(build, columns))[:1]:
-            _in_cell(build, {name: column[row].item() for name, column in columns.items()})
+            _in_cell(build, cell(row))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
             f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
@@ -597,9 +597,10 @@ def _checked_build(build: "_Build", columns: dict[str, np.ndarray]) -> Any:
     return shapes[0]
 
 
-def _in_cell(build: "_Build", cell: dict[str, Any]) -> None:
+def _in_cell(build: "_Build", cell: dict[str, Any]) -> tuple:
+    """What `build` makes of concrete values."""
     try:
-        build({name: jnp.asarray(value) for name, value in cell.items()})
+        return build({name: jnp.asarray(value) for name, value in cell.items()})
     except (TypeError, ValueError) as error:
         values = {name: value for name, value in cell.items() if name != _ROW}
         where = ", ".join(f"{k}={v!r}" for k, v in (dict(build.fixed) | values).items())

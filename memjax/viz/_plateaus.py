@@ -23,6 +23,8 @@ _OTHERS = {
     "max_steps_reached": ("+", "stopped at max_steps"),
     "unresolved": ("x", "unresolved"),
     "diverged": ("1", "diverged"),
+    "undecided": ("4", "undecided"),
+    "invalid": ("3", "invalid"),
 }
 
 

@@ -1,6 +1,7 @@
 """Random measurements by both interfaces against LSODA; 500 of them by running the script."""
 
 import pytest
+
 import random_configurations
 
 
