@@ -41,7 +41,7 @@ def shown(value: Any) -> str:
 
 def said(error: BaseException) -> str:
     """What an error from a user's own code says, as another message quotes it: in one line."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
@@ -321,6 +321,14 @@ def as_key(name: str, value: Any) -> Array:
         f"`{name}` must be a single PRNG key, got {shown(value)}; pass jax.random.key(0), with a "
         "seed of your own for 0."
     )
+
+
+def as_seed(name: str, value: Any) -> Any:
+    """`value` as a seed of `jax.random.key`: an integer of 64 bits, or an array of one."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.shape == ():
+        if jnp.issubdtype(value.dtype, jnp.integer):
+            return value
+    return check_integer(name, value, -(2**63), 2**63 - 1)
 
 
 def check_instance(name: str, value: Any, kinds: Any, wanted: str, hint: str) -> None:

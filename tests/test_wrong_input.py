@@ -24,9 +24,9 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
-from wrong_values import kinds_of, SIGNED, wrong_values, ZERO
 
 import memjax as mj
+from wrong_values import kinds_of, SIGNED, wrong_values, ZERO
 
 # What is not refused as it should be yet, by the name of the call.
 PENDING = {
@@ -108,6 +108,14 @@ def curves_dataset():
         time_reached=dataset["time"],
         loss=dataset["time"],
     )
+
+
+def fitted_dataset():
+    return xr.Dataset({"kernel": ("time", XS), "fit": ("time", XS)}, {"time": TS})
+
+
+def errors_dataset():
+    return xr.Dataset({"error": ("neurons", [0.1, 0.01])}, {"neurons": [1, 2]})
 
 
 def memory():
@@ -721,8 +729,8 @@ for name, reproduction in mj.REPRODUCTIONS.items():
         lambda reproduction=reproduction: without_progress(reproduction.run),
         **{option.name: option.default for option in options},
     )
-figure("plot_approximation", dataset=None, log_time=False)
-figure("plot_approximation_errors", errors=None, log_neurons=False)
+figure("plot_approximation", dataset=fitted_dataset, log_time=False)
+figure("plot_approximation_errors", errors=errors_dataset, log_neurons=False)
 figure("plot_loss_curves", dataset=curves_dataset, memories=2, seed=0)
 figure("plot_memory_functions", memories=lambda: {"a": memory()})
 figure("plot_plateau_law", dataset=curves_dataset, fit=None)
@@ -818,6 +826,12 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "multiplier_sensitivity.correlation": ZERO,
     "near_plateau.scale": ZERO,
     "output_sensitivity.burn_in": {"0"},
+    "plot_loss_curves.seed": {"0", "0.0"},
+    "PlateauSweep.bump_amplitude": SIGNED,
+    "PlateauSweep.curve_points": ZERO,
+    "PlateauSweep.jitter": ZERO,
+    "PlateauSweep.target.omega": {"infinity"},
+    "PlateauSweep.model.omega": {"infinity"},
     "reproduce.l21-approximation.seeds": {"empty list"},
     "stability_radius.errors": {"many axes", "with NaN", "with infinity"},
     "on_plateau.silent_rates": {"empty list"},

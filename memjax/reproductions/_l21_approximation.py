@@ -9,6 +9,7 @@ import optax
 import tqdm
 import xarray as xr
 
+from .. import viz
 from .._checks import as_integers, as_list, as_positive, check_integer
 from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
@@ -16,7 +17,6 @@ from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
-from ..viz import plot_l21_approximation
 from ._base import as_positives, check_known, Reproduction, Verdict
 
 SUM = "24 exponentials"
@@ -385,5 +385,5 @@ L21_APPROXIMATION = Reproduction(
     f"{_DELAY:g} with {_NEURONS} neurons of complex rates.",
     run=run,
     check=check,
-    plot=plot_l21_approximation,
+    plot=lambda dataset: viz.plot_l21_approximation(dataset),
 )
