@@ -128,7 +128,7 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         ("confidence = 'high'", "`confidence` must be a number"),
         ("memory_range = [8]", "`memory_range` must have 2 values"),
         ("json = 1", "`json` must be True or False"),
-        ("datset = 'x'", "did you mean `dataset`"),
+        ("datset = 'x'", "did you mean 'dataset'"),
     ]:
         path.write_text(text)
         assert main(["fit", str(run), "--spec", str(path)]) == 2

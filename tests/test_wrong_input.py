@@ -118,6 +118,22 @@ def errors_dataset():
     return xr.Dataset({"error": ("neurons", [0.1, 0.01])}, {"neurons": [1, 2]})
 
 
+@functools.cache
+def best():
+    return mj.best_exponential_sum(kernel(), 1)
+
+
+@functools.cache
+def rate():
+    return mj.approximation_rate(kernel(), alphas=(1,), widths=(1, 2))
+
+
+def build(omega):
+    start = mj.on_plateau(target(), jnp.array([0.6]))
+    return mj.GradientFlow(loss()), start, mj.RelativeLossDrop(0.02)
+
+
+@functools.cache
 def memory():
     return mj.memory_function(kernel(), TS)
 
@@ -361,7 +377,7 @@ constructors(
         "rtol": 1e-6,
         "max_time": 1e3,
         "max_steps": 16,
-        "saveat": lambda: diffrax.SaveAt(t1=True),
+        "saveat": lambda: diffrax.SaveAt(ts=jnp.array([1.0, 2.0])),
         "throw": False,
         "adjoint": diffrax.DirectAdjoint,
         "resolution": 10.0,
@@ -408,9 +424,9 @@ constructors(
         "curve_points": 0,
     },  # fmt: skip
     load_dataset={"path": "no such folder"},
-    save_dataset={"dataset": sweep_dataset, "path": "", "overwrite": False},
+    save_dataset={"dataset": sweep_dataset, "path": "never written", "overwrite": False},
     sweep={
-        "build": lambda: lambda omega: None,
+        "build": lambda: build,
         "axes": {"omega": [0.1]},
         "static": (),
         "solver": diffrax.Kvaerno5,
@@ -546,7 +562,7 @@ constructors(
     # Approximation
     approximation_dataset={
         "kernel": kernel,
-        "best": lambda: mj.best_exponential_sum(kernel(), 1),
+        "best": best,
         "times": TS,
     },  # fmt: skip
     approximation_lower_bounds={"kernel": kernel, "norm": "L2", "horizon": 2.0},
@@ -685,7 +701,7 @@ methods({"SampledFunctional": lambda: mj.as_functional(model())}, "__call__", **
 methods({"SampledFunctional": lambda: mj.as_functional(model())}, "check_clock", ts=TS)
 add(
     "ApproximationRate.theorem",
-    lambda: mj.approximation_rate(kernel(), alphas=(1,), widths=(1, 2)).theorem,
+    lambda: rate().theorem,
     widths=np.array([1, 2]),
 )
 SPECIFICATION: dict[str, Callable[[], Any]] = {"PlateauSweep": mj.PlateauSweep}
@@ -876,7 +892,11 @@ def parameters(function: Callable) -> list[inspect.Parameter]:
 
 def complaint(function: Callable, arguments: dict[str, Any], names: tuple[str, ...]) -> str | None:
     """What is wrong with the way in which a call refuses the argument of these names."""
-    positional = [*arguments.pop("exits")] if isinstance(arguments.get("exits"), list) else []
+    positional = []
+    if "exits" in arguments:  # in any number, by position
+        exits = arguments.pop("exits")
+        whole = isinstance(exits, list) and exits and isinstance(exits[0], mj.AbstractExit)
+        positional = exits if whole else [exits]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
