@@ -173,12 +173,33 @@ def as_tolerance(name: str, value: Any) -> Array:
     return as_share(name, value, "pass a relative tolerance such as 1e-6")
 
 
+def as_plain(check: Callable[..., Any], name: str, value: Any, *options: Any) -> float:
+    """`value` as a number of Python, checked by one of the above, also while JAX traces others."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        check(name, value, *options)
+    return float(value)
+
+
 def as_pair(name: str, value: Any, hint: str) -> tuple[float, float]:
-    """`value`, which is concrete, as two increasing numbers, of which the last may be infinite."""
-    array = as_float_array(name, value)
-    if array.shape != (2,) or not (array[0] > -jnp.inf and array[0] < array[1]):
-        raise ValueError(f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}.")
-    return float(array[0]), float(array[1])
+    """`value` as two increasing numbers of Python, of which the last may be infinite."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        array = as_float_array(name, value)
+        if array.shape != (2,) or not -jnp.inf < array[0] < array[1]:
+            raise ValueError(
+                f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}."
+            )
+    first, last = value
+    return float(first), float(last)
+
+
+def _refuse_traced(name: str, value: Any) -> None:
+    if is_traced(value):
+        raise TypeError(
+            f"`{name}` must be concrete, got a traced value; pass a number from outside of "
+            "`jax.jit` and `jax.vmap`."
+        )
 
 
 def as_range(low_name: str, low: Any, high_name: str, high: Any) -> tuple[Array, Array]:
@@ -276,8 +297,9 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
     """Refuse anything but an integer from `least` to `most`; returns a Python integer."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not integer:
+        wanted = f"an integer of at least {least}" if least > -_MOST else "an integer"
         raise (ValueError if isinstance(value, float) else TypeError)(
-            f"`{name}` must be an integer of at least {least}, got {shown(value)}; pass an int."
+            f"`{name}` must be {wanted}, got {shown(value)}; pass an int."
         )
     if value < least:
         raise ValueError(

@@ -844,6 +844,12 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "output_sensitivity.burn_in": {"0"},
     "plot_loss_curves.seed": {"0", "0.0"},
     "PlateauSweep.bump_amplitude": SIGNED,
+    "approximation_rate.alphas": {"numbers"},
+    "best_exponential_sum.min_rate": ZERO,
+    "measure_plateau.max_time": {"infinity"},
+    "neurons_needed.min_rate": ZERO,
+    "sweep.max_time": {"infinity"},
+    "sweep.static": {"empty list"},
     "PlateauSweep.curve_points": ZERO,
     "PlateauSweep.jitter": ZERO,
     "PlateauSweep.target.omega": {"infinity"},
@@ -934,9 +940,9 @@ def walk(call: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_wrong_values_are_refused(call, request):
+def test_wrong_values_are_refused(call):
     if call in PENDING:
-        request.applymarker(pytest.mark.xfail(strict=False))
+        pytest.xfail("not refused as it should be yet")
     number, complaints = walk(call)
     assert not complaints, f"{len(complaints)} of {number}:\n" + "\n".join(complaints)
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from .._checks import (
     as_pair,
+    as_plain,
     as_positive,
     as_share,
     as_tolerance,
@@ -232,10 +233,10 @@ def memory_function(
     check_integer("max_steps", max_steps)
     check_positive("amplitudes", amplitudes)
     low, high = as_pair("amplitudes", amplitudes, "pass the least and the largest")
-    warm_up = None if warm_up is None else float(as_positive("warm_up", warm_up))
-    pulse = None if pulse is None else float(as_positive("pulse", pulse))
-    rtol = None if rtol is None else float(as_tolerance("rtol", rtol))
-    atol = None if atol is None else float(as_positive("atol", atol))
+    warm_up = None if warm_up is None else as_plain(as_positive, "warm_up", warm_up)
+    pulse = None if pulse is None else as_plain(as_positive, "pulse", pulse)
+    rtol = None if rtol is None else as_plain(as_tolerance, "rtol", rtol)
+    atol = None if atol is None else as_plain(as_positive, "atol", atol)
     solver = diffrax.Tsit5() if solver is None else solver
     hint = "pass for example diffrax.Kvaerno5()"
     check_instance("solver", solver, diffrax.AbstractSolver, "a Diffrax solver", hint)

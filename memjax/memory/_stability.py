@@ -7,7 +7,7 @@ import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_float_array, as_positive, check_instance, check_positive, shown
+from .._checks import as_float_array, as_plain, as_positive, check_instance, check_positive, shown
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii
 
@@ -261,7 +261,7 @@ def stability_radius(
             f"`widths` must ascend and match `errors`, got {shown(m)} for errors of shape "
             f"{curves.shape}; pass one width per curve."
         )
-    level = float(as_positive("level", level))
+    level = as_plain(as_positive, "level", level)
     flat = np.reshape(curves, (-1, beta.size))
     found = [_radius(beta, curve, level) for curve in flat]
     shaped = lambda k: np.reshape([part[k] for part in found], curves.shape[:-1])

@@ -10,7 +10,7 @@ import tqdm
 import xarray as xr
 
 from .. import viz
-from .._checks import as_integers, as_list, as_positive, check_integer
+from .._checks import as_integers, as_list, as_plain, as_positive, check_integer
 from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
@@ -104,7 +104,7 @@ def run(
     check_known("kernels", kernels, KERNELS)
     neurons, widths = as_integers("neurons", neurons), as_integers("widths", widths)
     omegas = as_positives("omegas", omegas).tolist()
-    margin = float(as_positive("margin", margin))
+    margin = as_plain(as_positive, "margin", margin)
     seeds = [check_integer("seeds", seed, 0) for seed in as_list("seeds", seeds, "integers")]
     check_integer("updates", updates)
     neurons, widths = sorted(neurons), sorted(widths)
