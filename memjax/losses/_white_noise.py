@@ -56,7 +56,8 @@ class WhiteNoiseLoss(AbstractLoss):
     **Arguments:**
 
     - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
-    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+    - `horizon`: $T$, in units of the model's clock; infinity, for which `None` stands too, is the
+        default.
 
     **Raises:**
 

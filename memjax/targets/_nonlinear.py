@@ -230,6 +230,8 @@ class Attention(AbstractTarget):
         check_integer("size", size)
         rates = as_decay_rates(rates)
         heads = rates.shape[0]
+        if heads == 0:
+            raise ValueError("`rates` must hold at least one rate, got none; pass one per head.")
         shape = (heads, size, 1)
         query_key, key_key, value_key = jax.random.split(as_key("key", key), 3)
         return cls(
