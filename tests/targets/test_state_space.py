@@ -141,9 +141,7 @@ def test_vector_kernel():
         memjax.VectorKernel(((first,), (first, second)))
     with pytest.raises(ValueError, match="as many kernels in every row"):
         memjax.VectorKernel(())
-    with pytest.raises(
-        TypeError, match="must be a scalar kernel, got StateSpaceKernel"
-    ):
+    with pytest.raises(TypeError, match="must be a scalar kernel, got StateSpaceKernel"):
         memjax.VectorKernel((memjax.StateSpaceKernel(W, U, C),))
     with pytest.raises(ValueError, match="pass an array of shape"):
         row.response(TS, xs[:, 0])
