@@ -314,6 +314,15 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
     return int(value)
 
 
+def check_scalar_of_model(name: str, value: Any) -> None:
+    """Refuse what a function of one's own gives for a model if it is no real scalar."""
+    array = as_float_array(name, value)
+    if array.shape != ():
+        raise ValueError(
+            f"`{name}` must map a model to a scalar, got shape {array.shape}; take a mean."
+        )
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Refuse anything but `True` and `False`."""
     if not isinstance(value, (bool, np.bool_)):

@@ -430,7 +430,7 @@ class Elementwise(AbstractReparametrisation):
         self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.function(as_float_array("free", free))
+        return as_float_array("function", self.function(as_float_array("free", free)))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if self.inverse_function is None:
@@ -439,7 +439,7 @@ class Elementwise(AbstractReparametrisation):
                 "memjax.Elementwise(function, inverse)."
             )
         rates = as_positive_array("rates", rates)
-        free = self.inverse_function(rates)
+        free = as_float_array("inverse", self.inverse_function(rates))
         if not is_traced((rates, free, self)):
             again, asked = np.asarray(self.function(free)), np.asarray(rates)
             wrong = ~(np.abs(again - asked) <= 1e-3 * asked)

@@ -216,6 +216,53 @@ def test_cells_and_models_of_ones_own_that_mix_up_their_arguments_are_refused():
         assert "\n" not in str(e.value) and len(str(e.value)) < 300
 
 
+TS, XS = np.linspace(0, 1, 4), np.ones(4)
+MODEL = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: MODEL(TS, lambda: 3), "`xs` must be samples or a function of time, got an error"),
+        (lambda: MODEL(TS, lambda t: "a"), "`xs` must be samples or a function of time"),
+        (lambda: MODEL(TS, lambda t: jnp.ones(3)), r"`xs` must hold inputs of shape \(\)"),
+        (lambda: MODEL(TS, XS, max_steps=1), "`max_steps` must be enough .*, got 1; pass more"),
+        (lambda: mj.Lorenz96(key=KEY, max_steps=1), "`max_steps` must be enough"),
+        (lambda: mj.FunctionLoss(lambda m: m.rates)(MODEL), r"`function` must .* shape \(2,\)"),
+        (lambda: mj.FunctionLoss(lambda m: "a").gradient(MODEL), "`function` must be a number"),
+        (lambda: mj.Teacher(lambda ts, xs: None).response(TS, XS), "`function` must return one"),
+        (lambda: mj.Elementwise(lambda v: "a")(jnp.ones(1)), "`function` must be a number"),
+        (lambda: mj.as_functional(lambda xs: None)(TS, XS), "`functional` must be a number"),
+        (lambda: mj.as_functional(lambda xs: xs[:1])(TS, XS), "`functional` must return one"),
+        (
+            lambda: mj.perturbation_error(MODEL, lambda m: "a", [0.1], key=KEY),
+            "`target` must be a number",
+        ),
+        (
+            lambda: mj.StationaryNoiseLoss(KERNEL, lambda: 1, 2.0),
+            "`autocovariance` must map lags to covariances, got an error",
+        ),
+        (
+            lambda: mj.SampledPathLoss(KERNEL, TS, XS[None], None, "diffrax", {"max_step": 1}),
+            "`options` must be arguments .*, got 'max_step'; did you mean 'max_steps'",
+        ),
+        (
+            lambda: mj.reproduce("plateau-width", memory=(8.0,)),
+            "`memory` must be an option of 'plateau-width'.*did you mean 'memories'",
+        ),
+        (
+            lambda: jax.jit(lambda b: mj.stability_criterion(mj.Best(1.0, b), 0.1).growth)(0.1),
+            "`radii` must be concrete",
+        ),
+    ],
+    ids=range(16),
+)
+def test_what_functions_of_ones_own_give_is_refused_in_a_line(call, match):
+    with pytest.raises((TypeError, ValueError), match=match) as error:
+        call()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
 class Talkative:
     def __repr__(self):
         return "a\n" * 1000

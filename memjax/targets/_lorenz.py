@@ -18,7 +18,7 @@ from .._checks import (
     check_integer,
 )
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples
+from ._paths import as_samples, integrating
 
 
 class Lorenz96(AbstractTarget):
@@ -169,7 +169,8 @@ class Lorenz96(AbstractTarget):
         ts, xs = as_samples(ts, xs, inputs=None)
         tolerances = jnp.asarray(self.rtol), jnp.asarray(self.atol)
         parameters = self._parameters()
-        return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        with integrating(self.max_steps):
+            return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]
