@@ -471,8 +471,8 @@ class Elementwise(AbstractReparametrisation):
 def as_radii(radii: Any) -> Float[Array, "..."]:
     """`radii` as an array of numbers that are not negative."""
     array = as_float_array("radii", radii)
-    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
-    return array
+    check_nonnegative("radii", radii, "a ball has a radius of 0 or more")
+    return valid_or_nan(array, array >= 0)
 
 
 def _as_rate_range(rates: Any) -> tuple[float, float]:
