@@ -41,7 +41,7 @@ def shown(value: Any) -> str:
 
 def said(error: BaseException) -> str:
     """What an error from a user's own code says, as another message quotes it: in one line."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
@@ -174,12 +174,33 @@ def as_tolerance(name: str, value: Any) -> Array:
     return as_share(name, value, "pass a relative tolerance such as 1e-6")
 
 
+def as_plain(check: Callable[..., Any], name: str, value: Any, *options: Any) -> float:
+    """`value` as a number of Python, checked by one of the above, also while JAX traces others."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        check(name, value, *options)
+    return float(value)
+
+
 def as_pair(name: str, value: Any, hint: str) -> tuple[float, float]:
-    """`value`, which is concrete, as two increasing numbers, of which the last may be infinite."""
-    array = as_float_array(name, value)
-    if array.shape != (2,) or not (array[0] > -jnp.inf and array[0] < array[1]):
-        raise ValueError(f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}.")
-    return float(array[0]), float(array[1])
+    """`value` as two increasing numbers of Python, of which the last may be infinite."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        array = as_float_array(name, value)
+        if array.shape != (2,) or not -jnp.inf < array[0] < array[1]:
+            raise ValueError(
+                f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}."
+            )
+    first, last = value
+    return float(first), float(last)
+
+
+def _refuse_traced(name: str, value: Any) -> None:
+    if is_traced(value):
+        raise TypeError(
+            f"`{name}` must be concrete, got a traced value; pass a number from outside of "
+            "`jax.jit` and `jax.vmap`."
+        )
 
 
 def as_range(low_name: str, low: Any, high_name: str, high: Any) -> tuple[Array, Array]:
@@ -277,8 +298,9 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
     """Refuse anything but an integer from `least` to `most`; returns a Python integer."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not integer:
+        wanted = f"an integer of at least {least}" if least > -_MOST else "an integer"
         raise (ValueError if isinstance(value, float) else TypeError)(
-            f"`{name}` must be an integer of at least {least}, got {shown(value)}; pass an int."
+            f"`{name}` must be {wanted}, got {shown(value)}; pass an int."
         )
     if value < least:
         raise ValueError(
@@ -291,6 +313,15 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
             "one."
         )
     return int(value)
+
+
+def check_scalar_of_model(name: str, value: Any) -> None:
+    """Refuse what a function of one's own gives for a model if it is no real scalar."""
+    array = as_float_array(name, value)
+    if array.shape != ():
+        raise ValueError(
+            f"`{name}` must map a model to a scalar, got shape {array.shape}; take a mean."
+        )
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -322,6 +353,14 @@ def as_key(name: str, value: Any) -> Array:
         f"`{name}` must be a single PRNG key, got {shown(value)}; pass jax.random.key(0), with a "
         "seed of your own for 0."
     )
+
+
+def as_seed(name: str, value: Any) -> Any:
+    """`value` as a seed of `jax.random.key`: an integer of 64 bits, or an array of one."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.shape == ():
+        if jnp.issubdtype(value.dtype, jnp.integer):
+            return value
+    return check_integer(name, value, -(2**63), 2**63 - 1)
 
 
 def check_instance(name: str, value: Any, kinds: Any, wanted: str, hint: str) -> None:

@@ -4,9 +4,11 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +20,8 @@ import numpy as np
 import tyro
 import xarray as xr
 
+from . import viz
+from ._checks import as_seed, check_positive, said, shown
 from .approximation import (
     approximation_dataset,
     approximation_lower_bounds,
@@ -44,7 +48,6 @@ from .sweeps._spec import (
 )
 from .sweeps._store import check_output, replacing
 from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
-from .viz import plot_approximation, plot_loss_curves, plot_plateau_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +83,9 @@ class Sweep:
                 print(f"interrupted; what was finished is in {self.out}.", file=sys.stderr)
                 return 1
             fit = fit_scaling_law(dataset)
-            plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
+            viz.plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
             if "curve_loss" in dataset:
-                plot_loss_curves(dataset).savefig(folder / "loss_curves.png")
+                viz.plot_loss_curves(dataset).savefig(folder / "loss_curves.png")
         if self.json:
             summary = {"out": str(self.out), "outcomes": _outcomes(dataset)}
             _print_json(summary | {"fit": _records(fit)})
@@ -142,8 +145,7 @@ class Plateau:
         if self.kernel is None and given == (None, None):
             amplitudes, rates = (1.0,), (1.0,)
         if self.kernel is None:
-            if not self.memory > 0:
-                raise ValueError(f"`memory` must be positive, got {self.memory}; pass 1/omega > 0.")
+            check_positive("memory", self.memory, "pass 1/omega > 0")
             remainder = GaussianBump(1 / self.memory, self.bump_amplitude, self.bump_width)
         else:
             remainder = SampledKernel.from_csv(self.kernel)
@@ -238,7 +240,7 @@ class Plot:
     def run(self) -> int:
         check_output(self.out, self.overwrite)
         dataset = load_dataset(self.dataset)
-        draw = {"law": plot_plateau_law, "curves": plot_loss_curves}[self.figure]
+        draw = {"law": viz.plot_plateau_law, "curves": viz.plot_loss_curves}[self.figure]
         ending = self.out.suffix.lstrip(".")
         figure = draw(dataset)
         if ending not in figure.canvas.get_supported_filetypes():
@@ -350,14 +352,18 @@ class Diagnose:
                 "pass one of them."
             )
         asked = self.lag if self.data is None else _read_data(self.data)
-        diagnosis = diagnose(
-            _import_model(self.model),
-            asked,  # pyright: ignore[reportArgumentType]
-            step=self.step,
-            inputs=self.inputs,
-            samples=self.samples,
-            key=jax.random.key(self.seed),
-        )
+        key = jax.random.key(as_seed("seed", self.seed))
+        model = _import_model(self.model)
+        # memjax's own errors say what is wrong.
+        with _users_code("`model` must run on sampled inputs", (ValueError, TypeError)):
+            diagnosis = diagnose(
+                model,
+                asked,  # pyright: ignore[reportArgumentType]
+                step=self.step,
+                inputs=self.inputs,
+                samples=self.samples,
+                key=key,
+            )
         if self.json:
             _print_json(diagnosis.to_dict())
         else:
@@ -472,7 +478,7 @@ class Approximate:
         if self.out is not None:
             with replacing(self.out, self.overwrite) as folder:
                 folder.mkdir()
-                figure = plot_approximation(approximation_dataset(kernel, best))
+                figure = viz.plot_approximation(approximation_dataset(kernel, best))
                 figure.savefig(folder / "approximation.png")
                 weights = summary["best"]["weights"]
                 rows = zip(*weights.values(), strict=True)
@@ -506,23 +512,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     **Returns:**
 
     The exit status: 0 if all went well, 1 if a measurement has no trustworthy answer or was
-    interrupted, 2 for wrong input.
+    interrupted, 2 for wrong input, 3 for a bug in memjax.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    jax.config.update("jax_enable_x64", True)
     try:
+        _configure()
         return _parse(arguments).run()
-    except SystemExit as stop:
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("memjax: interrupted; nothing was written.", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"memjax: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception as error:
+        if os.environ.get("MEMJAX_TRACEBACK"):
+            raise
+        return _report(error)
+
+
+def _configure() -> None:
+    """Settings of the process, and the environment variables of others that would stop it late."""
+    jax.config.update("jax_enable_x64", True)
+    # NaN is what stands where there is no answer.
+    jax.config.update("jax_debug_nans", False)
+    jax.config.update("jax_debug_infs", False)
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms is None:
+            raise
+        raise ValueError(
+            f"`JAX_PLATFORMS` must name a platform that JAX finds here, got {shown(platforms)}; "
+            "unset it, or set it to cpu."
+        ) from error
+    if "MPLBACKEND" in os.environ:
+        try:
+            import matplotlib  # noqa: F401
+        except ValueError as error:
+            raise ValueError(
+                f"`MPLBACKEND` must name a backend of Matplotlib, got "
+                f"{shown(os.environ['MPLBACKEND'])}; unset it."
+            ) from error
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, in a line where it is the input; the exit status."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        print("memjax: error: not enough memory; make the problem smaller.", file=sys.stderr)
         return 2
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        print(f"memjax: error: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
+        return 2
+    print(
+        f"memjax: error: {said(error)}\n"
+        "This is a bug in memjax. Please report it, with the command and what it prints with\n"
+        "MEMJAX_TRACEBACK=1 in its environment.",
+        file=sys.stderr,
+    )
+    return 3
+
+
+@contextmanager
+def _users_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What a user's own code raises, as a `ValueError`; interrupts and what may pass go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, *passing):
+        raise
+    except BaseException as error:  # `SystemExit` too
+        raise ValueError(f"{what}, got {said(error)}") from error
 
 
 def _parse(arguments: list[str]) -> Any:
+    for word in arguments:
+        if len(word) > 1000:
+            raise ValueError(
+                f"`{arguments[0][:40]}` must have arguments of at most 1000 characters, got "
+                f"{shown(word)}; shorten it."
+            )
     if not arguments or arguments[0] not in COMMANDS:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -534,7 +601,7 @@ def _parse(arguments: list[str]) -> Any:
     command, default = COMMANDS[name], None
     path = _spec_path(rest)
     if path is not None and command is Sweep:
-        default = Sweep(PlateauSweep.from_toml(path))
+        default = Sweep(PlateauSweep(**read_toml(path, PlateauSweep, "spec")))
     elif path is not None:
         # What has no default and is not in the file either is asked for on the command line.
         absent = {
@@ -542,7 +609,7 @@ def _parse(arguments: list[str]) -> Any:
             for field in dataclasses.fields(command)
             if field.default is dataclasses.MISSING
         }
-        given = read_toml(path, command)
+        given = read_toml(path, command, "spec")
         given = {key: checked(command, key, value) for key, value in given.items()}
         default = command(**absent | given)
     return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
@@ -552,23 +619,15 @@ def _import_model(text: str) -> Any:
     """The object that `module:name` stands for, made if it is a function without arguments."""
     module_name, _, name = text.partition(":")
     if not module_name or not name:
-        raise ValueError(f"`model` must be given as module:name, got {text!r}.")
+        raise ValueError(f"`model` must be given as module:name, got {shown(text)}; name both.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with _users_code(f"`model` must be in a module that can be imported, as {module_name!r}"):
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(
-            f"`model` must be in a module that can be imported, got {module_name!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(
-                f"`model` must name something in {module_name!r}, which has no {name!r}."
-            )
-        found = getattr(found, part)
+        with _users_code(f"`model` must name something in {module_name!r}"):
+            found = getattr(found, part)
     if isinstance(found, AbstractModel | eqx.nn.GRUCell | eqx.nn.LSTMCell) or not callable(found):
         return found
     try:
@@ -578,16 +637,12 @@ def _import_model(text: str) -> Any:
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]
-    except (TypeError, ValueError):
+    except Exception:  # there is none
         return found
     if required:
         return found
-    try:
+    with _users_code(f"`model` must be made by {text!r}"):
         return found()
-    except Exception as error:
-        raise ValueError(
-            f"`model` must be made by {text!r}, which raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def _read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -595,12 +650,13 @@ def _read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["xs"], arrays["ys"]
     except OSError as error:
-        raise OSError(f"`data` must be a file that can be read, got {str(path)!r}: {error}") from (
-            error
-        )
+        raise OSError(
+            f"`data` must be a file that can be read, got {shown(str(path))}: {said(error)}"
+        ) from error
     except Exception as error:
         raise ValueError(
-            f"`data` must be an NPZ file with arrays xs and ys, got {str(path)!r}: {error}"
+            f"`data` must be an NPZ file with arrays xs and ys, got {shown(str(path))}: "
+            f"{said(error)}"
         ) from error
 
 

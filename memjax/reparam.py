@@ -430,7 +430,7 @@ class Elementwise(AbstractReparametrisation):
         self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.function(as_float_array("free", free))
+        return as_float_array("function", self.function(as_float_array("free", free)))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if self.inverse_function is None:
@@ -439,7 +439,7 @@ class Elementwise(AbstractReparametrisation):
                 "memjax.Elementwise(function, inverse)."
             )
         rates = as_positive_array("rates", rates)
-        free = self.inverse_function(rates)
+        free = as_float_array("inverse", self.inverse_function(rates))
         if not is_traced((rates, free, self)):
             again, asked = np.asarray(self.function(free)), np.asarray(rates)
             wrong = ~(np.abs(again - asked) <= 1e-3 * asked)
@@ -471,8 +471,8 @@ class Elementwise(AbstractReparametrisation):
 def as_radii(radii: Any) -> Float[Array, "..."]:
     """`radii` as an array of numbers that are not negative."""
     array = as_float_array("radii", radii)
-    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
-    return array
+    check_nonnegative("radii", radii, "a ball has a radius of 0 or more")
+    return valid_or_nan(array, array >= 0)
 
 
 def _as_rate_range(rates: Any) -> tuple[float, float]:

@@ -127,8 +127,8 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
     for text, match in [
         ("confidence = 'high'", "`confidence` must be a number"),
         ("memory_range = [8]", "`memory_range` must have 2 values"),
-        ("json = 1", "`json` must be true or false"),
-        ("datset = 'x'", "did you mean `dataset`"),
+        ("json = 1", "`json` must be True or False"),
+        ("datset = 'x'", "did you mean 'dataset'"),
     ]:
         path.write_text(text)
         assert main(["fit", str(run), "--spec", str(path)]) == 2
@@ -141,13 +141,13 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["plateau", "--rates", "1", "0"], "`rates` must be positive, got 0.0"),
         (["plateau", "--rates", "1"], "must have the same shape"),
         (["plateau", "--memory", "0"], "`memory` must be positive, got 0.0"),
-        (["plateau", "--memory", "nan"], "`memory` must be positive, got nan"),
+        (["plateau", "--memory", "nan"], "`memory` must be finite, got nan"),
         (["plateau", "--delta", "2"], "`delta` must be below 1"),
         (["plateau", "--kernel", "none.csv"], "none.csv"),
-        (["plateau", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["plateau", "--spec", "none.toml"], "must be a file that exists, got 'none.toml'"),
         (["sweep", "--memories", "--out", "x"], "`memories` must not be empty"),
         (["sweep", "--widths", "1", "--out", "x"], "`widths` must exceed"),
-        (["sweep", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["sweep", "--spec", "none.toml"], "must be a file that exists, got 'none.toml'"),
         (["fit", "none"], "'none' does not exist"),
         (["plot", "none", "--out", "x.png"], "'none' does not exist"),
         (["reproduce"], "they are plateau-flows"),
@@ -283,7 +283,7 @@ def test_diagnose_reports_on_a_model_of_the_current_directory(models, capsys):
     [
         ("{}", "--lag 3", "`model` must be given as module:name"),
         ("none.such:make", "--lag 3", "No module named 'none'"),
-        ("{}:none", "--lag 3", "has no 'none'"),
+        ("{}:none", "--lag 3", "has no attribute 'none'"),
         ("{}:broken", "--lag 3", "RuntimeError: no luck"),
         ("{}:number", "--lag 3", "got 3"),
         ("{}:model", "--lag -3", "`data_or_lag` must be positive, got -3.0"),

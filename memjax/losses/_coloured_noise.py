@@ -54,7 +54,8 @@ class ColouredNoiseLoss(AbstractLoss):
     - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
     - `correlation_rate`: $\kappa > 0$, in units of one over time.
     - `sigma`: the standard deviation $\sigma > 0$ of the input. Defaults to 1.
-    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+    - `horizon`: $T$, in units of the model's clock; infinity, for which `None` stands too, is the
+        default.
 
     **Raises:**
 

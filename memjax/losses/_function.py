@@ -6,7 +6,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_callable
+from .._checks import check_callable, check_scalar_of_model
 from ..models import AbstractModel, trainable
 from ._base import AbstractLoss, displaced, weights
 
@@ -39,14 +39,16 @@ class FunctionLoss(AbstractLoss):
         check_callable("function", self.function, "pass a function from models to scalars")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
-        return self.function(model)
+        value = self.function(model)
+        check_scalar_of_model("function", value)
+        return value
 
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
-        return jax.grad(lambda p: self.function(eqx.combine(p, fixed)))(free)
+        return jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
 
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
@@ -54,7 +56,7 @@ class FunctionLoss(AbstractLoss):
         moved = displaced(model, displacement)
         flat, unravel = jfu.ravel_pytree(weights(moved))
         _, fixed = eqx.partition(moved, trainable(moved))
-        gradient = jax.grad(lambda p: self.function(eqx.combine(unravel(p), fixed)))
+        gradient = jax.grad(lambda p: self(eqx.combine(unravel(p), fixed)))
         hessian = jax.jacfwd(gradient)(flat)
         noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
         return unravel(jnp.finfo(flat.dtype).eps * noise)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_horizon, as_positive, check_instance, is_traced
+from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
 from ..models import AbstractModel, trainable
 from ..targets import (
     AbstractKernel,
@@ -28,7 +28,7 @@ from ..targets._inner import (
 )
 from ..targets._lyapunov import decay_time
 from ..targets._special import exponential_moment
-from ._base import AbstractLoss, check_model, displaced
+from ._base import AbstractLoss, displaced
 from ._function import FunctionLoss
 
 
@@ -57,7 +57,8 @@ class WhiteNoiseLoss(AbstractLoss):
     **Arguments:**
 
     - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
-    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+    - `horizon`: $T$, in units of the model's clock; infinity, for which `None` stands too, is the
+        default.
 
     **Raises:**
 
@@ -186,12 +187,12 @@ def as_loss_horizon(
 
 def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
     """The kernel of a model, which must have the inputs and outputs of the target's."""
-    check_model(model)
-    kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
+    own = None if isinstance(model, type) else getattr(model, "kernel", None)
+    kernel = own() if callable(own) else None
     if not isinstance(kernel, Kernel):
         raise TypeError(
-            f"`model` must be linear, with a method `kernel`, got {type(model).__name__}; "
-            "use memjax.SampledPathLoss for other models."
+            f"`model` must be linear, with a method `kernel`, got {shown(model)}; use "
+            "memjax.SampledPathLoss for other models."
         )
     if sizes(kernel) != sizes(target):
         raise ValueError(

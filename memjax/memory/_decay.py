@@ -11,6 +11,7 @@ from .._checks import (
     as_increasing,
     as_nonnegative,
     as_pair,
+    as_plain,
     check_nonnegative,
     is_traced,
     shown,
@@ -129,7 +130,7 @@ def memory_decay(
     top = float(np.max(values))
     if floor is None:
         floor = (1e-12 if exact else 1e-7) * top
-    floor = float(as_nonnegative("floor", floor))
+    floor = as_plain(as_nonnegative, "floor", floor)
     tail = _as_tail(tail, ts)
 
     if top == 0:
@@ -204,7 +205,7 @@ def _as_tail(tail: Any, ts: np.ndarray) -> float | tuple[float, float]:
                 "range of the times that there are."
             )
         return start, stop
-    share = float(as_nonnegative("tail", tail, "pass a share or a pair (start, stop)"))
+    share = as_plain(as_nonnegative, "tail", tail, "pass a share or a pair (start, stop)")
     if not share < 1:
         raise ValueError(
             f"`tail` must be below 1 as a share, got {share}; pass a share or a pair (start, stop)."

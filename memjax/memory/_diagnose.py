@@ -10,7 +10,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
 
-from .._checks import as_integers, as_key, as_positive, check_flag, check_integer, said
+from .._checks import (
+    as_integers,
+    as_key,
+    as_plain,
+    as_positive,
+    as_positive_array,
+    check_flag,
+    check_integer,
+    said,
+)
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
 from ._functional import CELLS, named_functional
@@ -74,7 +83,7 @@ def gradient_signal(
     step: float = 1.0,
     inputs: int | None = None,
     samples: int = 16,
-    scale: float = 1.0,
+    scale: float | Float[Array, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> GradientSignal:
     r"""What a dependency at a lag adds to the gradient, for any sequence model.
@@ -120,7 +129,7 @@ def gradient_signal(
         ICLR 2021, Section 5 (theory, section 4). Its use here is our own.
     """
     values = np.asarray(as_integers("steps", steps, 0))
-    step, scale = float(as_positive("step", step)), float(as_positive("scale", scale))
+    step, scale = as_plain(as_positive, "step", step), as_positive("scale", scale)
     check_integer("samples", samples, 2)
     # The earliest of these inputs meets a model that has run for as long again.
     times = 2 * int(values.max()) + 2
@@ -398,7 +407,7 @@ def diagnose(
         the story*, NeurIPS 2024; Wang, Li, *StableSSM*, ICML 2024; Tallec, Ollivier, *Can
         recurrent neural networks warp time?*, ICLR 2018 (theory, sections 4 to 6).
     """
-    step = float(as_positive("step", step))
+    step = as_plain(as_positive, "step", step)
     check_integer("samples", samples, 2)
     check_flag("remedies", remedies)
     key = jax.random.key(0) if key is None else as_key("key", key)
@@ -449,7 +458,12 @@ def _lag(
 ) -> tuple[float, float, LagEstimate | None, int | None]:
     """The lag, the scale of the inputs, the estimate and the number of inputs."""
     if not isinstance(data_or_lag, (tuple, list)):
-        lag = as_positive("data_or_lag", data_or_lag, "pass a lag above 0, or a pair (xs, ys)")
+        lag = as_positive_array("data_or_lag", data_or_lag, "pass a lag above 0")
+        if lag.shape != ():
+            raise ValueError(
+                f"`data_or_lag` must be a lag or a pair (xs, ys), got an array of shape "
+                f"{lag.shape}; pass the outputs too."
+            )
         return float(lag), 1.0, None, inputs
     if len(data_or_lag) != 2:
         raise ValueError(

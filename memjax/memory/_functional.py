@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import check_choice, check_flag, check_integer, is_traced, shown
+from .._checks import as_inexact_array, check_choice, check_flag, check_integer, is_traced, shown
 from ..models import (
     AbstractModel,
     check_same_state,
@@ -138,7 +138,7 @@ class SampledFunctional(eqx.Module):
             return _run_cell(source, xs)
         xs = xs[None] if self.batched else xs
         ys = source(xs) if self.method == "sequence" else source(times, xs)
-        ys = jnp.asarray(ys)
+        ys = as_inexact_array("functional", ys)
         if not self.batched:
             return ys
         if ys.ndim == 0 or ys.shape[0] != 1:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
-from .._checks import as_tolerance, check_callable, check_choice, check_integer, is_traced
+from .._checks import as_plain, as_tolerance, check_callable, check_choice, check_integer, is_traced
 from ..losses import AbstractLoss, displaced, FunctionLoss, weights
 from ._sensitivity import check_weights
 
@@ -102,7 +102,7 @@ def hessian_spectrum(
     check_callable("loss", loss, "pass a loss, or a function from models to scalars")
     check_choice("which", which, ("largest", "smallest", "magnitude"))
     check_choice("method", method, (None, "dense", "lanczos"))
-    tol = float(as_tolerance("tol", tol))
+    tol = as_plain(as_tolerance, "tol", tol)
     for name, value in (("count", count), ("max_steps", max_steps)):
         if value is not None:
             check_integer(name, value)

@@ -7,7 +7,7 @@ import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_finite_array, as_positive, as_share, check_integer
+from .._checks import as_finite_array, as_plain, as_positive, as_share, check_integer
 
 # Up to this many coefficients the normal equations are solved at once, in about a second.
 _MOST = 2000
@@ -70,8 +70,8 @@ def estimate_lag(
     `ValueError` for arrays that do not match, entries that are not finite, constant inputs or
     outputs, or values out of range.
     """
-    step = float(as_positive("step", step))
-    level = float(as_share("level", level))
+    step = as_plain(as_positive, "step", step)
+    level = as_plain(as_share, "level", level)
     inputs, outputs = _as_sequences("xs", xs), _as_sequences("ys", ys)
     batch, times = inputs.shape[:2]
     if outputs.shape[:2] != inputs.shape[:2]:

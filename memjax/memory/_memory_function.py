@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from .._checks import (
     as_pair,
+    as_plain,
     as_positive,
     as_share,
     as_tolerance,
@@ -29,7 +30,7 @@ from .._checks import (
 from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
-from ..targets._paths import as_times, even_step
+from ..targets._paths import as_times, even_step, integrating
 from ._batches import in_batches
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
@@ -43,6 +44,7 @@ Rates: TypeAlias = Callable[[Array, Array], Array]
 _CORNERS = 4  # up to how many inputs all corners of the box are tried
 _SIGNS = 8  # at how many times the best direction of small inputs is tried
 _GOLDEN = (np.sqrt(5) - 1) / 2
+_MOST = 1e8  # steps of a warm-up
 _RISING = 1e-2  # the exponent of growth in the amplitude that counts as unbounded
 
 
@@ -232,10 +234,10 @@ def memory_function(
     check_integer("max_steps", max_steps)
     check_positive("amplitudes", amplitudes)
     low, high = as_pair("amplitudes", amplitudes, "pass the least and the largest")
-    warm_up = None if warm_up is None else float(as_positive("warm_up", warm_up))
-    pulse = None if pulse is None else float(as_positive("pulse", pulse))
-    rtol = None if rtol is None else float(as_tolerance("rtol", rtol))
-    atol = None if atol is None else float(as_positive("atol", atol))
+    warm_up = None if warm_up is None else as_plain(as_positive, "warm_up", warm_up)
+    pulse = None if pulse is None else as_plain(as_positive, "pulse", pulse)
+    rtol = None if rtol is None else as_plain(as_tolerance, "rtol", rtol)
+    atol = None if atol is None else as_plain(as_positive, "atol", atol)
     solver = diffrax.Tsit5() if solver is None else solver
     hint = "pass for example diffrax.Kvaerno5()"
     check_instance("solver", solver, diffrax.AbstractSolver, "a Diffrax solver", hint)
@@ -268,12 +270,17 @@ def memory_function(
             f"`ts` must start at 0 where it is the grid of a discrete functional, got {times[0]}; "
             "pass all times from 0 on."
         )
+    if kind == "reversed" and not continuous and options.warm_up > _MOST * (times[1] - times[0]):
+        raise ValueError(
+            f"`warm_up` must be at most {_MOST:g} steps of `ts`, got {warm_up}; shorten it."
+        )
     sampled.check_clock(times)
     double = not continuous or _precision(sampled.source) == jnp.float64
     rtol = (1e-8 if double else 1e-4) if rtol is None else rtol
     atol = (1e-10 if double else 1e-6) if atol is None else atol
     tolerances = (jnp.asarray(rtol, float), jnp.asarray(atol, float))
-    found = _search(sampled, continuous, options, solver, tolerances)
+    with integrating(max_steps):
+        found = _search(sampled, continuous, options, solver, tolerances)
     return MemoryFunction(jnp.asarray(times), *found, exact=False)
 
 

@@ -19,6 +19,7 @@ from .._checks import (
     check_integer,
     check_nonnegative,
     check_scalar,
+    check_scalar_of_model,
     shown,
 )
 from ..losses import AbstractLoss
@@ -193,10 +194,7 @@ def _ascend(
 
     def error(change: PyTree) -> Array:
         value = loss(eqx.combine(eqx.apply_updates(weights, change), rest))
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"`target` must map a model to a scalar, got shape {jnp.shape(value)}; take a mean."
-            )
+        check_scalar_of_model("target", value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     slope = jax.value_and_grad(error)

@@ -7,7 +7,15 @@ import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_float_array, as_positive, check_instance, check_positive, shown
+from .._checks import (
+    as_float_array,
+    as_plain,
+    as_positive,
+    check_instance,
+    check_positive,
+    is_traced,
+    shown,
+)
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii
 
@@ -87,6 +95,11 @@ def stability_criterion(
     kind = AbstractReparametrisation
     check_instance("reparametrisation", reparametrisation, kind, "a map of rates", hint)
     radii = as_radii(radii)
+    if is_traced((reparametrisation, radii)):
+        raise TypeError(
+            "`radii` must be concrete, got a traced array; the verdict needs numbers: call it "
+            "outside of `jax.jit` and `jax.vmap`."
+        )
     growth = lambda radii, rates: reparametrisation.perturbation_growth(radii, rates=rates)
     small = jnp.asarray([1e-7, 1e-6])
     first = growth(small, rates)
@@ -261,7 +274,7 @@ def stability_radius(
             f"`widths` must ascend and match `errors`, got {shown(m)} for errors of shape "
             f"{curves.shape}; pass one width per curve."
         )
-    level = float(as_positive("level", level))
+    level = as_plain(as_positive, "level", level)
     flat = np.reshape(curves, (-1, beta.size))
     found = [_radius(beta, curve, level) for curve in flat]
     shaped = lambda k: np.reshape([part[k] for part in found], curves.shape[:-1])

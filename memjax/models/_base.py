@@ -8,9 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from .._checks import check_callable, check_choice, check_instance, check_integer, shown
+from .._checks import (
+    as_inexact_array,
+    check_callable,
+    check_choice,
+    check_instance,
+    check_integer,
+    said,
+    shown,
+)
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import as_samples, as_times
+from ..targets._paths import as_samples, as_times, integrating
 
 Interpolation = Literal["linear", "cubic", "previous"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -77,7 +85,8 @@ class AbstractModel(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if `ts` does not increase or does not match `xs`.
+        `ValueError` if `ts` does not increase or does not match `xs`, and for an integration that
+        takes more than `max_steps`.
         """
         check_choice("interpolation", interpolation, INTERPOLATIONS)
         if max_steps is not None:
@@ -107,7 +116,7 @@ class AbstractModel(eqx.Module):
                 jump_ts = ts[1:-1]
             else:
                 step_ts = ts[1:-1]
-        self._check_dynamics(ts[0], path(ts[0]))
+        self._check_dynamics(ts[0], _first_input(path, ts[0]))
         if solver is None:
             solver = diffrax.Kvaerno5()
         if stepsize_controller is None:
@@ -120,18 +129,20 @@ class AbstractModel(eqx.Module):
         def vector_field(t: Any, hidden: PyTree[Array], args: None) -> PyTree[Array]:
             return self.vector_field(t, hidden, path(t))
 
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(vector_field),
-            solver,
-            t0=ts[0],
-            t1=ts[-1],
-            dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
-            y0=self.initial_hidden(),
-            saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
-            stepsize_controller=stepsize_controller,
-            max_steps=4096 + 64 * ts.shape[0] if max_steps is None else max_steps,
-            adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        )
+        max_steps = 4096 + 64 * ts.shape[0] if max_steps is None else max_steps
+        with integrating(max_steps):
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(vector_field),
+                solver,
+                t0=ts[0],
+                t1=ts[-1],
+                dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
+                y0=self.initial_hidden(),
+                saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
+                stepsize_controller=stepsize_controller,
+                max_steps=max_steps,
+                adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+            )
         assert solution.ys is not None
         return solution.ys
 
@@ -194,6 +205,16 @@ class Fixed(eqx.Module):
 
 
 _ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeController)
+
+
+def _first_input(path: Callable[[Any], Any], t: Array) -> Array:
+    """What a path gives at a time, of which it has to be a function."""
+    try:
+        return as_inexact_array("xs", path(t))
+    except Exception as error:
+        raise TypeError(
+            f"`xs` must be samples or a function of time, got an error: {said(error)}"
+        ) from error
 
 
 def _interpolate(

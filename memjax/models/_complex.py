@@ -8,7 +8,7 @@ from .._checks import as_key, check_same_shape
 from ..reparam import AbstractReparametrisation
 from ..targets import DampedOscillation, kernel_of_modes
 from ._base import AbstractModel
-from ._maps import as_modes, as_rates, as_reparametrisation, check_input
+from ._maps import as_free_rates, as_modes, as_rates, as_reparametrisation, check_input
 from ._scan import scan_diagonal
 
 
@@ -67,7 +67,7 @@ class ComplexDiagonalRNN(AbstractModel):
         check_same_shape("cosine", self.cosine, "rates", rates)
         check_same_shape("cosine", self.cosine, "frequencies", self.frequencies)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
 
     @classmethod
     def init(

@@ -11,6 +11,7 @@ from ._linear import check_sizes, random_input, random_readout
 from ._maps import (
     as_activation,
     as_bias,
+    as_free_rates,
     as_input,
     as_rates,
     as_readout,
@@ -69,7 +70,7 @@ class DiagonalNonlinearRNN(AbstractModel):
     ):
         rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = as_input(input, self.width)
         self.bias = as_bias(bias, self.width, rates.dtype)
         self.readout_weights = as_readout(readout, self.width)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import (
@@ -13,6 +14,7 @@ from .._checks import (
     as_positive_array,
     check_choice,
     check_instance,
+    is_traced,
 )
 from ..reparam import AbstractReparametrisation, as_callable, Direct
 
@@ -40,6 +42,25 @@ def as_reparametrisation(value: Any) -> AbstractReparametrisation:
     hint = "pass for example memjax.Exp(), or wrap a function in memjax.Elementwise"
     check_instance("reparametrisation", value, AbstractReparametrisation, "a map of rates", hint)
     return value
+
+
+def as_free_rates(
+    rates: Float[Array, " width"], reparametrisation: AbstractReparametrisation
+) -> Float[Array, " width"]:
+    """The free weights of rates, which a map of one's own may not reach."""
+    free = reparametrisation.inverse(rates)
+    if jnp.shape(free) != rates.shape:
+        raise ValueError(
+            f"`reparametrisation` must have an elementwise `inverse`, got shape {jnp.shape(free)} "
+            f"for rates of shape {rates.shape}; return one free weight per rate."
+        )
+    if not is_traced(free) and not np.all(np.isfinite(free)):
+        missed = np.asarray(rates)[~np.isfinite(free)][0]
+        raise ValueError(
+            f"`rates` must be in the reach of {type(reparametrisation).__name__}, got {missed}; "
+            "pass others, or another map."
+        )
+    return free
 
 
 def as_rates(value: Any) -> Float[Array, " width"]:

@@ -20,6 +20,7 @@ from ._linear import check_sizes, random_input, random_readout
 from ._maps import (
     as_activation,
     as_bias,
+    as_free_rates,
     as_input,
     as_modes,
     as_rates,
@@ -77,7 +78,7 @@ class StateSpaceLayer(AbstractModel):
     ):
         rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = as_input(input, self.width)
         self.bias = as_bias(bias, self.width, rates.dtype)
         self.readout_weights = as_readout(readout, self.width)
@@ -217,7 +218,7 @@ class LRULayer(AbstractModel):
         check_same_shape("rates", rates, "frequencies", self.frequencies)
         given = Exp() if reparametrisation is None else reparametrisation
         self.reparametrisation = as_reparametrisation(given)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = jnp.stack([as_input(part, self.width) for part in _parts("input", input)])
         self.readout_weights = jnp.stack(
             [as_readout(part, self.width) for part in _parts("readout", readout)]

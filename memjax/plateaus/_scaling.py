@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .._checks import (
     as_list,
     as_pair,
+    as_plain,
     as_positive,
     as_positive_array,
     as_share,
@@ -160,7 +161,7 @@ def fit_scaling_law(
     `ValueError` for a dataset without these variables or for a bad range or level.
     """
     check_dataset("dataset", dataset, {"time": ["omega"], "result": ["omega"]}, _SWEEP)
-    confidence = float(as_share("confidence", confidence, "0.95 is usual"))
+    confidence = as_plain(as_share, "confidence", confidence, "0.95 is usual")
     if memory_range is not None:
         memory_range = as_pair("memory_range", memory_range, "pass (shortest, longest)")
     pool = [pool] if isinstance(pool, str) else as_list("pool", pool, "dimensions")

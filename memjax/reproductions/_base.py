@@ -1,10 +1,9 @@
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from .._checks import (
     as_increasing,
@@ -14,6 +13,9 @@ from .._checks import (
     check_nonnegative,
 )
 from ..plateaus._outcomes import FAILED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Reproduction:
     description: str
     run: Callable[..., xr.Dataset]
     check: Callable[[xr.Dataset], list[Verdict]]
-    plot: Callable[[xr.Dataset], Figure]
+    plot: "Callable[[xr.Dataset], Figure]"
 
 
 def whole(dataset: xr.Dataset) -> xr.Dataset:

@@ -12,12 +12,12 @@ import xarray as xr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import viz
 from .._checks import check_integer
 from ..memory import perturbation_error
 from ..models import Fixed, log_uniform_rates, LRULayer, ring, StateSpaceLayer, trainable
 from ..models._scan import _phi
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
-from ..viz import plot_digits_stability
 from ._base import as_positives, as_radii, check_known, Reproduction, Verdict
 from ._training import batched, select
 
@@ -412,5 +412,5 @@ DIGITS_STABILITY = Reproduction(
     "the free rates by projected gradient ascent on the loss of the test images.",
     run=run,
     check=check,
-    plot=plot_digits_stability,
+    plot=lambda dataset: viz.plot_digits_stability(dataset),
 )

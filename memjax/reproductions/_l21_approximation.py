@@ -9,14 +9,14 @@ import optax
 import tqdm
 import xarray as xr
 
-from .._checks import as_integers, as_list, as_positive, check_integer
+from .. import viz
+from .._checks import as_integers, as_list, as_plain, as_positive, check_integer
 from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
-from ..viz import plot_l21_approximation
 from ._base import as_positives, check_known, Reproduction, Verdict
 
 SUM = "24 exponentials"
@@ -104,7 +104,7 @@ def run(
     check_known("kernels", kernels, KERNELS)
     neurons, widths = as_integers("neurons", neurons), as_integers("widths", widths)
     omegas = as_positives("omegas", omegas).tolist()
-    margin = float(as_positive("margin", margin))
+    margin = as_plain(as_positive, "margin", margin)
     seeds = [check_integer("seeds", seed, 0) for seed in as_list("seeds", seeds, "integers")]
     check_integer("updates", updates)
     neurons, widths = sorted(neurons), sorted(widths)
@@ -385,5 +385,5 @@ L21_APPROXIMATION = Reproduction(
     f"{_DELAY:g} with {_NEURONS} neurons of complex rates.",
     run=run,
     check=check,
-    plot=plot_l21_approximation,
+    plot=lambda dataset: viz.plot_l21_approximation(dataset),
 )

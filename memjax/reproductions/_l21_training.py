@@ -10,13 +10,13 @@ import optax
 import tqdm
 import xarray as xr
 
+from .. import viz
 from .._checks import check_integer
 from ..flows import OptaxTraining
 from ..losses import SampledPathLoss
 from ..models import AbstractModel, LinearRNN, NonlinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractTarget, Airy, ExponentialSum, Lorenz96
-from ..viz import plot_training_comparison
 from ._base import check_known, Reproduction, Verdict
 
 MODELS: dict[str, Callable[..., AbstractModel]] = {
@@ -194,5 +194,5 @@ L21_TRAINING = Reproduction(
     "loss falls to less than half of it later.",
     run=run,
     check=check,
-    plot=plot_training_comparison,
+    plot=lambda dataset: viz.plot_training_comparison(dataset),
 )

@@ -11,6 +11,7 @@ import tqdm
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import viz
 from .._checks import check_integer
 from ..memory import as_functional, memory_decay, memory_function, MemoryFunction
 from ..models import (
@@ -23,7 +24,6 @@ from ..models import (
     StateSpaceLayer,
 )
 from ..targets import Attention, ExponentialSum, PowerLaw
-from ..viz import plot_memory_architectures
 from ._base import check_known, Reproduction, Verdict
 from ._training import batched, select, train
 
@@ -271,5 +271,5 @@ MEMORY_ARCHITECTURES = Reproduction(
     "exponentials, as in ALiBi, or power laws, as in KERPLE, of trained decay.",
     run=run,
     check=check,
-    plot=plot_memory_architectures,
+    plot=lambda dataset: viz.plot_memory_architectures(dataset),
 )

@@ -6,13 +6,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
+from .. import viz
 from .._checks import shown
 from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
 from ..losses import AbstractLoss, WhiteNoiseLoss
 from ..plateaus import on_plateau, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
-from ..viz import plot_plateau_flows
 from ._base import as_positives, check_known, Reproduction, Verdict, whole
 
 GRADIENT = "gradient flow"
@@ -222,5 +222,5 @@ PLATEAU_FLOWS = Reproduction(
     "of the memories. They agree within 5 % of what is expected, ratios of times within 10 %.",
     run=run,
     check=check,
-    plot=plot_plateau_flows,
+    plot=lambda dataset: viz.plot_plateau_flows(dataset),
 )

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from .. import viz
 from ..sweeps import PlateauSweep
-from ..viz import plot_plateau_width
 from ._base import Reproduction, Verdict, whole
 
 
@@ -86,5 +86,5 @@ PLATEAU_WIDTH = Reproduction(
     "holds if no wider model leaves more than 10 % earlier than it then says.",
     run=run,
     check=check,
-    plot=plot_plateau_width,
+    plot=lambda dataset: viz.plot_plateau_width(dataset),
 )

@@ -7,12 +7,12 @@ import numpy as np
 import tqdm
 import xarray as xr
 
+from .. import viz
 from .._checks import as_integers, check_integer
 from ..memory import functional_distance, functional_norm, perturbation_error, stability_criterion
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw, ScaledKernel
-from ..viz import plot_s24_reparametrisations
 from ._base import as_radii, check_known, Reproduction, Verdict
 
 DIRECT = "direct"
@@ -290,5 +290,5 @@ S24_REPARAMETRISATIONS = Reproduction(
     "approximate the kernel to that level.",
     run=run,
     check=check,
-    plot=plot_s24_reparametrisations,
+    plot=lambda dataset: viz.plot_s24_reparametrisations(dataset),
 )

@@ -10,6 +10,7 @@ import tqdm
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import viz
 from .._checks import as_integers, check_choice, check_integer
 from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
@@ -17,7 +18,6 @@ from ..models import AbstractModel, DiagonalNonlinearRNN, NonlinearRNN, trainabl
 from ..plateaus._outcomes import DIVERGED, MAX_TIME_REACHED
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
-from ..viz import plot_perturbation_grid
 from ._base import check_known, Reproduction, Verdict
 from ._training import batched, train
 
@@ -393,5 +393,5 @@ W24_PERTURBATION = Reproduction(
     "for the exponential kernel.",
     run=run,
     check=check,
-    plot=plot_perturbation_grid,
+    plot=lambda dataset: viz.plot_perturbation_grid(dataset),
 )

@@ -74,6 +74,7 @@ def inner_product(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
     """
+    horizon = jnp.inf if horizon is None else horizon
     _check_pair(first, second, horizon)
     if isinstance(first, AbstractKernel) and isinstance(second, AbstractKernel):
         return _scalar_product(first, second, horizon)

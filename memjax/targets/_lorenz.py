@@ -11,13 +11,14 @@ from .._checks import (
     as_key,
     as_nonnegative,
     as_number,
+    as_plain,
     as_positive,
     as_tolerance,
     check_choice,
     check_integer,
 )
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples
+from ._paths import as_samples, integrating
 
 
 class Lorenz96(AbstractTarget):
@@ -109,7 +110,7 @@ class Lorenz96(AbstractTarget):
                 f"`fast` must give a ring of at least 4 units, got {fast} for each of {slow}; "
                 "pass more."
             )
-        spin_up = float(as_nonnegative("spin_up", spin_up))
+        spin_up = as_plain(as_nonnegative, "spin_up", spin_up)
 
         self.forcing = as_number("forcing", forcing)
         self.coupling = as_number("coupling", coupling)
@@ -119,8 +120,8 @@ class Lorenz96(AbstractTarget):
         self.std = as_positive("std", std)
         self.output = output
         self.unit = unit
-        self.rtol = float(as_tolerance("rtol", rtol))
-        self.atol = float(as_positive("atol", atol))
+        self.rtol = as_plain(as_tolerance, "rtol", rtol)
+        self.atol = as_plain(as_positive, "atol", atol)
         self.max_steps = check_integer("max_steps", max_steps)
         slow_key, fast_key = jax.random.split(as_key("key", key))
         start = (
@@ -168,7 +169,8 @@ class Lorenz96(AbstractTarget):
         ts, xs = as_samples(ts, xs, inputs=None)
         tolerances = jnp.asarray(self.rtol), jnp.asarray(self.atol)
         parameters = self._parameters()
-        return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        with integrating(self.max_steps):
+            return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]

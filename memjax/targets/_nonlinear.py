@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Real
 from .._checks import (
     as_finite_array,
     as_float_array,
+    as_inexact_array,
     as_key,
     as_list,
     check_callable,
@@ -127,10 +128,10 @@ class Teacher(AbstractTarget):
     ) -> Float[Array, "times ..."]:
         xs = as_float_array("xs", xs)
         ts, xs = as_samples(ts, xs, xs.shape[1] if xs.ndim == 2 else None)
-        ys = self.function(ts, xs)
-        if jnp.ndim(ys) not in (1, 2) or jnp.shape(ys)[0] != ts.size:
+        ys = as_inexact_array("function", self.function(ts, xs))
+        if ys.ndim not in (1, 2) or ys.shape[0] != ts.size:
             raise ValueError(
-                f"`function` must return one output per time, got shape {jnp.shape(ys)} for "
+                f"`function` must return one output per time, got shape {ys.shape} for "
                 f"{ts.size} times; return an array of shape (times,) or (times, p)."
             )
         return ys
@@ -230,6 +231,8 @@ class Attention(AbstractTarget):
         check_integer("size", size)
         rates = as_decay_rates(rates)
         heads = rates.shape[0]
+        if heads == 0:
+            raise ValueError("`rates` must hold at least one rate, got none; pass one per head.")
         shape = (heads, size, 1)
         query_key, key_key, value_key = jax.random.split(as_key("key", key), 3)
         return cls(

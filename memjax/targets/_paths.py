@@ -1,5 +1,8 @@
 """Sampled input paths: their checks, and what evenly spaced times make cheap."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import EllipsisType
 from typing import Any
 
@@ -39,6 +42,25 @@ def as_samples(
 def as_times(ts: Any) -> Float[Array, " times"]:
     """`ts` as an array of at least two times that increase."""
     return as_increasing("ts", ts, 2)
+
+
+@contextmanager
+def integrating(max_steps: int) -> Iterator[None]:
+    """Say in a line why Diffrax gave up; its own error holds the stack of the compiled program."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"RuntimeError: (.*)", str(error))
+        if "number of solver steps" in str(error):
+            raise ValueError(
+                f"`max_steps` must be enough for the integration, got {max_steps}; pass more."
+            ) from error
+        if found is None:
+            raise
+        raise ValueError(
+            f"`solver` must be able to integrate, got an error: {found[1]}; try another, or "
+            "smaller inputs."
+        ) from error
 
 
 def even_step(ts: Any) -> float | None:

@@ -408,7 +408,7 @@ def test_horizon_must_be_positive(horizon):
 
 def test_model_must_have_a_kernel():
     loss = mj.WhiteNoiseLoss(BUMP)
-    with pytest.raises(TypeError, match=r"`model` must be a memjax model, got GaussianBump"):
+    with pytest.raises(TypeError, match=r"`model` must be linear"):
         loss(BUMP)  # pyright: ignore[reportArgumentType]
 
 

@@ -144,7 +144,7 @@ def test_models_are_run_as_they_are_used():
         (lambda: mj.diagnose(LINEAR, np.ones(5)), ValueError, "pair"),
         (lambda: mj.diagnose(LINEAR, (np.ones(5),)), ValueError, "pair"),
         (lambda: mj.diagnose(LINEAR, 3, step=0), ValueError, "`step` must be positive"),
-        (lambda: mj.diagnose(3, 3), TypeError, "`functional` must be"),
+        (lambda: mj.diagnose(3, 3), TypeError, "`model` must be"),
         (lambda: mj.diagnose(jnp.tanh, 3), ValueError, "trained weights"),
         (lambda: mj.diagnose(LINEAR, 3, inputs=2), (TypeError, ValueError), "`model` must run"),
         (lambda: mj.gradient_signal(LINEAR, [-1], key=KEY), ValueError, "`steps` must be"),

@@ -202,9 +202,7 @@ def test_bad_weights_are_refused(amplitudes, rates, error, match):
 
 
 def test_a_class_is_no_reparametrisation():
-    with pytest.raises(
-        TypeError, match=r"`reparametrisation` must be a map of rates, got the class"
-    ):
+    with pytest.raises(TypeError, match=r"`reparametrisation` must be a map .*, got the class"):
         mj.DiagonalLinearRNN(AMPLITUDES, RATES, mj.Exp)  # pyright: ignore[reportArgumentType]
 
 

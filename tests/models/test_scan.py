@@ -285,9 +285,7 @@ def test_bad_inputs_are_refused():
         with pytest.raises(ValueError, match=r"`xs` must hold inputs of shape \(2,\), got \(\)"):
             MODELS[name][0].scan(ts, np.ones(3))
     model = MODELS["diagonal"][0]
-    with pytest.raises(
-        ValueError, match=r"`interpolation` must be one of 'linear', 'previous', got 'cubic'"
-    ):
+    with pytest.raises(ValueError, match=r"`interpolation` must be one of .* got 'cubic'"):
         model.scan(ts, np.ones(3), interpolation="cubic")
     with pytest.raises(TypeError, match=r"`xs` must be samples in `scan`"):
         model.scan(ts, jnp.sin)
