@@ -17,7 +17,7 @@ from .._checks import as_float_array, check_integer, check_nonnegative, check_po
 from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
-from ..targets._paths import as_times, even_step
+from ..targets._paths import as_steps, as_times, even_step
 from ._batches import in_batches
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
@@ -333,7 +333,12 @@ def _as_lags(ts: Any) -> np.ndarray:
             "`ts` must be concrete, got a traced array; make the times outside of jit and vmap."
         )
     as_times(ts)
+    as_steps(ts)
+    step = even_step(ts)
     times = np.asarray(ts, float)
+    if step is not None:
+        # Without what rounding in single precision left behind.
+        times = times[0] + step * np.arange(times.size)
     check_nonnegative("ts", times, "memory is counted from the time of the change")
     return times
 

@@ -338,7 +338,7 @@ def output_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024 (theory, section 6).
     """
-    ts = as_times(ts)
+    given, ts = ts, as_times(ts)
     xs = as_float_array("xs", xs)
     check_finite("xs", xs)
     check_integer("burn_in", burn_in, 0)
@@ -361,7 +361,7 @@ def output_sensitivity(
         # Differentiated forwards, through every step of a solver.
         forwards = functional.method == "diffrax"
         run = partial(functional.source, adjoint=ForwardMode()) if forwards else functional
-        return run(ts, x)[burn_in:]
+        return run(given, x)[burn_in:]
 
     def of_path(x: Array) -> Array:
         def slope(index: Array) -> Array:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._checks import valid_or_nan
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import as_samples, as_times
+from ..targets._paths import as_samples, as_steps, as_times, check_resolved, resolved
 
 
 class AbstractModel(eqx.Module):
@@ -73,7 +74,9 @@ class AbstractModel(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if `ts` does not increase or does not match `xs`.
+        `ValueError` if `ts` does not increase or does not match `xs`, or if the rounding of times
+        in single precision is more than 0.2 % of their steps (traced ones give NaN, or an error of Diffrax; `scan`
+        and `residual` have no such limit for even times).
         """
         jump_ts = step_ts = None
         if callable(xs):
@@ -81,6 +84,7 @@ class AbstractModel(eqx.Module):
             path = xs
         else:
             ts, xs = as_samples(ts, xs)
+            check_resolved(ts)
             path, kinked = _interpolate(ts, xs, interpolation)
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
@@ -111,7 +115,9 @@ class AbstractModel(eqx.Module):
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         )
         assert solution.ys is not None
-        return solution.ys
+        if callable(xs):
+            return solution.ys
+        return jax.tree.map(lambda ys: valid_or_nan(ys, resolved(ts)), solution.ys)
 
     def residual(
         self, ts: Float[Array, " times"], xs: Float[Array, "times ..."]
@@ -122,7 +128,8 @@ class AbstractModel(eqx.Module):
 
         **Arguments:**
 
-        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock.
+        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock; of float32
+            as in [`memjax.DiagonalLinearRNN.scan`][].
         - `xs`: the inputs at `ts`, shape `(times, ...)`; the last one does not act any more.
 
         **Returns:**
@@ -133,7 +140,9 @@ class AbstractModel(eqx.Module):
 
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
+        given = ts
         ts, xs = as_samples(ts, xs)
+        steps = as_steps(given)
 
         def move(hidden: PyTree[Array], now: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
             t, step, x = now
@@ -142,7 +151,7 @@ class AbstractModel(eqx.Module):
             return moved, self.readout(hidden)
 
         # The last step, of no length, only reads the last hidden state.
-        steps = jnp.diff(ts, append=ts[-1:])
+        steps = jnp.append(steps, 0)
         return jax.lax.scan(move, self.initial_hidden(), (ts, steps, xs))[1]
 
 

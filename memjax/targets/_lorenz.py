@@ -14,9 +14,10 @@ from .._checks import (
     check_nonnegative,
     check_positive,
     check_scalar,
+    valid_or_nan,
 )
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples
+from ._paths import as_samples, check_resolved, resolved
 
 
 class Lorenz96(AbstractTarget):
@@ -185,9 +186,11 @@ class Lorenz96(AbstractTarget):
         The slow units, shape `(times, slow)`, and the fast ones, `(times, slow, fast)`.
         """
         ts, xs = as_samples(ts, xs, inputs=None)
+        check_resolved(ts)
         tolerances = jnp.asarray(self.rtol), jnp.asarray(self.atol)
         parameters = self._parameters()
-        return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        states = _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        return jax.tree.map(lambda state: valid_or_nan(state, resolved(ts)), states)
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]

@@ -14,6 +14,7 @@ from .._checks import (
     is_traced,
 )
 from ._base import AbstractKernel, Memory
+from ._paths import check_resolved
 from ._special import exponential_moment
 
 
@@ -72,6 +73,7 @@ class SampledKernel(AbstractKernel):
                     f"`times` must be strictly increasing, got {times[k]} and then "
                     f"{times[k + 1]}; sort the samples and merge repeated times."
                 )
+        check_resolved(times, "times")
         self.times = times
         self.values = values
 
