@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Real
 
 from .._checks import as_float_array, check_integer, check_positive, check_scalar
-from ..losses import check_trained, coordinates, weights
+from ..losses import check_trained, coordinates, real_parts, weights
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
 from ._functional import as_functional, CELLS
@@ -229,7 +229,7 @@ def _signals(
         [
             jnp.sum(leaf.reshape(steps.size, -1), axis=1)
             for leaf in jax.tree.leaves(
-                squared_lengths(jax.vmap(back)(jnp.mean(values * (units / unit) ** 2, axis=0)))
+                real_parts(jax.vmap(back)(jnp.mean(values * (units / unit) ** 2, axis=0)))
             )
         ]
     )
@@ -257,7 +257,8 @@ class _Runner(eqx.Module):
         method = functional.method
         if method == "cell":
             width = model.hidden_size
-            readout = jax.random.normal(key, (width,)) / jnp.sqrt(width)
+            dtype = coordinates(weights(model))[0].dtype
+            readout = jax.random.normal(key, (width,), dtype) / math.sqrt(width)
             model, method = GatedRNN(model, readout, 1 / step), "residual"
         elif isinstance(model, AbstractModel):
             layers = model.layers if isinstance(model, StateSpaceStack) else (model,)

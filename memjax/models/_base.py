@@ -75,8 +75,8 @@ class AbstractModel(eqx.Module):
         **Raises:**
 
         `ValueError` if `ts` does not increase or does not match `xs`, or if the rounding of times
-        in single precision is more than 0.2 % of their steps (traced ones give NaN, or an error of Diffrax; `scan`
-        and `residual` have no such limit for even times).
+        in single precision is more than 0.2 % of their steps. (Traced ones give NaN or an error of
+        Diffrax; `scan` and `residual` have no such limit for even times.)
         """
         jump_ts = step_ts = None
         if callable(xs):
