@@ -449,6 +449,43 @@ def test_squares_of_small_signals_in_single_precision():
     np.testing.assert_allclose(found.signal, exact.signal, rtol=1e-3)
 
 
+@pytest.mark.parametrize("x64", [True, False])
+def test_closed_forms_take_models_in_single_precision(x64):
+    kernel, model = mj.ExponentialSum(1.0, 0.5), mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.5])
+    exact = mj.WhiteNoiseLoss(kernel).gradient(model)
+    radius = mj.perturbation_error(model, kernel, [0.1], restarts=2, steps=4, key=KEY)
+    with double(x64):
+        short = _cast(model, jnp.float32)
+        target = kernel if x64 else _cast(kernel, jnp.float32)
+        gradient = mj.WhiteNoiseLoss(target).gradient(short)
+        found = mj.perturbation_error(short, target, [0.1], restarts=2, steps=4, key=KEY)
+    assert gradient.amplitudes.dtype == found.perturbation.amplitudes.dtype == jnp.float32
+    np.testing.assert_allclose(in_parts(gradient), in_parts(exact), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.error, radius.error, rtol=1e-5)
+
+
+class Distance(eqx.Module):
+    def __call__(self, model):
+        return distance(model.complex if isinstance(model, Real) else model)
+
+
+@pytest.mark.slow
+def test_sweeps_take_complex_weights():
+    times = []
+    for base in (eqx.tree_at(lambda m: m.name, COMPLEX, None), REAL):
+        flat, back = coordinates(weights(base))
+
+        def build(scale, delta):
+            model = eqx.combine(back(scale * flat), base)
+            flow = mj.GradientFlow(mj.FunctionLoss(Distance()))
+            return flow, model, mj.ParameterDistance(delta)
+
+        axes = {"scale": [1.0, 1.2], "delta": [0.1, 0.3]}
+        times.append(mj.sweep(build, axes, progress=False)["time"])
+    np.testing.assert_allclose(times[0], times[1], rtol=1e-9)
+    assert np.all(np.isfinite(times[0]))
+
+
 class Nothing(mj.AbstractModel):
     count: jax.Array
     empty: jax.Array

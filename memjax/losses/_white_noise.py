@@ -161,8 +161,14 @@ class WhiteNoiseLoss(AbstractLoss):
             kernel = eqx.combine(free, fixed).kernel()
             return kernel.amplitudes, kernel.rates
 
-        _, pullback = jax.vjp(amplitudes_and_rates, free)
-        return moves, rest, lambda cotangent: jax.tree.map(jnp.conj, pullback(cotangent)[0])
+        out, pullback = jax.vjp(amplitudes_and_rates, free)
+
+        def to_weights(cotangent: PyTree[Array]) -> PyTree[Array]:
+            # Targets and weights may differ in precision.
+            cotangent = jax.tree.map(lambda c, like: c.astype(like.dtype), cotangent, out)
+            return jax.tree.map(jnp.conj, pullback(cotangent)[0])
+
+        return moves, rest, to_weights
 
 
 def check_target(target: Kernel) -> None:

@@ -257,6 +257,8 @@ def memory_function(
             f"`ts` must start at 0 where it is the grid of a discrete functional, got {times[0]}; "
             "pass all times from 0 on."
         )
+    if not continuous:
+        as_steps(ts)
     sampled.check_clock(times)
     solver = diffrax.Tsit5() if solver is None else solver
     double = not continuous or _precision(sampled.source) == jnp.float64
@@ -333,7 +335,6 @@ def _as_lags(ts: Any) -> np.ndarray:
             "`ts` must be concrete, got a traced array; make the times outside of jit and vmap."
         )
     as_times(ts)
-    as_steps(ts)
     step = even_step(ts)
     times = np.asarray(ts, float)
     if step is not None:

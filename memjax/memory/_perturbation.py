@@ -334,7 +334,8 @@ class _Problem(eqx.Module):
 
     def rates(self, free: Array) -> Array:
         # Faster modes have no weight that counts, and infinity times zero would be NaN.
-        return jnp.clip(self.reparametrisation(free), -1e100, 1e100)
+        limit = float(jnp.finfo(free.dtype).max) ** 0.3
+        return jnp.clip(self.reparametrisation(free), -limit, limit)
 
     def grid(self, rates: Array) -> Array:
         """Times that resolve the target and modes of these rates."""
@@ -353,7 +354,10 @@ class _Problem(eqx.Module):
 
     @property
     def stop(self) -> Array:
-        return jnp.asarray(1e300) if self.end is None else self.end
+        if self.end is not None:
+            return self.end
+        # In single precision there is no 1e300.
+        return jnp.asarray(min(1e300, 1e-8 * float(jnp.finfo(jnp.result_type(float)).max)))
 
     @property
     def room(self) -> int:
@@ -403,7 +407,7 @@ def _exact(
     draws: int,
 ) -> PerturbationErrors:
     problem = _Problem(target, model.reparametrisation, end, model.width)
-    centre = jnp.stack([model.amplitudes, model.free_rates])
+    centre = jnp.stack([model.amplitudes, model.free_rates]).astype(radii.dtype)
     starts_key, draws_key = jax.random.split(key)
     directions = _into_ball(_directions(model, restarts, starts_key), norm)
 
@@ -440,7 +444,10 @@ def _exact(
     perturbation = eqx.tree_at(
         lambda m: (m.amplitudes, m.free_rates),
         eqx.filter(model, trainable(model)),
-        (change[:, 0], change[:, 1]),
+        (
+            change[:, 0].astype(model.amplitudes.dtype),
+            change[:, 1].astype(model.free_rates.dtype),
+        ),
     )
     return PerturbationErrors(radii, value, drawn, upper, perturbation, whole)
 

@@ -115,9 +115,10 @@ def replacing(path: str | Path, overwrite: bool = False, folder: bool = True) ->
     made = _make_parents(path)
     token = uuid.uuid4().hex[:8]
     partial, old = (path.with_name(f".{path.name}.{token}.{end}") for end in ("partial", "old"))
+    lock = path.with_name(f".{path.name}.lock")
     whole = False
     try:
-        with _explained(path, partial, old), _claimed(path):
+        with _explained(path, partial, old, lock), _claimed(path, lock):
             try:
                 _tidy(path)
                 _check_replaceable(path, overwrite, folder)
@@ -147,13 +148,12 @@ def _make_parents(path: Path) -> list[Path]:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[None]:
+def _claimed(path: Path, lock: Path) -> Iterator[None]:
     """Hold the lock of an output; the system gives it back when the process ends, however it ends.
 
     Where files cannot be locked, nobody is kept from starting; which of two writers comes first is
     then decided by the rename at the end.
     """
-    lock = path.with_name(f".{path.name}.lock")
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -279,7 +279,9 @@ def _explained(path: Path, *places: Path) -> Iterator[None]:
         if error.errno is None:  # it is in words already
             raise
         file = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
-        mine = any(file.startswith(str(place)) for place in (path, path.parent, *places))
+        mine = file == str(path.parent) or any(
+            file == str(place) or file.startswith(f"{place}{os.sep}") for place in (path, *places)
+        )
         # Errors of writing itself do not say where.
         unnamed = not file and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         if not mine and not unnamed:
@@ -324,14 +326,11 @@ def read_list(folder: Path) -> dict[str, tuple[int, str]]:
         content = json.loads(data)
         content.pop("digest")
         if _encoded(content) == data:
-            return {name: (int(size), str(digest)) for name, (size, digest) in _items(content)}
+            files = content["files"].items()
+            return {name: (int(size), str(digest)) for name, (size, digest) in files}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise ValueError(f"{LIST!r} is damaged")
-
-
-def _items(content: dict[str, Any]) -> Any:
-    return content["files"].items()
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
