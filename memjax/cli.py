@@ -38,6 +38,7 @@ from .plateaus import fit_scaling_law, measure_plateau
 from .plateaus._outcomes import OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
 from .sweeps import load_dataset, PlateauSweep, save_dataset
+from .sweeps._output import check_output, replacing
 from .sweeps._spec import (
     checked,
     ExitName,
@@ -46,7 +47,6 @@ from .sweeps._spec import (
     Reparametrisation,
     REPARAMETRISATIONS,
 )
-from .sweeps._store import check_output, replacing
 from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
 
 
@@ -238,7 +238,7 @@ class Plot:
     """Print JSON instead of text."""
 
     def run(self) -> int:
-        check_output(self.out, self.overwrite)
+        check_output(self.out, self.overwrite, folder=False)
         dataset = load_dataset(self.dataset)
         draw = {"law": viz.plot_plateau_law, "curves": viz.plot_loss_curves}[self.figure]
         ending = self.out.suffix.lstrip(".")
@@ -247,7 +247,7 @@ class Plot:
             raise ValueError(
                 f"`out` must end in .png, .pdf or .svg, got {str(self.out)!r}; name a format."
             )
-        with replacing(self.out, self.overwrite) as partial:
+        with replacing(self.out, self.overwrite, folder=False) as partial:
             figure.savefig(partial, format=ending)
         if self.json:
             _print_json({"out": str(self.out)})

@@ -10,6 +10,7 @@ import xarray as xr
 
 import memjax as mj
 from memjax.cli import main
+from memjax.sweeps._output import replacing
 
 SWEEP = ["sweep", "--memories", "8", "9", "10", "--widths", "2", "--seeds", "0", "--quiet"]
 
@@ -23,7 +24,8 @@ def run(tmp_path_factory):
 
 def test_sweep_writes_dataset_figures_and_specification(run):
     names = {entry.name for entry in run.iterdir()}
-    assert names == {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}
+    files = {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}
+    assert names == {*files, "memjax.json"}
     dataset = mj.load_dataset(run)
     assert dataset["time"].shape == (3, 1, 1, 1, 1)
     spec = mj.PlateauSweep.from_toml(run / "sweep.toml")
@@ -162,6 +164,23 @@ def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [SWEEP, ["reproduce", "plateau-flows"], ["plot", "run"]])
+def test_what_memjax_did_not_write_is_not_overwritten(command, tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert main([*command, "--out", str(tmp_path), "--overwrite"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and error.count("\n") == 1
+    assert notes.read_text() == "mine" and list(tmp_path.iterdir()) == [notes]
+
+
+def test_a_second_writer_is_refused_before_the_sweep(tmp_path, capsys):
+    with replacing(tmp_path / "run") as partial:
+        partial.mkdir()
+        assert main([*SWEEP, "--out", str(tmp_path / "run")]) == 2
+    assert "is being written by process" in capsys.readouterr().err
+
+
 def test_existing_output_is_refused_before_the_sweep(run, capsys):
     assert main([*SWEEP, "--out", str(run)]) == 2
     assert "exists already" in capsys.readouterr().err
@@ -199,7 +218,7 @@ def test_reproduce_prints_and_writes_what_is_published_and_found(small, tmp_path
     for word in ("published", "found", "agrees", "said", "seen", "NO", "not decided"):
         assert word in text.out
     names = {entry.name for entry in out.iterdir()}
-    assert names == {"dataset.zarr", "small.png", "verdicts.json"}
+    assert names == {"dataset.zarr", "small.png", "verdicts.json", "memjax.json"}
     assert json.loads((out / "verdicts.json").read_text())[0]["agrees"] is False
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
@@ -325,7 +344,7 @@ def test_approximate_prints_and_writes_neurons_and_weights(responses, tmp_path, 
     # What is left is that of straight lines between samples.
     assert "sample more densely" in text.err and text.err.count("\n") == 1
     assert {entry.name for entry in out.iterdir()} == {
-        "approximation.png", "weights.csv", "summary.json",
+        "approximation.png", "weights.csv", "summary.json", "memjax.json",
     }  # fmt: skip
     assert matplotlib.image.imread(out / "approximation.png").std() > 0.01
 

@@ -4,14 +4,22 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .._checks import as_key, as_nonnegative, as_positive, check_instance, shown
-from ..losses import AbstractLoss, check_model, displaced, weights
+from ..losses import (
+    AbstractLoss,
+    check_model,
+    check_trained,
+    coordinates,
+    displaced,
+    from_real_parts,
+    real_parts,
+    weights,
+)
 from ..models import AbstractModel
 from ._base import check_loss
 
@@ -52,6 +60,9 @@ class AbstractTraining(eqx.Module):
 
 class OptaxTraining(AbstractTraining):
     """Training by any Optax optimiser.
+
+    A complex weight is trained as two real ones, its parts, by every optimiser alike: Optax sees
+    them as two arrays.
 
     **Arguments:**
 
@@ -94,22 +105,24 @@ class OptaxTraining(AbstractTraining):
 
     def start(self, model: AbstractModel) -> PyTree[Array]:
         check_model(model)
-        return self.optimiser.init(weights(model))
+        check_trained(model)
+        return self.optimiser.init(real_parts(weights(model)))
 
     def update(
         self, model: AbstractModel, displacement: PyTree[Array], state: PyTree[Array]
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         here = displaced(model, displacement)
-        gradient = self.loss.gradient(model, displacement)
+        gradient = real_parts(self.loss.gradient(model, displacement))
         change, state = self.optimiser.update(
             gradient,
             state,
-            weights(here),
+            real_parts(weights(here)),
             value=self.loss(here),
             grad=gradient,
-            value_fn=lambda w: self.loss(eqx.combine(w, here)),
+            value_fn=lambda parts: self.loss(eqx.combine(from_real_parts(parts), here)),
         )
-        return jax.tree.map(jnp.add, displacement, change), state
+        add = lambda old, new: old + new.astype(old.dtype)
+        return jax.tree.map(add, displacement, from_real_parts(change)), state
 
 
 class StochasticGradientFlow(AbstractTraining):
@@ -162,13 +175,14 @@ class StochasticGradientFlow(AbstractTraining):
 
     def start(self, model: AbstractModel) -> Int[Array, ""]:
         check_model(model)
+        check_trained(model)
         return jnp.zeros((), int)
 
     def update(
         self, model: AbstractModel, displacement: PyTree[Array], state: Int[Array, ""]
     ) -> tuple[PyTree[Array], Int[Array, ""]]:
-        y, unravel = jfu.ravel_pytree(displacement)
-        descent = lambda t, y, args: -jfu.ravel_pytree(self.loss.gradient(model, unravel(y)))[0]
+        y, back = coordinates(displacement)
+        descent = lambda t, y, args: -coordinates(self.loss.gradient(model, back(y)))[0]
         size = jnp.sqrt(2 * self.temperature)
         noise = lambda t, y, args: lx.DiagonalLinearOperator(jnp.full(y.shape, size))
         # Every step is one of its own, from time 0: a path to an unknown end is not needed.
@@ -181,4 +195,4 @@ class StochasticGradientFlow(AbstractTraining):
         zero, args = jnp.zeros(()), None
         memory = self.solver.init(terms, zero, self.time_step, y, args)
         y, *_ = self.solver.step(terms, zero, self.time_step, y, args, memory, False)
-        return unravel(y), state + 1
+        return back(y), state + 1

@@ -67,7 +67,8 @@ class PreconditionedFlow(AbstractFlow):
     - `loss`: the loss $J$.
     - `operator`: $A$, a Lineax operator over the flat vector of the trained weights, positive
         definite. The weights are in the order of `jax.flatten_util.ravel_pytree` of
-        `equinox.filter(model, memjax.trainable(model))`.
+        `equinox.filter(model, memjax.trainable(model))`; of a complex array the real parts come
+        first, then the imaginary parts.
 
     **Raises:**
 

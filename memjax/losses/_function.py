@@ -2,13 +2,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_callable, check_scalar_of_model
 from ..models import AbstractModel, trainable
-from ._base import AbstractLoss, displaced, weights
+from ._base import AbstractLoss, coordinates, displaced
 
 
 class FunctionLoss(AbstractLoss):
@@ -30,7 +29,8 @@ class FunctionLoss(AbstractLoss):
 
     **Raises:**
 
-    `TypeError` if `function` is not callable.
+    `TypeError` if `function` is not callable; when called, `TypeError` or `ValueError` if it
+    returns anything but a real scalar.
     """
 
     function: Callable[[AbstractModel], Float[Array, ""]]
@@ -48,15 +48,18 @@ class FunctionLoss(AbstractLoss):
     ) -> PyTree[Array]:
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
-        return jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
+        gradient = jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
+        return jax.tree.map(jnp.conj, gradient)
 
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         moved = displaced(model, displacement)
-        flat, unravel = jfu.ravel_pytree(weights(moved))
-        _, fixed = eqx.partition(moved, trainable(moved))
-        gradient = jax.grad(lambda p: self(eqx.combine(unravel(p), fixed)))
+        free, fixed = eqx.partition(moved, trainable(moved))
+        flat, back = coordinates(free)
+        gradient = jax.grad(lambda p: self(eqx.combine(back(p), fixed)))
         hessian = jax.jacfwd(gradient)(flat)
         noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
-        return unravel(jnp.finfo(flat.dtype).eps * noise)
+        # Of several precisions the coarsest decides.
+        unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
+        return back(unit * noise)

@@ -24,7 +24,7 @@ from .._checks import (
 from ..models import AbstractModel
 from ..targets import AbstractTarget
 from ..targets._inner import Kernel, sizes
-from ..targets._paths import as_times
+from ..targets._paths import as_steps, as_times
 from ._base import AbstractLoss, check_model
 from ._function import FunctionLoss
 
@@ -97,10 +97,11 @@ class SampledPathLoss(AbstractLoss):
 
     **Raises:**
 
-    `TypeError` if the target is not a target; `ValueError` for times that do not increase, for
-    inputs that do not fit times or target, for weights that are negative or not one a time, for
-    an unknown method, for options without `"diffrax"` as the method, and when called, for a
-    model with other outputs than the target, or without a scan if that is the method.
+    `TypeError` if the target is not a target; `ValueError` for times that do not increase or, in
+    single precision, do not tell their steps ([`memjax.DiagonalLinearRNN.scan`][]), for inputs
+    that do not fit times or target, for weights that are negative or not one a time, for an
+    unknown method, for options without `"diffrax"` as the method, and when called, for a model
+    with other outputs than the target, or without a scan if that is the method.
 
     Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
 
@@ -128,6 +129,8 @@ class SampledPathLoss(AbstractLoss):
     ):
         _check_target(target)
         self.ts = as_times(ts)
+        # In the precision in which they are kept: models are to tell their steps.
+        as_steps(self.ts)
         self.xs = as_finite_array("xs", xs)
         if self.xs.ndim < 2 or self.xs.shape[1] != self.ts.size:
             raise ValueError(
@@ -204,10 +207,10 @@ class SampledPathLoss(AbstractLoss):
 
         **Raises:** as above, and `ValueError` for numbers of paths or inputs below 1.
         """
-        ts = as_times(ts)
+        given, ts = ts, as_times(ts)
+        gaps = as_steps(given)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
-        gaps = jnp.diff(ts)
         widths = (jnp.append(gaps, 0) + jnp.insert(gaps, 0, 0)) / 2
         noise = jax.random.normal(as_key("key", key), (batch, ts.size, *shape), ts.dtype)
         scale = jnp.reshape(1 / jnp.sqrt(widths), (-1, *(1 for _ in shape)))
@@ -242,14 +245,15 @@ class SampledPathLoss(AbstractLoss):
         **Raises:** as `white_noise`, and `ValueError` for a rate or deviation that is not
         positive.
         """
-        ts = as_times(ts)
+        given, ts = ts, as_times(ts)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
         rate = as_positive("correlation_rate", correlation_rate)
         sigma = as_positive("sigma", sigma)
         noise = jax.random.normal(as_key("key", key), (ts.size, batch, *shape), ts.dtype)
-        decays = jnp.exp(-rate * jnp.diff(ts))
-        innovations = jnp.sqrt(-jnp.expm1(-2 * rate * jnp.diff(ts)))
+        steps = as_steps(given)
+        decays = jnp.exp(-rate * steps)
+        innovations = jnp.sqrt(-jnp.expm1(-2 * rate * steps))
 
         def move(x: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             decay, innovation, noise = step

@@ -28,7 +28,7 @@ from ..targets._inner import (
 )
 from ..targets._lyapunov import decay_time
 from ..targets._special import exponential_moment
-from ._base import AbstractLoss, displaced
+from ._base import AbstractLoss, displaced, from_real_parts, real_parts
 from ._function import FunctionLoss
 
 
@@ -129,8 +129,8 @@ class WhiteNoiseLoss(AbstractLoss):
         if not self._is_spectral(model_kernel(model, self.target), model):
             return FunctionLoss(self).gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
-        noise = pullback(_spectral_noise(moves, rest))
-        return jax.tree.map(jnp.abs, noise)
+        noise = real_parts(pullback(_spectral_noise(moves, rest)))
+        return from_real_parts(jax.tree.map(jnp.abs, noise))
 
     @property
     def _horizon(self) -> Float[Array, ""] | float:
@@ -162,8 +162,14 @@ class WhiteNoiseLoss(AbstractLoss):
             kernel = eqx.combine(free, fixed).kernel()
             return kernel.amplitudes, kernel.rates
 
-        _, pullback = jax.vjp(amplitudes_and_rates, free)
-        return moves, rest, lambda cotangent: pullback(cotangent)[0]
+        out, pullback = jax.vjp(amplitudes_and_rates, free)
+
+        def to_weights(cotangent: PyTree[Array]) -> PyTree[Array]:
+            # Targets and weights may differ in precision.
+            cotangent = jax.tree.map(lambda c, like: c.astype(like.dtype), cotangent, out)
+            return jax.tree.map(jnp.conj, pullback(cotangent)[0])
+
+        return moves, rest, to_weights
 
 
 def check_target(target: Kernel) -> None:

@@ -3,15 +3,13 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
 from .._checks import as_plain, as_tolerance, check_callable, check_choice, check_integer, is_traced
-from ..losses import AbstractLoss, displaced, FunctionLoss, weights
-from ._sensitivity import check_weights
+from ..losses import AbstractLoss, check_trained, coordinates, displaced, FunctionLoss, weights
 
 # A dense Hessian of this many weights takes 32 MB and about a second.
 _DENSE = 2000
@@ -109,8 +107,8 @@ def hessian_spectrum(
     joined = loss if isinstance(loss, AbstractLoss) else FunctionLoss(loss)
     displaced(model, displacement)  # a displacement of another structure is refused
     start = jax.tree.map(jnp.zeros_like, weights(model)) if displacement is None else displacement
-    flat, unravel = jfu.ravel_pytree(start)
-    check_weights(flat)
+    check_trained(model)
+    flat, back = coordinates(start)
     traced = is_traced((loss, model, displacement))
     size = flat.size
     if method is None:
@@ -125,7 +123,7 @@ def hessian_spectrum(
         )
 
     def gradient(moved: Array) -> Array:
-        return jfu.ravel_pytree(joined.gradient(model, unravel(moved)))[0]
+        return coordinates(joined.gradient(model, back(moved)))[0]
 
     def product(vector: Array) -> Array:
         return jax.jvp(gradient, (flat,), (vector,))[1]
@@ -143,7 +141,7 @@ def hessian_spectrum(
         values, vectors = _lanczos(jax.jit(product), flat, wanted, which, tol, max_steps)
     images = jax.vmap(product)(vectors.T).T if hessian is None else hessian.T @ vectors
     residuals = jnp.linalg.norm(images - values * vectors, axis=0)
-    return HessianSpectrum(values, jax.vmap(unravel)(vectors.T), residuals)
+    return HessianSpectrum(values, jax.vmap(back)(vectors.T), residuals)
 
 
 def _dense(hessian: Array, count: int, which: str) -> tuple[Array, Array]:
@@ -171,10 +169,16 @@ def _lanczos(
     start = np.random.default_rng(0).standard_normal(size).astype(dtype)
     # ARPACK does not notice entries that are not finite.
     if np.all(np.isfinite(product(jnp.asarray(start)))):
-        apply = lambda vector: np.asarray(product(jnp.asarray(vector.ravel())))
-        operator: Any = LinearOperator((size, size), matvec=apply, dtype=dtype)  # pyright: ignore
+        apply = lambda vector: np.asarray(product(jnp.asarray(vector.ravel(), dtype)))
+        known = np.promote_types(dtype, np.float32)
+        operator: Any = LinearOperator((size, size), matvec=apply, dtype=known)  # pyright: ignore
         code = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}[which]
-        options: dict[str, Any] = {"which": code, "v0": start, "tol": tol, "maxiter": max_steps}
+        options: dict[str, Any] = {
+            "which": code,
+            "v0": start.astype(known),
+            "tol": tol,
+            "maxiter": max_steps,
+        }
         try:
             found = eigsh(operator, count, **options)
         except ArpackNoConvergence as error:

@@ -30,7 +30,7 @@ from .._checks import (
 from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
-from ..targets._paths import as_times, even_step, integrating
+from ..targets._paths import as_steps, as_times, even_step, integrating
 from ._batches import in_batches
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
@@ -274,6 +274,8 @@ def memory_function(
         raise ValueError(
             f"`warm_up` must be at most {_MOST:g} steps of `ts`, got {warm_up}; shorten it."
         )
+    if not continuous:
+        as_steps(ts)
     sampled.check_clock(times)
     double = not continuous or _precision(sampled.source) == jnp.float64
     rtol = (1e-8 if double else 1e-4) if rtol is None else rtol
@@ -346,7 +348,11 @@ def _as_lags(ts: Any) -> np.ndarray:
             "`ts` must be concrete, got a traced array; make the times outside of jit and vmap."
         )
     as_times(ts)
+    step = even_step(ts)
     times = np.asarray(ts, float)
+    if step is not None:
+        # Without what rounding in single precision left behind.
+        times = times[0] + step * np.arange(times.size)
     check_nonnegative("ts", times, "memory is counted from the time of the change")
     return times
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any, get_args, Literal, TypeAlias
 
@@ -22,7 +23,7 @@ from .._checks import (
     check_scalar_of_model,
     shown,
 )
-from ..losses import AbstractLoss
+from ..losses import AbstractLoss, check_trained, from_real_parts, real_parts
 from ..models import DiagonalLinearRNN, trainable
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel
@@ -86,11 +87,11 @@ def perturbation_error(
     $$E_m(\beta) = \sup_{|\theta - \theta_m| \le \beta} \|H - \hat H_\theta\|$$
 
     All trained weights are perturbed ([`memjax.trainable`][]). The ball is $|\Delta\theta|_\infty
-    \le \beta$ over all of them (`"max"`, from which the literature's code draws), or $\beta$
-    bounds the operator 2-norm of each block (`"operator"`, the published definition): the
-    spectral norm of a matrix, the Euclidean norm of a vector, and the largest modulus of
-    `free_rates` and `frequencies`, which are diagonals of matrices. Arrays of more axes are
-    stacks of matrices.
+    \le \beta$ over all of them (`"max"`, from which the literature's code draws; of a complex
+    weight over both its parts), or $\beta$ bounds the operator 2-norm of each block (`"operator"`,
+    the published definition): the spectral norm of a matrix, the Euclidean norm of a vector, and
+    the largest modulus of `free_rates` and `frequencies`, which are diagonals of matrices. Arrays
+    of more axes are stacks of matrices.
 
     *A diagonal linear model and a kernel.* The error is $\|\rho - \hat\rho\|_{L^1}$ up to the
     horizon, and its supremum is found as
@@ -167,6 +168,7 @@ def perturbation_error(
         raise ValueError(
             f"`horizon` must be left out with a loss, got {shown(horizon)}; the loss has its own."
         )
+    check_trained(model)
     return _ascend(model, target, radii, key, norm, restarts, steps, draws)
 
 
@@ -191,21 +193,26 @@ def _ascend(
     draws: int,
 ) -> PerturbationErrors:
     weights, rest = eqx.partition(model, trainable(model))
+    # Parts of complex weights are weights of their own but where a block is measured as a whole.
+    blocks = real_parts(weights) if norm == "max" else weights
 
     def error(change: PyTree) -> Array:
-        value = loss(eqx.combine(eqx.apply_updates(weights, change), rest))
+        moved = from_real_parts(jax.tree.map(jnp.add, blocks, change))
+        value = loss(eqx.combine(moved, rest))
         check_scalar_of_model("target", value)
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf).astype(radii.dtype)
 
     slope = jax.value_and_grad(error)
-    still = jax.tree.map(jnp.zeros_like, weights)
+    still = jax.tree.map(jnp.zeros_like, blocks)
 
     def climb(start: PyTree, radius: Array) -> tuple[Array, PyTree]:
         def step(state: tuple, _: None) -> tuple[tuple, None]:
             at, value, corner, size = state
             # The first step reaches the corner of the ball from anywhere in it.
-            moved = jax.tree.map(lambda d, c: d + 2 * radius * size * c, at, corner)
-            moved = _per_block(lambda block, kind: _project(block, kind, radius), norm, moved)
+            ahead = lambda d, c: (d + 2 * radius * size * c).astype(d.dtype)
+            moved = jax.tree.map(ahead, at, corner)
+            inside = lambda block, kind: _project(block, kind, radius).astype(block.dtype)
+            moved = _per_block(inside, norm, moved)
             reached, gradient = slope(moved)
             better = reached >= value
             keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(better, x, y), a, b)
@@ -228,7 +235,8 @@ def _ascend(
         values = in_batches(lambda key: error(draw(key)), keys[:draws], size=32)
         # From the worst case before, the best draw, and the first draws.
         chosen = jnp.insert(jnp.arange(restarts), 0, jnp.argmax(values))
-        grown = jax.tree.map(lambda d: d * (radius / jnp.where(last > 0, last, 1)), worst)
+        growth = radius / jnp.where(last > 0, last, 1)
+        grown = jax.tree.map(lambda d: (d * growth).astype(d.dtype), worst)
         starts = jax.tree.map(
             lambda first, others: jnp.concatenate([first[None], others]),
             grown,
@@ -246,6 +254,7 @@ def _ascend(
     keys = jax.random.split(key, radii.size)
     _, (values, drawn, changes) = lax.scan(at_radius, start, (radii, keys))
     upper = jnp.full_like(values, jnp.inf)
+    changes = from_real_parts(changes)
     return PerturbationErrors(radii, values, drawn, upper, changes, jnp.isinf(values))
 
 
@@ -253,6 +262,8 @@ def _per_block(function: Callable[[Array, str], Array], norm: Ball, tree: PyTree
     """Apply a function to every array of weights, together with the kind of its block."""
 
     def apply(path: tuple, block: Array) -> Array:
+        if block.size == 0:
+            return block
         if norm == "max" or getattr(path[-1] if path else None, "name", None) in DIAGONALS:
             return function(block, "max")
         return function(block, "vector" if block.ndim < 2 else "matrix")
@@ -290,15 +301,15 @@ def _noise(key: PRNGKeyArray, like: PyTree, norm: Ball, radius: Array) -> PyTree
     parts = jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else (x,), like)
     flat, unravel = ravel_pytree(parts)
     drawn = unravel(jax.random.uniform(key, flat.shape, flat.dtype, -1, 1))
-    whole = lambda x, part: lax.complex(*part) / np.sqrt(2) if len(part) == 2 else part[0]
+    whole = lambda x, part: lax.complex(*part) / math.sqrt(2) if len(part) == 2 else part[0]
     noise = jax.tree.map(whole, like, drawn)
 
     def scale(block: Array, kind: str) -> Array:
-        if kind == "max":
-            return radius * block
         if kind == "vector":
-            return radius * block / jnp.linalg.norm(block)
-        return radius * block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
+            block = block / jnp.linalg.norm(block)
+        elif kind == "matrix":
+            block = block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
+        return (radius * block).astype(block.dtype)
 
     return _per_block(scale, norm, noise)
 
@@ -316,7 +327,8 @@ class _Problem(eqx.Module):
 
     def rates(self, free: Array) -> Array:
         # Faster modes have no weight that counts, and infinity times zero would be NaN.
-        return jnp.clip(self.reparametrisation(free), -1e100, 1e100)
+        limit = float(jnp.finfo(free.dtype).max) ** 0.3
+        return jnp.clip(self.reparametrisation(free), -limit, limit)
 
     def grid(self, rates: Array) -> Array:
         """Times that resolve the target and modes of these rates."""
@@ -335,7 +347,10 @@ class _Problem(eqx.Module):
 
     @property
     def stop(self) -> Array:
-        return jnp.asarray(1e300) if self.end is None else self.end
+        if self.end is not None:
+            return self.end
+        # In single precision there is no 1e300.
+        return jnp.asarray(min(1e300, 1e-8 * float(jnp.finfo(jnp.result_type(float)).max)))
 
     @property
     def room(self) -> int:
@@ -385,7 +400,7 @@ def _exact(
     draws: int,
 ) -> PerturbationErrors:
     problem = _Problem(target, model.reparametrisation, end, model.width)
-    centre = jnp.stack([model.amplitudes, model.free_rates])
+    centre = jnp.stack([model.amplitudes, model.free_rates]).astype(radii.dtype)
     starts_key, draws_key = jax.random.split(key)
     directions = _into_ball(_directions(model, restarts, starts_key), norm)
 
@@ -422,7 +437,10 @@ def _exact(
     perturbation = eqx.tree_at(
         lambda m: (m.amplitudes, m.free_rates),
         eqx.filter(model, trainable(model)),
-        (change[:, 0], change[:, 1]),
+        (
+            change[:, 0].astype(model.amplitudes.dtype),
+            change[:, 1].astype(model.free_rates.dtype),
+        ),
     )
     return PerturbationErrors(radii, value, drawn, upper, perturbation, whole)
 

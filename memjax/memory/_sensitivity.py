@@ -3,7 +3,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 from diffrax import ForwardMode
 from jax.typing import ArrayLike
@@ -22,6 +21,7 @@ from .._checks import (
     is_traced,
     valid_or_nan,
 )
+from ..losses import check_trained, coordinates
 from ..models import trainable
 from ..models._maps import as_reparametrisation
 from ..reparam import AbstractReparametrisation
@@ -351,7 +351,7 @@ def output_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024 (theory, section 6).
     """
-    ts = as_times(ts)
+    given, ts = ts, as_times(ts)
     xs = as_finite_array("xs", xs)
     check_integer("burn_in", burn_in, 0)
     check_integer("chunk", chunk)
@@ -366,32 +366,29 @@ def output_sensitivity(
         )
     named_functional("model", model)
     free, fixed = eqx.partition(model, trainable(model))
-    flat, unravel = jfu.ravel_pytree(free)
-    check_weights(flat)
+    check_trained(model)
+    flat, back = coordinates(free)
 
     def outputs(weights: Array, x: Array) -> Array:
-        functional = named_functional("model", eqx.combine(unravel(weights), fixed))
+        functional = named_functional("model", eqx.combine(back(weights), fixed))
         # Differentiated forwards, through every step of a solver.
         forwards = functional.method == "diffrax"
         run = partial(functional.source, adjoint=ForwardMode()) if forwards else functional
-        return run(ts, x)[burn_in:]
+        return run(given, x)[burn_in:]
 
     def of_path(x: Array) -> Array:
         def slope(index: Array) -> Array:
             direction = jnp.zeros_like(flat).at[index].set(1)
             moved = jax.jvp(lambda weights: outputs(weights, x), (flat,), (direction,))[1]
-            return jnp.sum(moved**2) / moved.shape[0]
+            return jnp.sum(jnp.abs(moved) ** 2) / moved.shape[0]
 
         indices = jnp.arange(flat.size)
         return jax.lax.map(slope, indices, batch_size=min(chunk, flat.size))
 
-    return unravel(jnp.mean(jax.lax.map(of_path, xs), axis=0))
+    return squared_lengths(back(jnp.mean(jax.lax.map(of_path, xs), axis=0)))
 
 
-def check_weights(flat: Array) -> None:
-    """Refuse a model in which there is nothing to train."""
-    if flat.size == 0:
-        raise ValueError(
-            "`model` must have trained weights, got none; they are its inexact arrays outside "
-            "reparametrisations and memjax.Fixed."
-        )
+def squared_lengths(squares: PyTree[Array]) -> PyTree[Array]:
+    """Squares of both parts of complex weights added up: of one real number for every weight."""
+    add = lambda leaf: leaf.real + leaf.imag if jnp.iscomplexobj(leaf) else leaf
+    return jax.tree.map(add, squares)

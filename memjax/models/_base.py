@@ -16,9 +16,17 @@ from .._checks import (
     check_integer,
     said,
     shown,
+    valid_or_nan,
 )
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import as_samples, as_times, integrating
+from ..targets._paths import (
+    as_samples,
+    as_steps,
+    as_times,
+    check_resolved,
+    integrating,
+    resolved,
+)
 
 Interpolation = Literal["linear", "cubic", "previous"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -85,8 +93,10 @@ class AbstractModel(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if `ts` does not increase or does not match `xs`, and for an integration that
-        takes more than `max_steps`.
+        `ValueError` if `ts` does not increase or does not match `xs`, for an integration that
+        takes more than `max_steps`, or if the rounding of times in single precision is more than
+        0.2 % of their steps. (Traced ones give NaN or an error of Diffrax; `scan` and `residual`
+        have no such limit for even times.)
         """
         check_choice("interpolation", interpolation, INTERPOLATIONS)
         if max_steps is not None:
@@ -111,6 +121,7 @@ class AbstractModel(eqx.Module):
             path = xs
         else:
             ts, xs = as_samples(ts, xs)
+            check_resolved(ts)
             path = _interpolate(ts, xs, interpolation)
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
@@ -144,7 +155,9 @@ class AbstractModel(eqx.Module):
                 adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
             )
         assert solution.ys is not None
-        return solution.ys
+        if callable(xs):
+            return solution.ys
+        return jax.tree.map(lambda ys: valid_or_nan(ys, resolved(ts)), solution.ys)
 
     def _check_dynamics(self, t: Float[Array, ""], x: Array) -> None:
         hidden = self.initial_hidden()
@@ -159,7 +172,8 @@ class AbstractModel(eqx.Module):
 
         **Arguments:**
 
-        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock.
+        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock; of float32
+            as in [`memjax.DiagonalLinearRNN.scan`][].
         - `xs`: the inputs at `ts`, shape `(times, ...)`; the last one does not act any more.
 
         **Returns:**
@@ -170,8 +184,10 @@ class AbstractModel(eqx.Module):
 
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
+        given = ts
         ts, xs = as_samples(ts, xs)
         self._check_dynamics(ts[0], xs[0])
+        steps = as_steps(given)
 
         def move(hidden: PyTree[Array], now: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
             t, step, x = now
@@ -180,7 +196,7 @@ class AbstractModel(eqx.Module):
             return moved, self.readout(hidden)
 
         # The last step, of no length, only reads the last hidden state.
-        steps = jnp.diff(ts, append=ts[-1:])
+        steps = jnp.append(steps, 0)
         return jax.lax.scan(move, self.initial_hidden(), (ts, steps, xs))[1]
 
 

@@ -134,7 +134,9 @@ class DiagonalLinearRNN(AbstractModel):
 
         **Arguments:**
 
-        - `ts`: increasing times, shape `(times,)`, even or not.
+        - `ts`: increasing times, shape `(times,)`, even or not. Steps are their differences in the
+            precision in which they are given, a NumPy array's being float64 whatever JAX's is;
+            of times that are even to their rounding there is one, exactly.
         - `xs`: the inputs at `ts`, shape `(times,)`.
         - `interpolation`: `"linear"`, or `"previous"` (held constant until the next sample).
 
@@ -144,7 +146,8 @@ class DiagonalLinearRNN(AbstractModel):
 
         **Raises:**
 
-        `ValueError` if `ts` does not increase or does not match `xs`, or for another
+        `ValueError` if `ts` does not increase or does not match `xs`, for uneven times whose
+        rounding is more than 0.2 % of a step (traced ones give NaN), or for another
         interpolation; `TypeError` if `xs` is a function.
         """
 

@@ -2,13 +2,12 @@
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from ..flows import AbstractTraining, GradientFlow
-from ..losses import weights
+from ..losses import coordinates, weights
 from ..models import AbstractModel
 from ._exits import AbstractExit
 from ._outcomes import (
@@ -52,7 +51,7 @@ def measure_training(
     """Update the weights until the exit is met; times are those of whole updates."""
     # A displaced flow of the same loss says what an exit sees of a displacement.
     condition = exit.event(GradientFlow(training.loss).displaced(model)).cond_fn
-    start, unravel = jfu.ravel_pytree(weights(model))
+    start, back = coordinates(weights(model))
     times = jnp.zeros(0) if curve_times is None else curve_times
     last = times.shape[0]
 
@@ -82,11 +81,11 @@ def measure_training(
         if last > 0:
             curve = lax.while_loop(due, write, curve)
 
-        change, state = training.update(model, unravel(progress.y), progress.state)
+        change, state = training.update(model, back(progress.y), progress.state)
         going = result == RUNNING
         choose = lambda new, old: jnp.where(going, new, old)
         return _Progress(
-            y=choose(jfu.ravel_pytree(change)[0], progress.y),
+            y=choose(coordinates(change)[0], progress.y),
             state=_chosen(going, state, progress.state),
             updates=progress.updates + going,
             margin=margin,

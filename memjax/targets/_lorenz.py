@@ -16,9 +16,10 @@ from .._checks import (
     as_tolerance,
     check_choice,
     check_integer,
+    valid_or_nan,
 )
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples, integrating
+from ._paths import as_samples, check_resolved, integrating, resolved
 
 
 class Lorenz96(AbstractTarget):
@@ -167,10 +168,12 @@ class Lorenz96(AbstractTarget):
         The slow units, shape `(times, slow)`, and the fast ones, `(times, slow, fast)`.
         """
         ts, xs = as_samples(ts, xs, inputs=None)
+        check_resolved(ts)
         tolerances = jnp.asarray(self.rtol), jnp.asarray(self.atol)
         parameters = self._parameters()
         with integrating(self.max_steps):
-            return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+            states = _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        return jax.tree.map(lambda state: valid_or_nan(state, resolved(ts)), states)
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]

@@ -23,7 +23,7 @@ from .._checks import (
 from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
 from ._composed import check_kernel
 from ._exponential import as_decay_rates, ExponentialSum
-from ._paths import as_samples
+from ._paths import as_samples, as_steps, even_step
 
 
 class Volterra(AbstractTarget):
@@ -254,11 +254,16 @@ class Attention(AbstractTarget):
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
     ) -> Float[Array, " times"]:
-        ts, xs = as_samples(ts, xs, None if self.scalar else self.queries.shape[2])
+        given = ts
+        ts, xs = as_samples(given, xs, None if self.scalar else self.queries.shape[2])
         xs = xs.reshape(ts.size, -1)
-        gaps = jnp.diff(ts)
+        gaps, step = as_steps(given), even_step(given)
         before, after = jnp.pad(gaps, (1, 0)), jnp.pad(gaps, (0, 1))
-        elapsed = ts[:, None] - ts
+        if step is None:
+            elapsed = ts[:, None] - ts
+        else:
+            count = jnp.arange(ts.size, dtype=ts.dtype)
+            elapsed = step * (count[:, None] - count)
         # A trapezoid reaches from sample to sample, and the last one ends at the present.
         past = jnp.where(elapsed > 0, before + after, before) / 2
         weighed = (elapsed >= 0) & (past > 0)
@@ -274,7 +279,7 @@ class Attention(AbstractTarget):
                 past * position(elapsed) * jnp.exp(jnp.where(weighed, scores, 0) - top[:, None])
             )
             weights = jnp.where(weighed, weights, 0)
-            whole = position.laplace(0.0) - position.heaviside_response(ts - ts[0])
+            whole = position.laplace(0.0) - position.heaviside_response(elapsed[:, 0])
             silent = jnp.maximum(whole, 0) * jnp.exp(-top)
             total = total + (weights @ (xs @ value)) / (jnp.sum(weights, axis=1) + silent)
         return total

@@ -81,7 +81,7 @@ class DampedOscillation(AbstractKernel):
             return jnp.zeros(1)
         panels = 256
         if not is_traced((self.rates, self.frequencies)):
-            quality = np.max(np.abs(self.frequencies) / self.rates)
+            quality = np.max(np.abs(np.asarray(self.frequencies)) / np.asarray(self.rates))
             panels = max(1, math.ceil(40 * quality / (8 * math.pi)))
         even = jnp.linspace(0, 40, panels + 1) / self.rates[:, None]
         return jnp.concatenate([decay_breakpoints(self.rates), even.ravel()])

@@ -16,6 +16,7 @@ from .._checks import (
     valid_or_nan,
 )
 from ._base import AbstractKernel, Memory
+from ._paths import check_resolved
 from ._special import exponential_moment
 
 
@@ -50,6 +51,7 @@ class SampledKernel(AbstractKernel):
         """
         times = as_increasing("times", times, 2)
         check_nonnegative("times", times, "a causal kernel starts at time 0 or later")
+        check_resolved(times, "times")
         self.times = valid_or_nan(times, times >= 0)
         self.values = as_finite_array("values", values)
         check_same_shape("times", times, "values", self.values, "sample")

@@ -11,7 +11,7 @@ from ._composed import ScaledKernel
 from ._exponential import ExponentialSum
 from ._lyapunov import exponential_action
 from ._oscillation import DampedOscillation
-from ._paths import as_samples, even_step
+from ._paths import as_samples, as_steps, even_step
 from ._sum import KernelSum
 from ._vector import VectorKernel
 
@@ -156,7 +156,7 @@ class StateSpaceKernel(AbstractTarget):
         def propagator(step: Array) -> Array:
             return exponential_action(generator, jnp.eye(width + 2 * size), step[None])[0, :width]
 
-        steps = jnp.diff(ts)
+        steps = as_steps(given)
         shared = None if step is None else propagator(steps[0])
 
         def advance(hidden: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, Array]:

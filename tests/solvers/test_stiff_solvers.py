@@ -11,9 +11,9 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 import pytest
-from stiff_problems import PROBLEMS
 
 import memjax as mj
+from stiff_problems import PROBLEMS
 
 SOLVERS = {
     "rodas": mj.Rodas5P(),

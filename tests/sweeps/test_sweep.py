@@ -141,43 +141,6 @@ def test_zarr_round_trip_is_the_identity(dataset, tmp_path):
     xr.testing.assert_identical(mj.load_dataset(path), dataset)
 
 
-def test_saving_never_overwrites_unasked_and_replaces_whole(dataset, tmp_path):
-    path = mj.save_dataset(dataset, tmp_path / "x.zarr")
-    with pytest.raises(FileExistsError, match="x.zarr.* exists already"):
-        mj.save_dataset(dataset, path)
-    half = dataset.isel(seed=[0])
-    mj.save_dataset(half, path, overwrite=True)
-    xr.testing.assert_identical(mj.load_dataset(path), half)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.zarr"]
-
-
-def test_a_failed_write_leaves_the_old_store_and_nothing_else(dataset, tmp_path, monkeypatch):
-    path = mj.save_dataset(dataset, tmp_path / "x.zarr")
-
-    def fail(self, store, **kwargs):
-        store.mkdir()
-        (store / "half").write_text("half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(xr.Dataset, "to_zarr", fail)
-    with pytest.raises(KeyboardInterrupt):
-        mj.save_dataset(dataset, path, overwrite=True)
-    monkeypatch.undo()
-    xr.testing.assert_identical(mj.load_dataset(path), dataset)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.zarr"]
-
-
-def test_unwritable_outputs_are_refused(dataset, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        mj.save_dataset(dataset, tmp_path / "file" / "x.zarr")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        mj.load_dataset(tmp_path / "none.zarr")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="cannot be read"):
-        mj.load_dataset(tmp_path / "empty")
-
-
 def test_an_interrupted_sweep_returns_what_is_finished_and_leaves_no_threads_at_work(
     monkeypatch, interruptible
 ):
