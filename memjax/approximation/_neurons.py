@@ -4,9 +4,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from .._checks import as_positive, check_flag, check_integer
 from ..targets._inner import Kernel
-from ._best import BestExponentialSum, extended, make_search, Norm
+from ._best import BestExponentialSum, extended, make_search, Norm, Samples
 from ._fit import Rates
 
 
@@ -45,6 +45,10 @@ def neurons_needed(
     horizon: Real[ArrayLike, ""] | None = None,
     relative: bool = False,
     max_neurons: int = 64,
+    samples: Samples = "points",
+    weights: Real[ArrayLike, " samples"] | None = None,
+    absolute_weights: bool = False,
+    offset: bool = False,
 ) -> NeuronsNeeded:
     r"""The smallest number of neurons with which a linear RNN approximates a kernel to an error.
 
@@ -72,13 +76,14 @@ def neurons_needed(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 4 (theory, section 2).
     """
-    wanted = as_float_array("error", error)
-    check_scalar("error", wanted)
-    check_positive("error", wanted, "no finite number of neurons reaches 0 in general")
+    wanted = as_positive("error", error, "no finite number of neurons reaches 0 in general")
+    check_flag("relative", relative)
     check_integer("max_neurons", max_neurons)
-    search = make_search(kernel, norm, min_rate, complex, horizon)
-    target = float(wanted) * (search.whole() if relative else 1.0)
-    bounds = search.bounds()
+    search = make_search(
+        kernel, norm, min_rate, complex, horizon, samples, weights, absolute_weights, offset
+    )
+    target = float(wanted) * (search.norm_of_kernel() if relative else 1.0)
+    bounds, max_neurons = search.bounds * search.norm_unit(), min(max_neurons, search.most)
     lowest = max(int(np.argmax(np.append(bounds, 0.0) <= target)), 1)
     tried: dict[int, tuple[BestExponentialSum, Rates]] = {}
 
