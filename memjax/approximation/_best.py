@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import itertools
 import math
@@ -7,6 +8,7 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 from threadpoolctl import threadpool_limits
@@ -28,7 +30,7 @@ from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
 from ..targets._inner import Kernel
 from ._continuous import Continuous
 from ._distance import Distance, Terms
-from ._fit import amplitudes, least_squares, minimax, Rates, reweighted, terms
+from ._fit import amplitudes, least_squares, minimax, peaks, Rates, reweighted, terms
 from ._grid import MOST
 from ._hankel import alternation_bound
 from ._points import Points
@@ -50,6 +52,7 @@ Norm = Literal["L1", "L2", "sup"]
 NORMS = ("L1", "L2", "sup")
 Samples = Literal["points", "linear"]
 SAMPLES = ("points", "linear")
+_MOMENT = 2.0  # seconds before a progress bar is shown
 _PROVEN = 0.998  # of an error: a bound this near says that nothing else need be tried
 _EXCHANGES = 6  # rounds of an exchange of rates, or of times
 
@@ -145,11 +148,18 @@ class Search:
         floor = options.min_rate * self.source.time
         self.problem, self.whole = self.source.problem(floor, options.offset)
         self.weights = self.source.first_weights(self.problem)
+        self._bar = tqdm.tqdm(disable=True)
         if not np.any(self.problem.values):
             raise ValueError(
                 f"`kernel` must not be 0 everywhere, got {type(kernel).__name__}; nothing is left "
                 "to approximate."
             )
+
+    @contextlib.contextmanager
+    def watched(self, progress: bool) -> Iterator[None]:
+        """Show what is done on a terminal if it takes longer than a moment."""
+        with tqdm.tqdm(unit=" fits", delay=_MOMENT, disable=None if progress else True) as self._bar:
+            yield
 
     def check_order(self, m: int) -> None:
         """Refuse more parameters than there are samples."""
@@ -216,8 +226,10 @@ class Search:
         problem, weights = self.problem, self.weights
         rounding = 1e-13 * float(np.sqrt(weights @ (problem.values * problem.factors) ** 2))
         tried: list[tuple[Rates, float]] = []
+        self._bar.set_description(f"m = {m}", refresh=False)
         for rates in itertools.chain(warm, self.starts(m)):
             tried.append(least_squares(problem, rates, weights, 20))
+            self._bar.update()
             if tried[-1][1] < rounding:
                 break
         # Least squares may rank others before what is best in another norm.
@@ -229,11 +241,13 @@ class Search:
         best: Found | None = None
         for rates, _ in chosen:
             pair = self._converged(rates)
+            self._bar.update()
             if _near(pair, done, 1e-8):
                 continue
             done.append(pair)
             for rates, coefficients in self._polished(pair[0]):
                 found = self._found(m, rates, coefficients)
+                self._bar.update()
                 if best is None or found.distance.error < best.distance.error:
                     best = found
                 if best.proven:
@@ -376,6 +390,7 @@ def best_exponential_sum(
     weights: Real[ArrayLike, " samples"] | None = None,
     absolute_weights: bool = False,
     offset: bool = False,
+    progress: bool = False,
 ) -> BestExponentialSum:
     r"""The best approximation of a kernel by a sum of $m$ exponentials, as a model.
 
@@ -431,6 +446,7 @@ def best_exponential_sum(
         `curve_fit`.
     - `offset`: Whether a constant is added to the sum, as a response has that does not decay to
         0. It needs samples or a finite `horizon`, and is no part of `model`.
+    - `progress`: Whether to show a progress bar on a terminal if it takes longer than a moment.
 
     **Returns:**
 
@@ -469,10 +485,11 @@ def best_exponential_sum(
                 "complex=True."
             )
         warm = extended(rates, m)
-    if search.problem.min_rate > 0 and m > 1:
-        # Rates that run together at the margin have many local minima.
-        warm += extended(search.run(m - 1, [])[1], m)
-    return search.run(m, warm)[0]
+    with search.watched(check_flag("progress", progress)):
+        if search.problem.min_rate > 0 and m > 1:
+            # Rates that run together at the margin have many local minima.
+            warm += extended(search.run(m - 1, [])[1], m)
+        return search.run(m, warm)[0]
 
 
 def noise_limited(residuals: np.ndarray) -> bool:

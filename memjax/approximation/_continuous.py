@@ -29,7 +29,11 @@ class Continuous:
     def problem(self, min_rate: float, offset: bool) -> tuple[Problem, Problem]:
         """What sums are fitted to, of a size that can be searched with, and all of it."""
         grid, oscillating = self.curve.grid, self.oscillating
-        small = compressed(grid, oscillating) if self.norm == "L2" else thinned(grid, MOST)[0]
+        small = thinned(grid, MOST)[0]
+        if self.norm == "L2":
+            # Nodes of two panels apart lie between different samples.
+            lag = 2 * grid.times.size // (self.curve.cuts.size - 1) + 1
+            small = compressed(grid, oscillating, lag)
         if grid.times.size <= MOST:
             small = grid
             if self.norm == "sup":

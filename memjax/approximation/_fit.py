@@ -359,6 +359,14 @@ def peaks(error: np.ndarray, level: float, most: int) -> np.ndarray:
     return np.array([k for k in found if size[k] > level], dtype=int)
 
 
+def peaks(error: np.ndarray, level: float, most: int) -> np.ndarray:
+    """Where an error is largest above a level, in one place each of as many parts as asked for."""
+    size = np.abs(error)
+    starts = np.unique(np.linspace(0, size.size, most, endpoint=False).astype(int))
+    found = [k + int(np.argmax(part)) for k, part in zip(starts, np.split(size, starts[1:]), strict=True)]
+    return np.array([k for k in found if size[k] > level], dtype=int)
+
+
 def _extrema(error: np.ndarray, level: float) -> np.ndarray:
     """Indices of the local extrema above a level."""
     size = np.concatenate([[-1.0], np.abs(error), [-1.0]])

@@ -57,14 +57,14 @@ def geometric(points: Edges, first: float, ratio: float = RATIO) -> Edges:
     return np.unique(np.concatenate([points, inner]))
 
 
-def compressed(grid: Grid, oscillating: bool) -> Grid:
+def compressed(grid: Grid, oscillating: bool, lag: int = 1) -> Grid:
     """A smaller grid with the same squared distance, but for a constant, from every sum.
 
     On a panel whose end is twice its start an exponential of any rate is a polynomial of low
     degree to rounding. So all that counts of many values there is their projection onto such
     polynomials, and that is a Gauss rule of as many nodes, for the measure that the times and
     weights are. Panels are halved further where sums may oscillate, until what the projection
-    leaves out looks like noise.
+    leaves out looks like noise: values that are `lag` apart know nothing of each other.
     """
     first = grid.scale * _DEGREE
     cuts = geometric(np.array([0.0, max(grid.times[-1], first)]), first, 2.0)
@@ -76,7 +76,7 @@ def compressed(grid: Grid, oscillating: bool) -> Grid:
         part = np.array([grid.times[start:stop], grid.weights[start:stop], grid.values[start:stop]])
         if stop - start > 2 * _DEGREE:
             rule, rest = _gauss_of(part)
-            if oscillating and not _noise(rest, part[2]):
+            if oscillating and not _noise(rest, part[2], lag):
                 middle = (start + stop) // 2
                 waiting += [(middle, stop), (start, middle)]
                 continue
@@ -111,12 +111,12 @@ def _gauss_of(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([nodes, roots**2, projected]), rest
 
 
-def _noise(rest: np.ndarray, values: np.ndarray) -> bool:
-    """Whether neighbours know nothing of each other, or rounding is all that there is."""
+def _noise(rest: np.ndarray, values: np.ndarray, lag: int) -> bool:
+    """Whether there is no correlation over a lag, or nothing but rounding."""
     power = rest @ rest
     if power <= 1e-26 * (values @ values):
         return True
-    return abs(rest[1:] @ rest[:-1]) < 4 * power / np.sqrt(rest.size)
+    return abs(rest[lag:] @ rest[:-lag]) < 4 * power / np.sqrt(rest.size / lag)
 
 
 def thinned(grid: Grid, most: int) -> tuple[Grid, np.ndarray]:
