@@ -28,6 +28,7 @@ from .._checks import (
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
 from ..targets._inner import Kernel
+from ._absolute import least_absolute
 from ._continuous import Continuous
 from ._distance import Distance, Terms
 from ._fit import amplitudes, least_squares, minimax, peaks, Rates, reweighted, terms
@@ -39,6 +40,7 @@ from ._start import (
     eigenvalues,
     exchanged,
     floor_starts,
+    gathered,
     geometric_starts,
     lines,
     own_rates,
@@ -53,6 +55,9 @@ NORMS = ("L1", "L2", "sup")
 Samples = Literal["points", "linear"]
 SAMPLES = ("points", "linear")
 _MOMENT = 2.0  # seconds before a progress bar is shown
+_CONVERGED = 8  # starts that are followed to their minimum
+_POLISHED = 3  # different minima that are polished in another norm
+_CHANCE = 1e-3  # of an error: what rates that run together may owe to chance
 _PROVEN = 0.998  # of an error: a bound this near says that nothing else need be tried
 _EXCHANGES = 6  # rounds of an exchange of rates, or of times
 
@@ -228,30 +233,33 @@ class Search:
         tried: list[tuple[Rates, float]] = []
         self._bar.set_description(f"m = {m}", refresh=False)
         for rates in itertools.chain(warm, self.starts(m)):
-            tried.append(least_squares(problem, rates, weights, 20))
+            tried.append(least_squares(problem, rates, weights, 20, rates.free))
             self._bar.update()
             if tried[-1][1] < rounding:
                 break
         # Least squares may rank others before what is best in another norm.
         carried = sorted(tried[: len(warm)], key=_cost)[:1]
         tried.sort(key=_cost)
-        chosen = [pair for k, pair in enumerate(tried) if not _near(pair, tried[:k], 1e-3)][:3]
-        chosen += [pair for pair in carried if not _near(pair, chosen, 0)]
+        chosen = [pair for k, pair in enumerate(tried) if not _near(pair, tried[:k], 1e-3)]
+        chosen = [pair for pair in carried if not _near(pair, chosen[:1], 0)] + chosen
         done: list[tuple[Rates, float]] = []
         best: Found | None = None
-        for rates, _ in chosen:
+        least = math.inf
+        for rates, _ in chosen[:_CONVERGED]:
             pair = self._converged(rates)
-            self._bar.update()
-            if _near(pair, done, 1e-8):
+            if _near(pair, done, 1e-6):
                 continue
             done.append(pair)
-            for rates, coefficients in self._polished(pair[0]):
+            for rates, coefficients, share in self._polished(pair[0]):
                 found = self._found(m, rates, coefficients)
                 self._bar.update()
-                if best is None or found.distance.error < best.distance.error:
-                    best = found
+                if share * found.distance.error < least:
+                    best, least = found, share * found.distance.error
+                assert best is not None
                 if best.proven:
                     return self._result(m, best), best.rates
+            if len(done) == _POLISHED:
+                break
         assert best is not None
         return self._result(m, best), best.rates
 
@@ -259,15 +267,55 @@ class Search:
         """The least squares from a start, and from there with one rate after the other exchanged
         for as long as that pays."""
         problem, weights = self.problem, self.weights
-        best = least_squares(problem, rates, weights, 400)
+        best = least_squares(problem, rates, weights, 400, rates.free)
         for _ in range(_EXCHANGES):
             others = exchanged(problem, best[0], weights)
-            tried = [least_squares(problem, other, weights, 20) for other in others]
+            tried = [least_squares(problem, other, weights, 20, other.free) for other in others]
             better = min(tried, key=_cost, default=best)
             if better[1] > 0.99 * best[1]:
                 break
-            best = least_squares(problem, better[0], weights, 400)
+            best = least_squares(problem, better[0], weights, 400, better[0].free)
         return best
+
+    def _polished(self, rates: Rates) -> Iterator[tuple[Rates, np.ndarray, float]]:
+        """Sums near those of given rates that are better in the norm, each with the share of its
+        error by which it must be better than others to be preferred."""
+        yield from ((*found, 1.0) for found in self._in_norm(rates, rates.free))
+        for apart, mixing in gathered(self.problem, rates):
+            moved, _ = least_squares(self.problem, apart, self.weights, 400, mixing)
+            yield from ((*found, 1 - _CHANCE) for found in self._in_norm(moved, mixing))
+
+    def _in_norm(self, rates: Rates, mixing: np.ndarray) -> Iterator[tuple[Rates, np.ndarray]]:
+        problem, weights = self.problem, self.weights
+        yield rates, amplitudes(problem, rates, weights)
+        if self.options.norm == "L2":
+            return
+        power, rounds = (1, 30) if self.options.norm == "L1" else (np.inf, 15)
+        rates, weights = reweighted(problem, rates, power, weights, rounds, mixing)
+        found = rates, amplitudes(problem, rates, weights)
+        yield found
+        if self.options.norm == "sup":
+            yield self._minimax(*found, mixing)
+        elif isinstance(self.source, Continuous):
+            yield least_absolute(self.source.curve, self.whole, *found, mixing)
+
+    def _minimax(
+        self, rates: Rates, coefficients: np.ndarray, mixing: np.ndarray
+    ) -> tuple[Rates, np.ndarray]:
+        whole = self.whole
+        if whole.times.size <= 3 * MOST:
+            return minimax(whole, rates, coefficients, mixing)
+        # Of many times those join the search at which the error is largest.
+        problem = self.problem
+        for _ in range(_EXCHANGES):
+            rates, coefficients = minimax(problem, rates, coefficients, mixing)
+            level = np.max(np.abs(problem.error(rates, coefficients)))
+            error = (whole.values - terms(rates, coefficients)(whole.times)) * whole.factors
+            more = peaks(error, 1.001 * level, MOST // 8)
+            if more.size == 0:
+                break
+            problem = problem.joined(whole, more)
+        return rates, coefficients
 
     def _found(self, m: int, rates: Rates, coefficients: np.ndarray) -> Found:
         sums = terms(rates, coefficients)
@@ -278,34 +326,6 @@ class Search:
             bound = alternation_bound(self.source.parts(sums), needed, self.options.norm)
             bound = max(bound - measured.uncertainty, 0.0)
         return Found(rates, sums, measured, bound)
-
-    def _polished(self, rates: Rates) -> Iterator[tuple[Rates, np.ndarray]]:
-        problem, weights = self.problem, self.weights
-        yield rates, amplitudes(problem, rates, weights)
-        if self.options.norm == "L2":
-            return
-        power, rounds = (1, 30) if self.options.norm == "L1" else (np.inf, 15)
-        rates, weights = reweighted(problem, rates, power, weights, rounds)
-        found = rates, amplitudes(problem, rates, weights)
-        yield found
-        if self.options.norm == "sup":
-            yield self._minimax(*found)
-
-    def _minimax(self, rates: Rates, coefficients: np.ndarray) -> tuple[Rates, np.ndarray]:
-        whole = self.whole
-        if whole.times.size <= 3 * MOST:
-            return minimax(whole, rates, coefficients)
-        # Of many times those join the search at which the error is largest.
-        problem = self.problem
-        for _ in range(_EXCHANGES):
-            rates, coefficients = minimax(problem, rates, coefficients)
-            level = np.max(np.abs(problem.error(rates, coefficients)))
-            error = (whole.values - terms(rates, coefficients)(whole.times)) * whole.factors
-            more = peaks(error, 1.001 * level, MOST // 8)
-            if more.size == 0:
-                break
-            problem = problem.joined(whole, more)
-        return rates, coefficients
 
     def _result(self, m: int, found: Found) -> BestExponentialSum:
         source, options, problem = self.source, self.options, self.problem

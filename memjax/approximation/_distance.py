@@ -11,7 +11,7 @@ import numpy as np
 
 from ..targets import SampledKernel
 from ._curve import Curve
-from ._grid import geometric, nodes
+from ._grid import crossings, geometric, nodes
 
 EPS = float(np.finfo(float).eps)
 _CHUNK = 2**21  # exponentials that are held at once
@@ -116,18 +116,9 @@ def _l2(error: Callable[[np.ndarray], np.ndarray], cuts: np.ndarray, points: int
 def _l1(error: Callable[[np.ndarray], np.ndarray], cuts: np.ndarray, points: int) -> float:
     times, _ = nodes(cuts, points)
     values = error(times)
-    change = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
-    low, high = times[change], times[change + 1]
-    below, above = values[change], values[change + 1]
-    # False position, which halves the value at an end that stays (Illinois).
-    for _ in range(12):
-        middle = high - above * (high - low) / (above - below)
-        value = error(middle)
-        crossed = np.sign(value) != np.sign(above)
-        low, below = np.where(crossed, high, low), np.where(crossed, above, below / 2)
-        high, above = middle, value
+    zeros, _ = crossings(error, times, values)
     # Between two of its zeros the error is smooth, and so is its size.
-    times, weights = nodes(np.unique(np.concatenate([cuts, high])), points)
+    times, weights = nodes(np.unique(np.concatenate([cuts, zeros])), points)
     return float(weights @ np.abs(error(times)))
 
 

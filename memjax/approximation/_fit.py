@@ -33,6 +33,11 @@ class Rates(NamedTuple):
     def order(self) -> int:
         return self.real.size + 2 * self.pairs.size
 
+    @property
+    def free(self) -> np.ndarray:
+        """The mixing of coordinates of `Problem.moved` in which all are free."""
+        return np.eye(self.order)
+
 
 class Problem(NamedTuple):
     """What sums of exponentials are fitted to.
@@ -57,10 +62,11 @@ class Problem(NamedTuple):
             columns = np.concatenate([columns, np.ones((self.times.size, 1))], axis=1)
         return self._scaled(columns)
 
-    def slopes(self, rates: Rates, amplitudes: np.ndarray) -> np.ndarray:
-        """Derivatives of the sum in the logarithms of the rates and in the frequencies."""
-        count = rates.order
-        return self._scaled(tangents(self.times, rates, amplitudes[:count], self.min_rate))
+    def slopes(self, rates: Rates, amplitudes: np.ndarray, start: Rates) -> np.ndarray:
+        """Derivatives of the sum in the coordinates of `moved`."""
+        found = tangents(self.times, rates, amplitudes[: rates.order], self.min_rate)
+        found[:, found.shape[1] - rates.pairs.size :] *= np.hypot(start.pairs, start.frequencies)
+        return self._scaled(found)
 
     def error(self, rates: Rates, amplitudes: np.ndarray) -> np.ndarray:
         return self.values * self.factors - self.columns(rates) @ amplitudes
@@ -153,29 +159,35 @@ def solve(columns: np.ndarray, values: np.ndarray) -> Linear:
     """Least squares with columns of any scale and condition."""
     norms = np.linalg.norm(columns, axis=0)
     norms = np.where(norms > 0, norms, 1)
-    span, inverse = _orthonormal(columns / norms)
+    span, inverse = orthonormal(columns / norms)
     components, inverse = span.T @ values, inverse / norms[:, None]
     spreads = np.linalg.norm(inverse, axis=1)
     return Linear(inverse @ components, spreads, span, values - span @ components)
 
 
 def least_squares(
-    problem: Problem, start: Rates, weights: np.ndarray, evaluations: int
+    problem: Problem,
+    start: Rates,
+    weights: np.ndarray,
+    evaluations: int,
+    mixing: np.ndarray,
 ) -> tuple[Rates, float]:
     """Levenberg and Marquardt's method on the weighted squares, with the amplitudes eliminated.
+
+    **Arguments:**
+
+    - `mixing`: A matrix from what is free to the coordinates of `Problem.moved`.
 
     **Returns:** The rates, and the root of the sum of squares.
     """
     root = np.sqrt(weights)
     values = root * problem.factors * problem.values
-    # Frequencies are measured by the size of what they belong to, as logarithms measure rates.
-    scale = np.hypot(start.pairs, start.frequencies)
     cache: dict[bytes, tuple[Rates, Linear]] = {}
 
     def evaluate(free: np.ndarray) -> tuple[Rates, Linear]:
         key = free.tobytes()
         if key not in cache:
-            rates = problem.moved(start, free)
+            rates = problem.moved(start, mixing @ free)
             cache.clear()
             cache[key] = rates, solve(root[:, None] * problem.columns(rates), values)
         return cache[key]
@@ -186,11 +198,12 @@ def least_squares(
     def jacobian(free: np.ndarray) -> np.ndarray:
         rates, linear = evaluate(free)
         # Kaufman's approximation: its gradient is exact.
-        slopes = -root[:, None] * problem.slopes(rates, linear.amplitudes)
-        slopes[:, slopes.shape[1] - scale.size :] *= scale
+        slopes = -root[:, None] * (problem.slopes(rates, linear.amplitudes, start) @ mixing)
         return slopes - linear.range @ (linear.range.T @ slopes)
 
-    count = start.real.size + 2 * start.pairs.size
+    count = mixing.shape[1]
+    if count == 0:
+        return start, float(np.linalg.norm(residual(np.zeros(0))))
     found = scipy.optimize.leastsq(
         residual,
         np.zeros(count),
@@ -227,7 +240,12 @@ def amplitudes(problem: Problem, rates: Rates, weights: np.ndarray) -> np.ndarra
 
 
 def reweighted(
-    problem: Problem, start: Rates, power: float, first: np.ndarray, rounds: int
+    problem: Problem,
+    start: Rates,
+    power: float,
+    first: np.ndarray,
+    rounds: int,
+    mixing: np.ndarray,
 ) -> tuple[Rates, np.ndarray]:
     """The mean of a power of the error, by squares weighted with its other powers.
 
@@ -236,7 +254,7 @@ def reweighted(
     weights, rates = first, start
     best: tuple[float, Rates, np.ndarray] = (np.inf, start, first)
     for k in range(rounds):
-        rates, _ = least_squares(problem, rates, weights, 4 if k else 60)
+        rates, _ = least_squares(problem, rates, weights, 4 if k else 60, mixing)
         error = np.abs(problem.error(rates, amplitudes(problem, rates, weights)))
         size = np.max(error)
         if size == 0:
@@ -256,7 +274,11 @@ def reweighted(
 
 
 def minimax(
-    problem: Problem, rates: Rates, start: np.ndarray, rounds: int = 40
+    problem: Problem,
+    rates: Rates,
+    start: np.ndarray,
+    mixing: np.ndarray,
+    rounds: int = 40,
 ) -> tuple[Rates, np.ndarray]:
     """Least maximal error: the linearised problem is solved again and again, with rates that move
     no further than is found to pay."""
@@ -269,15 +291,14 @@ def minimax(
             break
         norms, span, inverse = _spanned(columns)
         # What the amplitudes cannot do themselves is left for the rates to do.
-        slopes = problem.slopes(rates, coefficients)
-        slopes[:, slopes.shape[1] - rates.pairs.size :] *= np.hypot(rates.pairs, rates.frequencies)
+        slopes = problem.slopes(rates, coefficients, rates) @ mixing
         carried = span.T @ slopes / error.size
         side = np.concatenate([span * level, slopes - span @ carried], axis=1)
         found, least = _least_maximum(side, error, slopes.shape[1], reach)
         if least > 1 - _NOTHING:
             break
         move, turn = found[: span.shape[1]] * level, found[span.shape[1] :]
-        trial = problem.moved(rates, turn)
+        trial = problem.moved(rates, mixing @ turn)
         trial_columns = problem.columns(trial)
         moved = coefficients + inverse @ (move - carried @ turn) / norms
         # Moved rates leave errors of second order, far above the level that is sought; most of
@@ -305,7 +326,7 @@ def _spanned(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     length, so that entries are of order 1, and the map from its coordinates to theirs."""
     norms = np.max(np.abs(columns), axis=0)
     norms = np.where(norms > 0, norms, 1)
-    span, inverse = _orthonormal(columns / norms)
+    span, inverse = orthonormal(columns / norms)
     unit = np.sqrt(columns.shape[0])
     return norms, span * unit, inverse * unit
 
@@ -343,7 +364,7 @@ def _least_maximum(
     return best[:-1], float(np.max(np.abs(left)))
 
 
-def _orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis of the columns' span, and the map from its coordinates to theirs."""
     q, r = np.linalg.qr(columns)
     u, s, vt = np.linalg.svd(r)

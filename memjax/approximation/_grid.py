@@ -4,6 +4,7 @@ Panels whose ends grow geometrically away from 0 resolve exponentials of every r
 breakpoints say what more it needs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -133,3 +134,22 @@ def thinned(grid: Grid, most: int) -> tuple[Grid, np.ndarray]:
     starts = np.append(0, (kept[1:] + kept[:-1] + 1) // 2)
     weights = np.add.reduceat(grid.weights, starts)
     return grid._replace(times=grid.times[kept], weights=weights, values=grid.values[kept]), kept
+
+
+def crossings(
+    error: Callable[[np.ndarray], np.ndarray], times: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where an error changes its sign between times at which its values are known, and how
+    steeply."""
+    change = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
+    low, high = times[change], times[change + 1]
+    below, above = values[change], values[change + 1]
+    steepness = np.abs(above - below) / (high - low)
+    # False position, which halves the value at an end that stays (Illinois).
+    for _ in range(12):
+        middle = high - above * (high - low) / (above - below)
+        value = error(middle)
+        crossed = np.sign(value) != np.sign(above)
+        low, below = np.where(crossed, high, low), np.where(crossed, above, below / 2)
+        high, above = middle, value
+    return high, steepness

@@ -15,6 +15,9 @@ LARGEST = 64  # singular vectors that are kept
 _FEW = 5  # rates at a stability margin, or elsewhere, at most: the others are many
 _SPREADS = (4.0, 12.0, 36.0)  # of a cluster of rates, in units of the closest
 _A_DECADE = 6  # rates that are offered to nonnegative least squares
+_CLOSE = 0.1  # relative distance of neighbours that run together
+_CLOSEST = 1e-6  # relative width of a cluster at least
+_ADDS = (1e-7, 1e-5)  # relative size of what the last rate of a cluster adds to the others
 _TRIED = 3  # rates that take the place of another, of all that are offered
 _OFFERED = 200  # of them at most
 
@@ -175,6 +178,39 @@ def exchanged(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates
         gone = int(np.argmin(missed))
         if more.real[gone] != offered[k]:
             found.append(rates._replace(real=np.delete(more.real, gone)))
+    return found
+
+
+def gathered(problem: Problem, rates: Rates) -> list[tuple[Rates, np.ndarray]]:
+    """Rates that run together set apart by fixed distances, and the mixing that moves each cluster
+    of them as a whole; nothing if there is no cluster.
+
+    The closer they are, the better, until amplitudes drown in rounding: how close a search comes
+    is chance. At distances at which the last rate of a cluster still adds something well above
+    rounding, the result is definite, and is seldom worse.
+    """
+    real, margin = np.sort(rates.real), problem.min_rate
+    edges = np.flatnonzero(np.diff(real) > _CLOSE * real[1:]) + 1
+    clusters = np.split(real, edges)
+    if all(part.size < 2 for part in clusters):
+        return []
+    fixed = [part.size > 1 and part[0] < margin * (1 + _CLOSE) for part in clusters]
+    # One coordinate moves each cluster that is free; those of pairs follow.
+    which = np.repeat(np.cumsum(np.logical_not(fixed)) - 1, [part.size for part in clusters])
+    free = np.repeat(np.logical_not(fixed), [part.size for part in clusters])
+    count, pairs = len(clusters) - sum(fixed), 2 * rates.pairs.size
+    mixing = np.zeros((real.size + pairs, count + pairs))
+    mixing[np.flatnonzero(free), which[free]] = 1
+    mixing[real.size :, count:] = np.eye(pairs)
+    found = []
+    for adds in _ADDS:
+        apart = []
+        for part, still in zip(clusters, fixed, strict=True):
+            steps = np.linspace(0, 1, part.size) if part.size > 1 else np.zeros(1)
+            width = max(_CLOSEST, adds ** (1 / max(part.size - 1, 1)))
+            logs = np.mean(np.log(part)) + width * (steps - np.mean(steps))
+            apart.append(margin * (1 + width * steps) if still else np.exp(logs))
+        found.append((rates._replace(real=np.concatenate(apart)), mixing))
     return found
 
 
