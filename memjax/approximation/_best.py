@@ -247,7 +247,7 @@ class Search:
         least = math.inf
         for rates, _ in chosen[:_CONVERGED]:
             pair = self._converged(rates)
-            if _near(pair, done, 1e-6):
+            if _near(pair, done, 1e-4):
                 continue
             done.append(pair)
             for rates, coefficients, share in self._polished(pair[0]):
