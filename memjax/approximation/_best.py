@@ -31,7 +31,7 @@ from ..targets._inner import Kernel
 from ._absolute import least_absolute
 from ._continuous import Continuous
 from ._distance import Distance, Terms
-from ._fit import amplitudes, least_squares, minimax, peaks, Rates, reweighted, terms
+from ._fit import amplitudes, least_squares, minimax, peaks, Rates, refined, reweighted, terms
 from ._grid import MOST
 from ._hankel import alternation_bound
 from ._points import Points
@@ -287,10 +287,13 @@ class Search:
 
     def _in_norm(self, rates: Rates, mixing: np.ndarray) -> Iterator[tuple[Rates, np.ndarray]]:
         problem, weights = self.problem, self.weights
-        yield rates, amplitudes(problem, rates, weights)
         if self.options.norm == "L2":
+            yield refined(self.whole, rates, amplitudes(problem, rates, weights), mixing)
             return
-        power, rounds = (1, 30) if self.options.norm == "L1" else (np.inf, 15)
+        yield rates, amplitudes(problem, rates, weights)
+        power, sampled = 1 if self.options.norm == "L1" else np.inf, isinstance(self.source, Points)
+        # Sums of absolute values at points have no other method that follows.
+        rounds = 40 if power == 1 and sampled else 15
         rates, weights = reweighted(problem, rates, power, weights, rounds, mixing)
         found = rates, amplitudes(problem, rates, weights)
         yield found
@@ -360,17 +363,11 @@ class Search:
         )
 
     def _statistics(self, sums: Terms) -> FitStatistics | None:
-        options, kernel = self.options, self.kernel
-        if options.samples != "points" or options.norm != "L2":
+        options, source = self.options, self.source
+        if not isinstance(source, Points) or options.norm != "L2":
             return None
-        assert isinstance(kernel, SampledKernel)
-        times, values = np.asarray(kernel.times), np.asarray(kernel.values)
-        weights = np.ones(times.size) if options.weights is None else options.weights
-        kept = (times <= options.horizon) & (weights > 0)
         return statistics(
-            times[kept],
-            values[kept],
-            weights[kept],
+            *source.given,
             sums,
             options.min_rate,
             options.complex,
@@ -619,11 +616,6 @@ def _as_weights(weights: ArrayLike, count: int) -> np.ndarray:
             f"{values.shape}; pass one over the variance of each."
         )
     check_nonnegative("weights", values, "pass one over the variance of each sample")
-    if int(np.sum(np.asarray(values) > 0)) < 4:
-        raise ValueError(
-            "`weights` must be above 0 for at least 4 samples, got fewer; fewer say nothing of a "
-            "decay."
-        )
     return np.asarray(values)
 
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
-from ._distance import Terms
+from ._distance import EPS, Terms
 from ._grid import Grid
 
+_CHUNK = 2**15  # times at once
+_REFINEMENTS = 6  # steps of Gauss and Newton's method
 _EXCHANGES = 25  # rounds of an exchange of extrema
 _FAR = 1e3  # how far amplitudes may move in units of the error, lest few rows leave them free
 _NOTHING = 1e-6  # a share of the error by which it need not be reduced any further
@@ -70,6 +72,16 @@ class Problem(NamedTuple):
 
     def error(self, rates: Rates, amplitudes: np.ndarray) -> np.ndarray:
         return self.values * self.factors - self.columns(rates) @ amplitudes
+
+    def part(self, which: slice) -> "Problem":
+        """With some of the times alone."""
+        factors = self.factors if isinstance(self.factors, float) else self.factors[which]
+        return self._replace(
+            times=self.times[which],
+            weights=self.weights[which],
+            values=self.values[which],
+            factors=factors,
+        )
 
     def joined(self, other: "Problem", places: np.ndarray) -> "Problem":
         """With some of the times of another as well."""
@@ -237,6 +249,37 @@ def amplitudes(problem: Problem, rates: Rates, weights: np.ndarray) -> np.ndarra
     root = np.sqrt(weights)
     values = root * problem.factors * problem.values
     return solve(root[:, None] * problem.columns(rates), values).amplitudes
+
+
+def refined(
+    problem: Problem, rates: Rates, coefficients: np.ndarray, mixing: np.ndarray
+) -> tuple[Rates, np.ndarray]:
+    """The least squares to the last digits, by a few steps of Gauss and Newton's method in rates
+    and amplitudes together, with as many times as there may be."""
+
+    def look(rates: Rates, coefficients: np.ndarray) -> tuple[np.ndarray, float]:
+        triangle = np.zeros((0, coefficients.size + mixing.shape[1] + 1))
+        for k in range(0, problem.times.size, _CHUNK):
+            part = problem.part(slice(k, k + _CHUNK))
+            slopes = part.slopes(rates, coefficients, rates) @ mixing
+            error = part.error(rates, coefficients)
+            rows = np.concatenate([part.columns(rates), slopes, error[:, None]], axis=1)
+            rows = np.sqrt(part.weights)[:, None] * rows
+            triangle = np.linalg.qr(np.concatenate([triangle, rows]), mode="r")
+        return triangle, float(np.sum(triangle[:, -1] ** 2))
+
+    triangle, squares = look(rates, coefficients)
+    rounding = 8 * EPS * np.sqrt(problem.weights @ (problem.values * problem.factors) ** 2)
+    for _ in range(_REFINEMENTS):
+        move = solve(triangle[:, :-1], triangle[:, -1]).amplitudes
+        moved = coefficients + move[: coefficients.size]
+        turned = problem.moved(rates, mixing @ move[coefficients.size :])
+        trial, least = look(turned, moved)
+        # Near the end rounding decides which of them is less.
+        if not least <= squares + rounding * np.sqrt(squares):
+            break
+        rates, coefficients, triangle, squares = turned, moved, trial, least
+    return rates, coefficients
 
 
 def reweighted(

@@ -17,6 +17,7 @@ Nodes = Float[np.ndarray, " nodes"]
 
 RATIO = 4.0  # of the ends of one panel
 MOST = 6000  # times with which sums are searched for; of more, some are left out
+_FEW = 2000  # times that are few enough for squares
 _DEGREE = 20  # polynomials that stand for exponentials of any rate on a panel of ratio 2
 _CHUNK = 2**16  # rows of a matrix that are held at once
 
@@ -67,6 +68,8 @@ def compressed(grid: Grid, oscillating: bool, lag: int = 1) -> Grid:
     weights are. Panels are halved further where sums may oscillate, until what the projection
     leaves out looks like noise: values that are `lag` apart know nothing of each other.
     """
+    if grid.times.size <= _FEW:
+        return grid
     first = grid.scale * _DEGREE
     cuts = geometric(np.array([0.0, max(grid.times[-1], first)]), first, 2.0)
     ends = np.searchsorted(grid.times, cuts[1:-1], side="right")

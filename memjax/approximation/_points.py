@@ -22,6 +22,7 @@ class Points:
 
     **Attributes:**
 
+    - `given`: times, values and weights of the samples that count, in the units of the user.
     - `time`, `size`, `start`: the units, and the time of the first sample in those of the user.
     - `times`, `values`: the samples.
     - `factors`: by how much errors at the samples count: the roots of the weights, with a mean
@@ -39,7 +40,12 @@ class Points:
         times, values = np.asarray(kernel.times), np.asarray(kernel.values)
         weights = np.ones(times.size) if weights is None else weights
         kept = (times <= horizon) & (weights > 0)
-        times, values, weights = times[kept], values[kept], weights[kept]
+        self.given = times, values, weights = times[kept], values[kept], weights[kept]
+        if times.size < 4:
+            raise ValueError(
+                "`kernel` must hold at least 4 samples of a weight above 0 up to the horizon, got "
+                f"{times.size}; fewer say nothing of a decay."
+            )
         self.norm, self.oscillating, self.start = norm, oscillating, float(times[0])
         self.time = mean_spacing(times)
         self.size = float(np.max(np.abs(values))) or 1.0
