@@ -153,6 +153,16 @@ def as_tolerance(name: str, value: Any) -> Array:
     return valid_or_nan(array, array < 1)
 
 
+def as_level(name: str, value: Any) -> float:
+    """`value` as a level of confidence: a number above 0 and below 1."""
+    array = as_positive(name, value, "pass a level such as 0.95")
+    if not array < 1:
+        raise ValueError(
+            f"`{name}` must be below 1, got {shown(value)}; pass a level such as 0.95."
+        )
+    return float(array)
+
+
 def as_horizon(value: Any) -> Array | None:
     """`value` as an array of finite horizons, or `None` for the whole half line.
 

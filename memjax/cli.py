@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from ._checks import as_number
+from ._checks import as_level, as_number
 from .approximation import (
     approximation_dataset,
     best_exponential_sum,
@@ -439,6 +439,7 @@ class Approximate:
                 f"`error` or `neurons` must be given, got {'none' if self.error is None else 'both'}"
                 "; pass one of them."
             )
+        as_level("confidence", self.confidence)
         if self.out is not None:
             check_output(self.out, self.overwrite)
         kernel, weights = self._samples()

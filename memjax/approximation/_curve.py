@@ -30,6 +30,11 @@ def _values(kernel: Kernel, times: Array, order: int) -> Array:
     return function(times)
 
 
+@eqx.filter_jit
+def _ramps(kernel: AbstractKernel, times: Array) -> Array:
+    return kernel.ramp_response(times)
+
+
 def sample(kernel: Kernel, times: np.ndarray, order: int = 0) -> np.ndarray:
     """The kernel, or a derivative of it, at times of any shape."""
     if isinstance(kernel, SampledKernel):
@@ -95,7 +100,7 @@ class Curve:
         """The responses to ramps."""
         kernel = self.kernel
         assert isinstance(kernel, AbstractKernel)
-        found = np.asarray(kernel.ramp_response(jnp.asarray(times * self.time)))
+        found = np.asarray(_ramps(kernel, jnp.asarray(times * self.time)))
         return found / (self.time**2 * self.size)
 
     @property

@@ -7,6 +7,7 @@ from .._checks import as_float_array, check_instance, check_nonnegative
 from ..targets import SampledKernel
 from ..targets._inner import Kernel
 from ._best import BestExponentialSum
+from ._curve import sample
 
 _POINTS = 400  # of a curve between the samples
 
@@ -68,8 +69,8 @@ def between_samples(kernel: SampledKernel, best: BestExponentialSum) -> float:
     """
     times = np.asarray(kernel.times)
     fit = best.model.kernel()
-    ends, steps = np.asarray(fit(times)), np.diff(times)
-    middle = np.asarray(fit((times[:-1] + times[1:]) / 2))
+    ends, steps = sample(fit, times), np.diff(times)
+    middle = sample(fit, (times[:-1] + times[1:]) / 2)
     # Parabolas of this height stand on the lines.
     height = np.abs(middle - (ends[:-1] + ends[1:]) / 2)
     if best.norm == "sup":

@@ -7,7 +7,7 @@ import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
-from .._checks import as_positive, shown
+from .._checks import as_level
 from ._distance import EPS, Terms
 
 _CHUNK = 2**15  # samples at once
@@ -61,11 +61,7 @@ class FitStatistics(eqx.Module):
 
         **Raises:** `ValueError` for a level that is not between 0 and 1.
         """
-        level = float(as_positive("confidence", confidence, "pass a level such as 0.95"))
-        if not level < 1:
-            raise ValueError(
-                f"`confidence` must be below 1, got {shown(confidence)}; pass a level such as 0.95."
-            )
+        level = as_level("confidence", confidence)
         freedom = np.inf if self.absolute_weights else max(int(self.degrees_of_freedom), 1)
         quantile = float(scipy.stats.t.ppf((1 + level) / 2, freedom))
         half = quantile * jnp.sqrt(jnp.diagonal(self.covariance))

@@ -246,13 +246,16 @@ def test_noise_is_noticed():
     clean = np.exp(-times) + 0.3 * np.exp(-0.3 * times)
     noise = 1e-3 * np.random.default_rng(0).normal(size=100)
     kernel = mj.SampledKernel(times, clean + noise)
-    one, two = (mj.best_exponential_sum(kernel, m) for m in (1, 2))
+    one, two = (mj.best_exponential_sum(kernel, m, samples="linear") for m in (1, 2))
     assert not one.noise_limited
     assert two.noise_limited
     # The error is that of the noise, joined by lines.
     residual = mj.SampledKernel(times, clean + noise - np.asarray(two.model.kernel()(times)))
     np.testing.assert_allclose(two.error, np.sqrt(residual.squared_norm()), rtol=3e-2)
     np.testing.assert_allclose(np.sort(two.model.rates), [0.3, 1.0], rtol=0.05)
+    one, two = (mj.best_exponential_sum(kernel, m) for m in (1, 2))
+    assert not one.noise_limited and two.noise_limited
+    np.testing.assert_allclose(two.statistics.residual_deviation, 1e-3, rtol=0.1)
 
 
 def test_starting_from_a_smaller_sum():
