@@ -435,10 +435,8 @@ class Approximate:
 
     def run(self) -> int:
         if (self.error is None) == (self.neurons is None):
-            raise ValueError(
-                f"`error` or `neurons` must be given, got {'none' if self.error is None else 'both'}"
-                "; pass one of them."
-            )
+            got = "none" if self.error is None else "both"
+            raise ValueError(f"`error` or `neurons` must be given, got {got}; pass one of them.")
         as_level("confidence", self.confidence)
         if self.out is not None:
             check_output(self.out, self.overwrite)
@@ -734,7 +732,7 @@ def _weights_csv(best: dict[str, Any]) -> str:
     """A row a mode, and one of rate 0 for an offset."""
     columns = dict(best["weights"])
     first = "amplitude" if "amplitude" in columns else "cosine"
-    constant = {name: 0.0 for name in columns} | {first: best["offset"]}
+    constant = dict.fromkeys(columns, 0.0) | {first: best["offset"]}
     for label, ending in _SPREADS.items():
         for name, values in best.get(label, {}).items():
             if name == "offset":
@@ -775,7 +773,8 @@ def _approximation_text(summary: dict[str, Any], confidence: float) -> str:
     else:
         found.append(
             "Samples were taken as points, by least squares: residual standard deviation "
-            f"{best['residual_deviation']:.6g} with {best['degrees_of_freedom']} degrees of freedom."
+            f"{best['residual_deviation']:.6g} with {best['degrees_of_freedom']} degrees of "
+            "freedom."
         )
     header, columns = [], []
     level = f"{100 * confidence:g} %"

@@ -414,7 +414,9 @@ def test_approximate_reads_and_fits_long_data(tmp_path, capsys):
     rates, amplitudes = (np.array(best["weights"][name]) for name in ("rate", "amplitude"))
     left = values - np.exp(-np.outer(times, rates)) @ amplitudes
     assert best["error"] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-9)
-    for exact, found, error in zip([1 / 30, 1], rates, best["standard_errors"]["rate"], strict=True):
+    for exact, found, error in zip(
+        [1 / 30, 1], rates, best["standard_errors"]["rate"], strict=True
+    ):
         assert abs(found - exact) < 4 * error
 
 

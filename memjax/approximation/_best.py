@@ -14,15 +14,15 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from threadpoolctl import threadpool_limits
 
 from .._checks import (
+    as_finite_array,
     as_horizon,
     as_nonnegative,
-    as_finite_array,
     check_choice,
-    check_nonnegative,
     check_flag,
     check_float64,
     check_instance,
     check_integer,
+    check_nonnegative,
     is_traced,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
@@ -163,7 +163,9 @@ class Search:
     @contextlib.contextmanager
     def watched(self, progress: bool) -> Iterator[None]:
         """Show what is done on a terminal if it takes longer than a moment."""
-        with tqdm.tqdm(unit=" fits", delay=_MOMENT, disable=None if progress else True) as self._bar:
+        with tqdm.tqdm(
+            unit=" fits", delay=_MOMENT, disable=None if progress else True
+        ) as self._bar:
             yield
 
     def check_order(self, m: int) -> None:

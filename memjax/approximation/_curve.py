@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .._checks import as_horizon
 from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel

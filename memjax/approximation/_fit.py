@@ -11,7 +11,7 @@ import numpy as np
 import scipy.optimize
 
 from ._distance import EPS, Terms
-from ._grid import Grid
+from ._grid import Grid, triangular
 
 _CHUNK = 2**15  # times at once
 _REFINEMENTS = 6  # steps of Gauss and Newton's method
@@ -44,7 +44,8 @@ class Rates(NamedTuple):
 class Problem(NamedTuple):
     """What sums of exponentials are fitted to.
 
-    - `times`, `values`, `weights`: as in a grid; errors count `factors` times.
+    - `times`, `values`, `weights`: as in a grid; errors count `factors` times, one for all times
+        or one for each.
     - `slowest`, `fastest`, `min_rate`: the bounds that rates keep.
     - `offset`: whether a constant is added to the sum; its amplitude comes last.
     """
@@ -52,7 +53,7 @@ class Problem(NamedTuple):
     times: np.ndarray
     weights: np.ndarray
     values: np.ndarray
-    factors: np.ndarray | float
+    factors: np.ndarray
     slowest: float
     fastest: float
     min_rate: float
@@ -75,7 +76,7 @@ class Problem(NamedTuple):
 
     def part(self, which: slice) -> "Problem":
         """With some of the times alone."""
-        factors = self.factors if isinstance(self.factors, float) else self.factors[which]
+        factors = self.factors[which] if self.factors.ndim else self.factors
         return self._replace(
             times=self.times[which],
             weights=self.weights[which],
@@ -87,9 +88,7 @@ class Problem(NamedTuple):
         """With some of the times of another as well."""
         times, kept = np.unique(np.append(self.times, other.times[places]), return_index=True)
         join = lambda mine, more: np.append(mine, more[places])[kept]
-        factors = self.factors
-        if not isinstance(factors, float):
-            factors = join(factors, other.factors)
+        factors = join(self.factors, other.factors) if self.factors.ndim else self.factors
         return self._replace(
             times=times,
             weights=join(self.weights, other.weights),
@@ -98,7 +97,7 @@ class Problem(NamedTuple):
         )
 
     def _scaled(self, columns: np.ndarray) -> np.ndarray:
-        return columns if isinstance(self.factors, float) else self.factors[:, None] * columns
+        return self.factors[..., None] * columns
 
     def moved(self, start: Rates, free: np.ndarray) -> Rates:
         """Rates whose logarithms, above the margin, and whose frequencies, relative to the size of
@@ -112,7 +111,9 @@ class Problem(NamedTuple):
         rates = np.concatenate([start.real, start.pairs]) - self.min_rate
         logs = np.log(np.clip(rates, lowest, highest)) + free[: real + pairs]
         rates = self.min_rate + np.exp(np.clip(logs, np.log(lowest), np.log(highest)))
-        frequencies = start.frequencies + np.hypot(start.pairs, start.frequencies) * free[real + pairs :]
+        frequencies = (
+            start.frequencies + np.hypot(start.pairs, start.frequencies) * free[real + pairs :]
+        )
         return Rates(rates[:real], rates[real:], frequencies)
 
 
@@ -120,7 +121,7 @@ def as_problem(
     grid: Grid, min_rate: float, offset: bool, factors: np.ndarray | None = None
 ) -> Problem:
     times, weights, values, slowest, fastest, *_ = grid
-    factor = 1.0 if factors is None else factors
+    factor = np.array(1.0) if factors is None else factors
     return Problem(times, weights, values, factor, slowest, fastest, min_rate, offset)
 
 
@@ -225,7 +226,7 @@ def least_squares(
         xtol=1e-12,
         gtol=1e-15,
         maxfev=evaluations,
-        factor=_FIRST_STEP,
+        factor=_FIRST_STEP,  # pyright: ignore[reportArgumentType]
         diag=np.ones(count),
     )
     rates, linear = evaluate(found[0])
@@ -239,7 +240,9 @@ def terms(rates: Rates, amplitudes: np.ndarray) -> Terms:
     still = np.zeros(real)
     return Terms(
         np.concatenate([a, b, offset]),
-        np.concatenate([still, c / np.where(rates.frequencies == 0, 1, rates.frequencies), 0 * offset]),
+        np.concatenate(
+            [still, c / np.where(rates.frequencies == 0, 1, rates.frequencies), 0 * offset]
+        ),
         np.concatenate([rates.real, rates.pairs, 0 * offset]),
         np.concatenate([still, rates.frequencies, 0 * offset]),
     )
@@ -265,7 +268,7 @@ def refined(
             error = part.error(rates, coefficients)
             rows = np.concatenate([part.columns(rates), slopes, error[:, None]], axis=1)
             rows = np.sqrt(part.weights)[:, None] * rows
-            triangle = np.linalg.qr(np.concatenate([triangle, rows]), mode="r")
+            triangle = triangular(triangle, rows)
         return triangle, float(np.sum(triangle[:, -1] ** 2))
 
     triangle, squares = look(rates, coefficients)
@@ -416,18 +419,11 @@ def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def peaks(error: np.ndarray, level: float, most: int) -> np.ndarray:
-    """Where an error is largest above a level, in as many places as asked for at most."""
-    size = np.abs(error)
-    starts = np.unique(np.linspace(0, size.size, most, endpoint=False).astype(int))
-    found = [start + np.argmax(part) for start, part in zip(starts, np.split(size, starts[1:]), strict=True)]
-    return np.array([k for k in found if size[k] > level], dtype=int)
-
-
-def peaks(error: np.ndarray, level: float, most: int) -> np.ndarray:
     """Where an error is largest above a level, in one place each of as many parts as asked for."""
     size = np.abs(error)
     starts = np.unique(np.linspace(0, size.size, most, endpoint=False).astype(int))
-    found = [k + int(np.argmax(part)) for k, part in zip(starts, np.split(size, starts[1:]), strict=True)]
+    parts = zip(starts, np.split(size, starts[1:]), strict=True)
+    found = [start + int(np.argmax(part)) for start, part in parts]
     return np.array([k for k in found if size[k] > level], dtype=int)
 
 

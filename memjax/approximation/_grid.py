@@ -100,7 +100,7 @@ def _gauss_of(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for k in chunks:
         root = np.sqrt(weights[k])
         columns = np.polynomial.legendre.legvander(x[k], _DEGREE - 1) * root[:, None]
-        triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
+        triangle = triangular(triangle, columns)
         product += columns.T @ (x[k][:, None] * columns)
         moments += columns.T @ (root * values[k])
     inverse = np.linalg.inv(triangle)
@@ -113,6 +113,11 @@ def _gauss_of(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rest = np.concatenate([values[k] - np.polynomial.legendre.legval(x[k], fit) for k in chunks])
     nodes = times[0] + (points + 1) / 2 * (times[-1] - times[0])
     return np.array([nodes, roots**2, projected]), rest
+
+
+def triangular(triangle: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The triangular factor of a matrix that has more rows below those of a known factor."""
+    return np.asarray(np.linalg.qr(np.concatenate([triangle, rows]), mode="r"))
 
 
 def _noise(rest: np.ndarray, values: np.ndarray, lag: int) -> bool:

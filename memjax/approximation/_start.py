@@ -90,8 +90,9 @@ def own_modes(kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eig(np.asarray(finite.recurrent))
     inputs = np.linalg.lstsq(vectors, np.asarray(finite.input))[0]
     sizes = np.abs(np.asarray(finite.readout) @ vectors * inputs)
-    kept = values.imag >= 0
-    return -values.real[kept], values.imag[kept], sizes[kept]
+    rates, frequencies = -np.real(values), np.imag(values)
+    kept = frequencies >= 0
+    return rates[kept], frequencies[kept], sizes[kept]
 
 
 def own_rates(kernel: Kernel, time: float, complex: bool, m: int) -> list[Rates]:
@@ -157,7 +158,10 @@ def exchanged(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates
     """Sums of the same order, in which a rate that misses most joins, and the one least missed
     leaves."""
     root = np.sqrt(weights)
-    columns, values = root[:, None] * problem.columns(rates), root * problem.factors * problem.values
+    columns, values = (
+        root[:, None] * problem.columns(rates),
+        root * problem.factors * problem.values,
+    )
     linear = solve(columns, values)
     known = np.concatenate([rates.real, rates.pairs])
     offered = np.geomspace(np.min(known) / 30, np.max(known) * 30, _OFFERED)
@@ -244,10 +248,10 @@ def eigenvalues(realisation: Realisation, m: int) -> list[np.ndarray]:
     m = min(m, realisation.singular.size)
     scale = np.sqrt(realisation.singular[:m])
     moved = np.linalg.eigvals(realisation.moved[:m, :m] / scale[:, None] / scale)
-    found = [np.log(np.where(moved == 0, 1e-300, moved).astype(complex)) / realisation.step]
-    if realisation.slope is not None:
-        found.append(np.linalg.eigvals(realisation.slope[:m, :m] / scale[:, None] / scale))
-    return found
+    moved = np.log(np.where(moved == 0, 1e-300, moved).astype(complex)) / realisation.step
+    if realisation.slope is None:
+        return [moved]
+    return [moved, np.linalg.eigvals(realisation.slope[:m, :m] / scale[:, None] / scale)]
 
 
 def as_rates(eigenvalues: np.ndarray, complex: bool, m: int) -> list[Rates]:

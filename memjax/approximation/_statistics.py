@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_level
 from ._distance import EPS, Terms
+from ._grid import triangular
 
 _CHUNK = 2**15  # samples at once
 
@@ -108,7 +109,7 @@ def statistics(
     for k in range(0, times.size, _CHUNK):
         t, root = times[k : k + _CHUNK], np.sqrt(weights[k : k + _CHUNK])
         columns = root[:, None] * _jacobian(t, sums, count, complex, offset)[:, free]
-        triangle = np.linalg.qr(np.concatenate([triangle, columns]), mode="r")
+        triangle = triangular(triangle, columns)
         squares += float(np.sum((root * (values[k : k + _CHUNK] - sums(t))) ** 2))
     freedom = times.size - triangle.shape[1]
     deviation = np.sqrt(squares / freedom) if freedom > 0 else np.nan

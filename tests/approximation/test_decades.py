@@ -153,7 +153,9 @@ def test_a_measured_master_curve_joined_by_lines():
     kernel = mj.SampledKernel(times, values)
     found = mj.best_exponential_sum(kernel, 16, norm="sup", samples="linear")
     a, w = np.asarray(found.model.amplitudes), np.asarray(found.model.rates)
-    fine = np.unique(np.concatenate([times[:-1] + s * np.diff(times) for s in np.linspace(0, 1, 41)]))
+    fine = np.unique(
+        np.concatenate([times[:-1] + s * np.diff(times) for s in np.linspace(0, 1, 41)])
+    )
     error = np.max(np.abs(np.interp(fine, times, values) - np.exp(-np.outer(fine, w)) @ a))
     np.testing.assert_allclose(found.error, error, rtol=1e-3)
     assert error < 0.6 * fixed_rates(times, values, 16, SIZES["sup"])
@@ -214,6 +216,8 @@ def test_a_kernel_that_says_nothing_of_itself_in_any_unit():
         a, w = np.asarray(found.model.amplitudes), np.asarray(found.model.rates) * unit
         u = np.linspace(-60, 12, 60_001)
         t = np.exp(u)
-        square = np.sum((np.exp(-np.sqrt(t)) - np.exp(-np.outer(t, w)) @ a) ** 2 * t) * (u[1] - u[0])
+        square = np.sum((np.exp(-np.sqrt(t)) - np.exp(-np.outer(t, w)) @ a) ** 2 * t) * (
+            u[1] - u[0]
+        )
         np.testing.assert_allclose(errors[-1], np.sqrt(square), rtol=1e-5)
     np.testing.assert_allclose(errors, errors[0], rtol=1e-6)

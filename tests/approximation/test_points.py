@@ -304,7 +304,9 @@ def test_what_is_refused():
         fit(kernel, 1, samples="dots")
     with pytest.raises(TypeError, match="`samples` must be one of"):
         fit(kernel, 1, samples=None)
-    with pytest.raises(ValueError, match=r"`weights` must have one entry per sample, shape \(10,\)"):
+    with pytest.raises(
+        ValueError, match=r"`weights` must have one entry per sample, shape \(10,\)"
+    ):
         fit(kernel, 1, weights=np.ones(9))
     with pytest.raises(ValueError, match="`weights` must not be negative, got -1.0"):
         fit(kernel, 1, weights=-np.ones(10))

@@ -58,7 +58,12 @@ CASES = {
         lambda t: {"samples": "linear"},
         1e-8,
     ),
-    "ring": (lambda t, s: mj.SampledKernel(t * EVEN, s * RING), 2, lambda t: {"complex": True}, 1e-8),
+    "ring": (
+        lambda t, s: mj.SampledKernel(t * EVEN, s * RING),
+        2,
+        lambda t: {"complex": True},
+        1e-8,
+    ),
 }
 POWERS = {"L1": 1.0, "L2": 0.5, "sup": 0.0}
 FLAGS = ("resolved", "confluent", "noise_limited", "active", "order")
