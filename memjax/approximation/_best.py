@@ -283,9 +283,11 @@ class Search:
         """Sums near those of given rates that are better in the norm, each with the share of its
         error by which it must be better than others to be preferred."""
         yield from ((*found, 1.0) for found in self._in_norm(rates, rates.free))
-        for apart, mixing in gathered(self.problem, rates):
+        for k, (apart, mixing) in enumerate(gathered(self.problem, rates)):
             moved, _ = least_squares(self.problem, apart, self.weights, 400, mixing)
-            yield from ((*found, 1 - _CHANCE) for found in self._in_norm(moved, mixing))
+            # The wider, the smaller are amplitudes.
+            share = 1 - _CHANCE * 0.9**k
+            yield from ((*found, share) for found in self._in_norm(moved, mixing))
 
     def _in_norm(self, rates: Rates, mixing: np.ndarray) -> Iterator[tuple[Rates, np.ndarray]]:
         problem, weights = self.problem, self.weights

@@ -17,6 +17,7 @@ _CHUNK = 2**15  # times at once
 _REFINEMENTS = 6  # steps of Gauss and Newton's method
 _EXCHANGES = 25  # rounds of an exchange of extrema
 _FAR = 1e3  # how far amplitudes may move in units of the error, lest few rows leave them free
+_SHARE = 0.05  # of a possible gain that may be left for the next step
 _NOTHING = 1e-6  # a share of the error by which it need not be reduced any further
 _FIRST_STEP = 1.0  # how far the first step may go, in logarithms of rates
 
@@ -391,9 +392,12 @@ def _least_maximum(
     free = side.shape[1] - bounded
     bounds = [(-_FAR, _FAR)] * free + [(-reach, reach)] * bounded + [(0, None)]
     goal = np.append(np.zeros(side.shape[1]), 1.0)
-    rows, signs, left, best = np.zeros(0, int), np.zeros(0), error, np.zeros(goal.size)
+    rows, signs, left, level = np.zeros(0, int), np.zeros(0), error, 0.0
+    best, least = np.zeros(side.shape[1]), 1.0
     for _ in range(_EXCHANGES):
-        new = _extrema(left, best[-1] + 1e-4)
+        # Most of what can be gained will do, as the problem is solved again and again.
+        enough = level + _SHARE * min(1 - level, 0.1 * level)
+        new = _extrema(left, enough)
         if new.size == 0:
             break
         rows, signs = np.append(rows, new), np.append(signs, np.sign(left[new]))
@@ -406,8 +410,13 @@ def _least_maximum(
         )
         if found.x is None:
             break
-        best, left = found.x, error - side @ found.x[:-1]
-    return best[:-1], float(np.max(np.abs(left)))
+        left, level = error - side @ found.x[:-1], float(found.x[-1])
+        size = float(np.max(np.abs(left)))
+        if size < least:
+            best, least = found.x[:-1], size
+        if least <= level + _SHARE * min(1 - level, 0.1 * level):
+            break
+    return best, least
 
 
 def orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

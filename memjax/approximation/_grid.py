@@ -19,6 +19,7 @@ RATIO = 4.0  # of the ends of one panel
 MOST = 6000  # times with which sums are searched for; of more, some are left out
 _FEW = 2000  # times that are few enough for squares
 _DEGREE = 20  # polynomials that stand for exponentials of any rate on a panel of ratio 2
+_STEPS = 8  # steps of false position, whose order is above 1
 _CHUNK = 2**16  # rows of a matrix that are held at once
 
 
@@ -154,7 +155,7 @@ def crossings(
     below, above = values[change], values[change + 1]
     steepness = np.abs(above - below) / (high - low)
     # False position, which halves the value at an end that stays (Illinois).
-    for _ in range(12):
+    for _ in range(_STEPS):
         middle = high - above * (high - low) / (above - below)
         value = error(middle)
         crossed = np.sign(value) != np.sign(above)

@@ -16,8 +16,8 @@ _FEW = 5  # rates at a stability margin, or elsewhere, at most: the others are m
 _SPREADS = (4.0, 12.0, 36.0)  # of a cluster of rates, in units of the closest
 _A_DECADE = 6  # rates that are offered to nonnegative least squares
 _CLOSE = 0.1  # relative distance of neighbours that run together
-_CLOSEST = 1e-6  # relative width of a cluster at least
-_ADDS = (1e-7, 1e-5)  # relative size of what the last rate of a cluster adds to the others
+_PAIR = 1e-6  # relative distance of two rates that run together
+_ADDS = (1e-5, 1e-7)  # relative size of what the last rate of more of them adds to the others
 _TRIED = 3  # rates that take the place of another, of all that are offered
 _OFFERED = 200  # of them at most
 
@@ -211,7 +211,7 @@ def gathered(problem: Problem, rates: Rates) -> list[tuple[Rates, np.ndarray]]:
         apart = []
         for part, still in zip(clusters, fixed, strict=True):
             steps = np.linspace(0, 1, part.size) if part.size > 1 else np.zeros(1)
-            width = max(_CLOSEST, adds ** (1 / max(part.size - 1, 1)))
+            width = adds ** (1 / (part.size - 1)) if part.size > 2 else _PAIR
             logs = np.mean(np.log(part)) + width * (steps - np.mean(steps))
             apart.append(margin * (1 + width * steps) if still else np.exp(logs))
         found.append((rates._replace(real=np.concatenate(apart)), mixing))
