@@ -39,13 +39,16 @@ def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure
     with style():
         figure = Figure(figsize=(5.6, 4.2))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        above.plot(times, dataset["kernel"], color="0.75", lw=4, label="kernel")
+        points = dataset.attrs.get("samples") == "points"
+        marks = {"ls": "", "marker": "o", "ms": 4, "mew": 0} if points else {"lw": 4}
+        above.plot(times, dataset["kernel"], color="0.75", label="kernel", **marks)
         label = f"{dataset.attrs['neurons']} neurons" if "neurons" in dataset.attrs else "fit"
         above.plot(times, dataset["fit"], color=COLOURS[0], lw=1.2, label=label)
         above.set_ylabel(r"kernel $\rho(t)$")
         above.legend(frameon=False, loc="best")
         below.axhline(0, color="0.6", lw=0.7, zorder=0)
-        below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], lw=0.9)
+        marks = {"ls": "", "marker": "o", "ms": 3, "mew": 0} if points else {"lw": 0.9}
+        below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], **marks)
         below.set_ylabel(r"residual $\rho - \hat\rho$")
         below.set_xlabel("time $t$ (units of the kernel's time)")
         # Powers of ten of a residual stand beside its axis, in the way of nothing.
