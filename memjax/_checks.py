@@ -84,8 +84,25 @@ def _as_array(name: str, value: Any) -> Array:
         ) from error
     except (TypeError, ValueError):
         pass
-    raise TypeError(
-        f"`{name}` must be a number or an array of numbers, got {shown(given)}; pass numbers."
+    raise _no_number(name, given)
+
+
+def _as_numpy(name: str, value: Any) -> np.ndarray:
+    """A concrete value as a NumPy array of numbers: under `jit` JAX would make a tracer of it."""
+    try:
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        values = np.asarray(float(value) if plain else value)
+        if jnp.issubdtype(values.dtype, jnp.number):
+            return values
+    except (TypeError, ValueError, OverflowError):
+        pass
+    _as_array(name, value)
+    raise _no_number(name, value)
+
+
+def _no_number(name: str, value: Any) -> TypeError:
+    return TypeError(
+        f"`{name}` must be a number or an array of numbers, got {shown(value)}; pass numbers."
     )
 
 
@@ -93,7 +110,7 @@ def as_number(name: str, value: Any) -> Array:
     """`value` as a finite scalar."""
     array = as_float_array(name, value)
     check_scalar(name, array)
-    check_finite(name, array)
+    check_finite(name, value)
     return valid_or_nan(array, jnp.isfinite(array))
 
 
@@ -101,35 +118,35 @@ def as_positive(name: str, value: Any, hint: str = "pass values above 0") -> Arr
     """`value` as a positive, finite scalar."""
     array = as_float_array(name, value)
     check_scalar(name, array)
-    return as_positive_array(name, array, hint)
+    return as_positive_array(name, value, hint)
 
 
 def as_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more") -> Array:
     """`value` as a finite scalar of at least 0."""
     array = as_float_array(name, value)
     check_scalar(name, array)
-    check_nonnegative(name, array, hint)
+    check_nonnegative(name, value, hint)
     return valid_or_nan(array, (array >= 0) & jnp.isfinite(array))
 
 
 def as_finite_array(name: str, value: Any) -> Array:
     """`value` as an array of finite numbers."""
     array = as_float_array(name, value)
-    check_finite(name, array)
+    check_finite(name, value)
     return valid_or_nan(array, jnp.isfinite(array))
 
 
 def as_positive_array(name: str, value: Any, hint: str = "pass values above 0") -> Array:
     """`value` as an array of positive, finite numbers."""
     array = as_float_array(name, value)
-    check_positive(name, array, hint)
+    check_positive(name, value, hint)
     return valid_or_nan(array, (array > 0) & jnp.isfinite(array))
 
 
 def as_tolerance(name: str, value: Any) -> Array:
     """`value` as a relative tolerance: a scalar above 0 and below 1."""
     array = as_positive(name, value, "pass a relative tolerance such as 1e-6")
-    if not is_traced(array) and not array < 1:
+    if not is_traced(value) and not _as_numpy(name, value) < 1:
         raise ValueError(
             f"`{name}` must be below 1, got {shown(value)}; pass a relative tolerance such as 1e-6."
         )
@@ -181,7 +198,7 @@ def check_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or mo
 def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> None:
     if is_traced(value):
         return
-    values = np.asarray(as_inexact_array(name, value))
+    values = _as_numpy(name, value)
     if not np.all(good(values)):
         bad = values[~good(values)].ravel()[0]
         raise ValueError(f"`{name}` {wanted}, got {bad}; {hint}.")
@@ -293,9 +310,9 @@ def as_increasing(name: str, value: Any, least: int = 1) -> Array:
             f"`{name}` must be 1-D with at least {least} entries, got shape {array.shape}; pass a "
             "list of increasing numbers."
         )
-    check_finite(name, array)
-    if not is_traced(array):
-        values = np.asarray(array)
+    check_finite(name, value)
+    if not is_traced(value):
+        values = _as_numpy(name, value)
         if np.any(np.diff(values) <= 0):
             k = int(np.argmax(np.diff(values) <= 0))
             raise ValueError(
