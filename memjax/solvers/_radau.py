@@ -417,22 +417,27 @@ def _residual(problem: Problem, start: Start, stages: Stages) -> Stages:
 
 @eqx.filter_custom_jvp
 def _implicit(
-    stages: Stages, problem: tuple[Problem, Start], linear_solver: lx.AbstractLinearSolver
+    stages: Stages, equation: tuple[Problem, Start], linear_solver: lx.AbstractLinearSolver
 ) -> Stages:
-    """The stages, as a function of the problem that they solve."""
+    """The stages, as a function of the equation that they solve."""
     return stages
 
 
 @_implicit.def_jvp
 def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[Stages, Stages]:
-    stages, problem, linear_solver = primals
+    stages, equation, linear_solver = primals
     _, moving, _ = tangents
     stages = _implicit(*primals)
-    constant, variable = split_by_tangents(problem, moving)
-    residual = lambda variable: _residual(*eqx.combine(variable, constant), stages)
+    constant, variable = split_by_tangents(equation, moving)
+
+    def residual(variable: PyTree) -> Stages:
+        problem, start = eqx.combine(variable, constant)
+        return _residual(problem, start, stages)
+
     _, change = jax.jvp(residual, (variable,), (moving,))
+    problem, start = equation
     # A given Jacobian need not be exact.
-    correct = _Full(linear_solver, Problem(problem[0].increment, None), problem[1])
+    correct = _Full(linear_solver, Problem(problem.increment, None), start)
     return stages, -correct(stages, change)
 
 

@@ -134,7 +134,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         Steinebach, *Construction of Rosenbrock--Wanner method Rodas5P and numerical benchmarks
         within the Julia Differential Equations package*, BIT Numerical Mathematics 63:27, 2023.
         An unfiltered defect at the middle of the step is the error test of Rodas5Pr in
-        Steinebach, *Rosenbrock methods within OrdinaryDiffEq.jl*, JuliaCon Proceedings, 2024.
+        Steinebach, *Rosenbrock methods within OrdinaryDiffEq.jl*, preprint, 2024.
     """
 
     linear_solver: lx.AbstractLinearSolver = lx.LU()

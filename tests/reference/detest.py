@@ -1,4 +1,4 @@
-"""DETEST: 25 problems that are not stiff, to t = 20, by which solvers have been compared since 1972.
+"""DETEST: 25 problems that are not stiff, for solvers to be compared on, all to t = 20.
 
 Hull, Enright, Fellen, Sedgwick, *Comparing numerical methods for ordinary differential equations*,
 SIAM Journal on Numerical Analysis 9:603, 1972. Where the solution has a closed form it is given;
