@@ -8,6 +8,7 @@ from .approximation import approximation_rate as approximation_rate
 from .approximation import ApproximationRate as ApproximationRate
 from .approximation import best_exponential_sum as best_exponential_sum
 from .approximation import BestExponentialSum as BestExponentialSum
+from .approximation import FitStatistics as FitStatistics
 from .approximation import neurons_needed as neurons_needed
 from .approximation import NeuronsNeeded as NeuronsNeeded
 from .flows import AbstractFlow as AbstractFlow

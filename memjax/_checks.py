@@ -8,7 +8,7 @@ measurement as `invalid`, while `check_` functions let it pass.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from jaxtyping import Array
 
 # The largest count: arrays of that many numbers cannot be held, and indices are of 32 bits.
@@ -24,8 +25,10 @@ _MOST = 2**31 - 1
 
 def shown(value: Any) -> str:
     """A value as an error message shows it: in one line, and not at length."""
-    if isinstance(value, (jax.Array, np.ndarray)) and (is_traced(value) or np.size(value) > 8):
-        return f"an array of shape {np.shape(value)} and dtype {value.dtype}"
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if is_traced(value) or np.size(value) > 8 or not jnp.issubdtype(value.dtype, jnp.number):
+            return f"an array of shape {np.shape(value)} and dtype {value.dtype}"
+        value = np.asarray(value).tolist()
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
         # Python refuses to write integers of more than 4,300 digits.
         return f"an integer of {value.bit_length()} bits"
@@ -34,6 +37,12 @@ def shown(value: Any) -> str:
     except Exception:  # of the value's own
         return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def said(error: BaseException) -> str:
+    """What an error from a user's own code says, as another message quotes it: in one line."""
+    text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def is_traced(value: Any) -> bool:
@@ -48,12 +57,17 @@ def valid_or_nan(value: Array, valid: Any) -> Array:
     return jnp.where(valid, value, jnp.asarray(jnp.nan, value.dtype))
 
 
+def _valid(value: Array, valid: Callable[[Array], Array]) -> Array:
+    # What is concrete was checked, and is spared the comparison.
+    return valid_or_nan(value, valid(value)) if is_traced(value) else value
+
+
 # --- Numbers ------------------------------------------------------------------------------------
 
 
 def as_float_array(name: str, value: Any) -> Array:
     """`value` as a floating-point array; complex numbers, text and objects are refused."""
-    array = _as_array(name, value)
+    array = as_number_array(name, value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got dtype {array.dtype}; pass its real part.")
     # Naming the type makes it a strong one: a weakly typed leaf would compile everything twice.
@@ -63,17 +77,21 @@ def as_float_array(name: str, value: Any) -> Array:
 
 def as_inexact_array(name: str, value: Any) -> Array:
     """`value` as an array of real or complex floating-point numbers."""
-    array = _as_array(name, value)
+    array = as_number_array(name, value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         return jnp.asarray(array, array.dtype)
     return as_float_array(name, array)
 
 
-def _as_array(name: str, value: Any) -> Array:
+def as_number_array(name: str, value: Any) -> Array:
+    """`value` as an array of integers, real or complex numbers."""
     given = value
     try:
         if isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        # JAX would take a list of text for the name of a type.
+        if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
+            raise TypeError
         number = jnp.asarray(value)
         # Booleans and keys are arrays to JAX, and no numbers.
         if jnp.issubdtype(number.dtype, jnp.number):
@@ -96,7 +114,7 @@ def _as_numpy(name: str, value: Any) -> np.ndarray:
             return values
     except (TypeError, ValueError, OverflowError):
         pass
-    _as_array(name, value)
+    as_number_array(name, value)
     raise _no_number(name, value)
 
 
@@ -111,7 +129,7 @@ def as_number(name: str, value: Any) -> Array:
     array = as_float_array(name, value)
     check_scalar(name, array)
     check_finite(name, value)
-    return valid_or_nan(array, jnp.isfinite(array))
+    return _valid(array, jnp.isfinite)
 
 
 def as_positive(name: str, value: Any, hint: str = "pass values above 0") -> Array:
@@ -126,43 +144,89 @@ def as_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more"
     array = as_float_array(name, value)
     check_scalar(name, array)
     check_nonnegative(name, value, hint)
-    return valid_or_nan(array, (array >= 0) & jnp.isfinite(array))
+    return _valid(array, lambda array: (array >= 0) & jnp.isfinite(array))
 
 
 def as_finite_array(name: str, value: Any) -> Array:
     """`value` as an array of finite numbers."""
     array = as_float_array(name, value)
     check_finite(name, value)
-    return valid_or_nan(array, jnp.isfinite(array))
+    return _valid(array, jnp.isfinite)
 
 
 def as_positive_array(name: str, value: Any, hint: str = "pass values above 0") -> Array:
     """`value` as an array of positive, finite numbers."""
     array = as_float_array(name, value)
     check_positive(name, value, hint)
-    return valid_or_nan(array, (array > 0) & jnp.isfinite(array))
+    return _valid(array, lambda array: (array > 0) & jnp.isfinite(array))
+
+
+def as_share(name: str, value: Any, hint: str = "pass a number between 0 and 1") -> Array:
+    """`value` as a scalar above 0 and below 1."""
+    array = as_positive(name, value, hint)
+    if not is_traced(value) and not _as_numpy(name, value) < 1:
+        raise ValueError(f"`{name}` must be below 1, got {shown(value)}; {hint}.")
+    return _valid(array, lambda array: array < 1)
 
 
 def as_tolerance(name: str, value: Any) -> Array:
-    """`value` as a relative tolerance: a scalar above 0 and below 1."""
-    array = as_positive(name, value, "pass a relative tolerance such as 1e-6")
-    if not is_traced(value) and not _as_numpy(name, value) < 1:
-        raise ValueError(
-            f"`{name}` must be below 1, got {shown(value)}; pass a relative tolerance such as 1e-6."
+    """`value` as a relative tolerance."""
+    return as_share(name, value, "pass a relative tolerance such as 1e-6")
+
+
+def as_plain(check: Callable[..., Any], name: str, value: Any, *options: Any) -> float:
+    """`value` as a number of Python, checked by one of the above, also while JAX traces others."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        check(name, value, *options)
+    return float(value)
+
+
+def as_pair(name: str, value: Any, hint: str) -> tuple[float, float]:
+    """`value` as two increasing numbers of Python, of which the last may be infinite."""
+    _refuse_traced(name, value)
+    with jax.ensure_compile_time_eval():
+        array = as_float_array(name, value)
+        if array.shape != (2,) or not -jnp.inf < array[0] < array[1]:
+            raise ValueError(
+                f"`{name}` must be two increasing numbers, got {shown(value)}; {hint}."
+            )
+    first, last = value
+    return float(first), float(last)
+
+
+def _refuse_traced(name: str, value: Any) -> None:
+    if is_traced(value):
+        raise TypeError(
+            f"`{name}` must be concrete, got a traced value; pass a number from outside of "
+            "`jax.jit` and `jax.vmap`."
         )
-    return valid_or_nan(array, array < 1)
+
+
+def as_range(low_name: str, low: Any, high_name: str, high: Any) -> tuple[Array, Array]:
+    """Two positive scalars, the first of which is the smaller one."""
+    least, most = as_positive(low_name, low), as_positive(high_name, high)
+    if not is_traced((least, most)) and not least < most:
+        raise ValueError(
+            f"`{low_name}` must be less than `{high_name}`, got {shown(low)} and {shown(high)}; "
+            "swap or spread them."
+        )
+    return least, valid_or_nan(most, least < most)
 
 
 def as_horizon(value: Any) -> Array | None:
-    """`value` as an array of finite horizons, or `None` for the whole half line.
+    """`value` as an array of finite horizons, or `None` for the whole half line, which is given
+    as infinity or `None`.
 
     The two cases have different closed forms, so the choice is made from the concrete value
     before tracing: a traced horizon is taken to be finite.
     """
+    if value is None:
+        return None
     # Under `jit` the conversion itself yields a tracer, so look at the value as it was given.
     horizon = as_float_array("horizon", value)
     if is_traced(value):
-        return horizon
+        return _valid(horizon, lambda horizon: (horizon >= 0) & jnp.isfinite(horizon))
     values = np.asarray(value)
     if values.ndim == 0 and values == np.inf:
         return None
@@ -204,13 +268,15 @@ def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> No
         raise ValueError(f"`{name}` {wanted}, got {bad}; {hint}.")
 
 
-def check_same_shape(first: str, first_value: Any, second: str, second_value: Any) -> None:
+def check_same_shape(
+    first: str, first_value: Any, second: str, second_value: Any, entry: str = "mode"
+) -> None:
     """Refuse two arrays that differ in shape."""
     a, b = jnp.shape(first_value), jnp.shape(second_value)
     if a != b:
         raise ValueError(
             f"`{first}` and `{second}` must have the same shape, got {a} and {b}; "
-            f"pass one entry of each per mode."
+            f"pass one entry of each per {entry}."
         )
 
 
@@ -232,8 +298,9 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
     """Refuse anything but an integer from `least` to `most`; returns a Python integer."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not integer:
+        wanted = f"an integer of at least {least}" if least > -_MOST else "an integer"
         raise (ValueError if isinstance(value, float) else TypeError)(
-            f"`{name}` must be an integer of at least {least}, got {shown(value)}; pass an int."
+            f"`{name}` must be {wanted}, got {shown(value)}; pass an int."
         )
     if value < least:
         raise ValueError(
@@ -246,6 +313,15 @@ def check_integer(name: str, value: Any, least: int = 1, most: int = _MOST) -> i
             "one."
         )
     return int(value)
+
+
+def check_scalar_of_model(name: str, value: Any) -> None:
+    """Refuse what a function of one's own gives for a model if it is no real scalar."""
+    array = as_float_array(name, value)
+    if array.shape != ():
+        raise ValueError(
+            f"`{name}` must map a model to a scalar, got shape {array.shape}; take a mean."
+        )
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -279,6 +355,14 @@ def as_key(name: str, value: Any) -> Array:
     )
 
 
+def as_seed(name: str, value: Any) -> Any:
+    """`value` as a seed of `jax.random.key`: an integer of 64 bits, or an array of one."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.shape == ():
+        if jnp.issubdtype(value.dtype, jnp.integer):
+            return value
+    return check_integer(name, value, -(2**63), 2**63 - 1)
+
+
 def check_instance(name: str, value: Any, kinds: Any, wanted: str, hint: str) -> None:
     """Refuse what is no instance of `kinds`: "`name` must be `wanted`, got ...; `hint`."."""
     if not isinstance(value, kinds):
@@ -294,9 +378,37 @@ def check_callable(name: str, value: Any, hint: str = "pass a function") -> None
 
 def as_list(name: str, value: Any, wanted: str) -> list[Any]:
     """`value` as a list; text, mappings and what cannot be iterated over are refused."""
-    if isinstance(value, (str, bytes, dict, set)) or not np.iterable(value):
+    if isinstance(value, (str, bytes, Mapping, Set)) or not np.iterable(value):
         raise TypeError(f"`{name}` must be a list of {wanted}, got {shown(value)}; pass a list.")
     return list(value)
+
+
+def check_dataset(
+    name: str, value: Any, needed: Mapping[Any, Collection[str]], source: str
+) -> None:
+    """Refuse anything but a dataset with certain variables, each over certain dimensions."""
+    check_instance(name, value, xr.Dataset, "an xarray.Dataset", f"pass that of {source}")
+    for variable, dims in needed.items():
+        if variable not in value:
+            found = shown(sorted(map(str, value)))
+            raise ValueError(
+                f"`{name}` must have a variable {variable!r}, got {found}; pass that of {source}."
+            )
+        if not set(dims) <= set(value[variable].dims):
+            raise ValueError(
+                f"`{name}` must have {variable!r} over {', '.join(map(repr, dims))}, got "
+                f"{value[variable].dims}; pass that of {source}."
+            )
+
+
+def as_integers(name: str, value: Any, least: int = 1) -> list[int]:
+    """`value` as a list of at least one integer, each of at least `least`."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim > 0:
+        value = np.asarray(value).tolist() if jnp.issubdtype(value.dtype, jnp.number) else None
+    entries = as_list(name, value, "integers")
+    if not entries:
+        raise ValueError(f"`{name}` must hold at least one integer, got none; pass some.")
+    return [check_integer(name, entry, least) for entry in entries]
 
 
 # --- Times and files ----------------------------------------------------------------------------
@@ -319,7 +431,9 @@ def as_increasing(name: str, value: Any, least: int = 1) -> Array:
                 f"`{name}` must increase, got {values[k]} and then {values[k + 1]}; sort the "
                 "values and remove repeats."
             )
-    return array
+    return _valid(
+        array, lambda array: jnp.all(jnp.isfinite(array) & (jnp.diff(array, append=jnp.inf) > 0))
+    )
 
 
 def as_path(name: str, value: Any) -> Path:

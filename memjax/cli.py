@@ -4,9 +4,11 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,22 +20,25 @@ import numpy as np
 import tyro
 import xarray as xr
 
+from . import viz
+from ._checks import as_number, as_plain, as_seed, as_share, check_positive, said, shown
 from .approximation import (
     approximation_dataset,
-    approximation_lower_bounds,
     best_exponential_sum,
+    BestExponentialSum,
     neurons_needed,
 )
-from .approximation._best import Norm
+from .approximation._best import Norm, Samples
 from .approximation._dataset import between_samples
 from .flows import GradientFlow
 from .losses import WhiteNoiseLoss
 from .memory import diagnose
 from .models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from .plateaus import fit_scaling_law, measure_plateau
-from .plateaus._measure import OUTCOMES
+from .plateaus._outcomes import OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
 from .sweeps import load_dataset, PlateauSweep, save_dataset
+from .sweeps._output import check_output, replacing
 from .sweeps._spec import (
     checked,
     ExitName,
@@ -42,9 +47,8 @@ from .sweeps._spec import (
     Reparametrisation,
     REPARAMETRISATIONS,
 )
-from .sweeps._store import check_output, replacing
 from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
-from .viz import plot_approximation, plot_loss_curves, plot_plateau_law
+from .targets._sampled import read_columns, since
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +84,9 @@ class Sweep:
                 print(f"interrupted; what was finished is in {self.out}.", file=sys.stderr)
                 return 1
             fit = fit_scaling_law(dataset)
-            plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
+            viz.plot_plateau_law(dataset, fit).savefig(folder / "plateau_law.png")
             if "curve_loss" in dataset:
-                plot_loss_curves(dataset).savefig(folder / "loss_curves.png")
+                viz.plot_loss_curves(dataset).savefig(folder / "loss_curves.png")
         if self.json:
             summary = {"out": str(self.out), "outcomes": _outcomes(dataset)}
             _print_json(summary | {"fit": _records(fit)})
@@ -142,8 +146,7 @@ class Plateau:
         if self.kernel is None and given == (None, None):
             amplitudes, rates = (1.0,), (1.0,)
         if self.kernel is None:
-            if not self.memory > 0:
-                raise ValueError(f"`memory` must be positive, got {self.memory}; pass 1/omega > 0.")
+            check_positive("memory", self.memory, "pass 1/omega > 0")
             remainder = GaussianBump(1 / self.memory, self.bump_amplitude, self.bump_width)
         else:
             remainder = SampledKernel.from_csv(self.kernel)
@@ -236,16 +239,16 @@ class Plot:
     """Print JSON instead of text."""
 
     def run(self) -> int:
-        check_output(self.out, self.overwrite)
+        check_output(self.out, self.overwrite, folder=False)
         dataset = load_dataset(self.dataset)
-        draw = {"law": plot_plateau_law, "curves": plot_loss_curves}[self.figure]
+        draw = {"law": viz.plot_plateau_law, "curves": viz.plot_loss_curves}[self.figure]
         ending = self.out.suffix.lstrip(".")
         figure = draw(dataset)
         if ending not in figure.canvas.get_supported_filetypes():
             raise ValueError(
                 f"`out` must end in .png, .pdf or .svg, got {str(self.out)!r}; name a format."
             )
-        with replacing(self.out, self.overwrite) as partial:
+        with replacing(self.out, self.overwrite, folder=False) as partial:
             figure.savefig(partial, format=ending)
         if self.json:
             _print_json({"out": str(self.out)})
@@ -350,14 +353,18 @@ class Diagnose:
                 "pass one of them."
             )
         asked = self.lag if self.data is None else _read_data(self.data)
-        diagnosis = diagnose(
-            _import_model(self.model),
-            asked,  # pyright: ignore[reportArgumentType]
-            step=self.step,
-            inputs=self.inputs,
-            samples=self.samples,
-            key=jax.random.key(self.seed),
-        )
+        key = jax.random.key(as_seed("seed", self.seed))
+        model = _import_model(self.model)
+        # memjax's own errors say what is wrong.
+        with _users_code("`model` must run on sampled inputs", (ValueError, TypeError)):
+            diagnosis = diagnose(
+                model,
+                asked,  # pyright: ignore[reportArgumentType]
+                step=self.step,
+                inputs=self.inputs,
+                samples=self.samples,
+                key=key,
+            )
         if self.json:
             _print_json(diagnosis.to_dict())
         else:
@@ -369,25 +376,51 @@ class Diagnose:
 class Approximate:
     """Say how many neurons a measured impulse response needs, and find the best weights.
 
-    The file has two columns, time and response, separated by commas, semicolons or white space,
-    with at most one header line; lines that start with # are skipped. Times ascend, at any
-    spacing. Between samples the response is a straight line, before the first it is 0, and errors
-    count up to the last. If noise or the straight lines stand in the way of the error, the sum
-    that is shown is a smaller one that is down to them. With --out, writes a folder with
-    approximation.png (the kernel, the fit and the residual), weights.csv and summary.json.
+    The file has a column of times and one of the response, separated by commas, semicolons, tabs
+    or white space. Lines at the top that are no numbers (names, units) and what follows a # are
+    skipped. Times ascend, at any spacing.
+
+    Samples are points: sums are fitted at the samples alone, by least squares in the norm L2, with
+    standard errors and intervals of rates and amplitudes. With --samples linear the response is
+    the straight line from sample to sample and 0 before the first, as in the white-noise loss, and
+    errors count at all times up to the last.
+
+    If noise or the straight lines stand in the way of the error, the sum that is shown is a
+    smaller one that is down to them. With --out, writes a folder with approximation.png (the
+    response, the fit and the residual), weights.csv and summary.json. An offset is the row of
+    rate 0 in weights.csv.
 
     Example: memjax approximate response.csv --error 1e-3 --relative --out results/response
     """
 
     data: Annotated[Path, tyro.conf.Positional]
-    """CSV file with two columns, time and response."""
-    error: float
+    """CSV file with a column of times and one of the response."""
+    error: float | None = None
     """Error to reach, in units of the norm, or with --relative of that of the response."""
+    neurons: int | None = None
+    """Number of neurons to fit, in place of an error to reach."""
     relative: bool = False
     """Take the error relative to the norm of the response."""
+    samples: Samples = "points"
+    """Whether samples are points, or joined by straight lines (linear)."""
     norm: Norm = "L2"
-    """L1 (largest error of an output under inputs up to 1), L2 (root mean square error of an
+    """Of points: L1 (mean absolute error), L2 (root mean square error) or sup (largest error). Of
+    lines: L1 (largest error of an output under inputs up to 1), L2 (root mean square error of an
     output under white noise) or sup (largest error of the response itself)."""
+    offset: bool = False
+    """Add a constant to the sum."""
+    origin: float = 0.0
+    """Time at which the response begins; it is subtracted, and samples before it are left out."""
+    time_column: int = 0
+    """Column of the times, counted from 0."""
+    value_column: int = 1
+    """Column of the response."""
+    weight_column: int | None = None
+    """Column of weights, one over the variance of each sample; by default they weigh the same."""
+    absolute_weights: bool = False
+    """Take weights for one over the variances themselves, and not just in proportion to them."""
+    confidence: float = 0.95
+    """Level of the confidence intervals."""
     min_rate: float = 0.0
     """Stability margin that no decay rate falls below, in units of 1/time."""
     complex: bool = False
@@ -402,92 +435,87 @@ class Approximate:
     """TOML file with any of these values; other options override it."""
     json: bool = False
     """Print JSON instead of text."""
+    quiet: bool = False
+    """Show no progress bar."""
 
     def run(self) -> int:
+        if (self.error is None) == (self.neurons is None):
+            got = "none" if self.error is None else "both"
+            raise ValueError(f"`error` or `neurons` must be given, got {got}; pass one of them.")
+        as_plain(as_share, "confidence", self.confidence)
         if self.out is not None:
             check_output(self.out, self.overwrite)
-        kernel = SampledKernel.from_csv(self.data)
-        found = neurons_needed(
-            kernel,
-            self.error,
-            norm=self.norm,
-            min_rate=self.min_rate,
-            complex=self.complex,
-            relative=self.relative,
-            max_neurons=self.max_neurons,
-        )
-        bounds = np.asarray(approximation_lower_bounds(kernel, norm=self.norm))
-        best, reached = found.best, bool(found.reached)
-        errors = dict(zip(found.orders.tolist(), found.errors.tolist(), strict=True))
-        limited = bool(best.noise_limited)
-        # Sums that are too small show how the error falls, and where it becomes noise.
-        smaller = {
-            m: best_exponential_sum(
-                kernel, m, norm=self.norm, min_rate=self.min_rate, complex=self.complex
-            )
-            for m in (1, 2, 4, 8, 16)
-            if m < best.order and (m not in errors or limited or not reached)
-        }
-        errors = {m: float(one.error) for m, one in smaller.items()} | errors
-        noisy = [one for one in smaller.values() if limited and one.noise_limited]
-        noise = noisy[0].order if noisy else best.order if limited else None
-        # More neurons would only follow the noise, or the straight lines between the samples.
-        done = [
-            one
-            for one in smaller.values()
-            if (limited and one.noise_limited)
-            or between_samples(kernel, one) > float(one.error) / 2
-        ]
-        if done and not reached:
-            best = done[0]
-        summary = {
-            "neurons": int(found.neurons),
-            "lower_bound": int(found.lower_bound),
-            "reached": reached,
+        kernel, weights = self._samples()
+        options = {
             "norm": self.norm,
-            "target_error": float(found.error),
-            "noise_from": noise,
-            "best": {
-                "neurons": best.order,
-                "error": float(best.error),
-                "relative_error": float(best.relative_error),
-                "uncertainty": float(best.uncertainty),
-                "between_samples": between_samples(kernel, best),
-                "lower_bound": float(best.lower_bound),
-                "active": int(best.active),
-                "resolved": bool(best.resolved),
-                "confluent": bool(best.confluent),
-                "noise_limited": bool(best.noise_limited),
-                "weights": _weights(best.model),
-            },
-            "errors": [
-                {
-                    "neurons": m,
-                    "error": errors[m],
-                    "lower_bound": float(bounds[m] if m < bounds.size else 0.0),
-                }
-                for m in sorted(errors)
-            ],
+            "min_rate": self.min_rate,
+            "complex": self.complex,
+            "samples": self.samples,
+            "weights": weights,
+            "absolute_weights": self.absolute_weights,
+            "offset": self.offset,
+            "progress": not self.quiet,
         }
+        summary: dict[str, Any] = {"samples": self.samples, "norm": self.norm}
+        if self.neurons is not None:
+            best, sums = best_exponential_sum(kernel, self.neurons, **options), ()
+            summary |= {"neurons": self.neurons, "noise_from": None}
+            if bool(best.noise_limited):
+                summary["noise_from"] = self.neurons
+        else:
+            found = neurons_needed(
+                kernel,
+                self.error,  # pyright: ignore[reportArgumentType]
+                relative=self.relative,
+                max_neurons=self.max_neurons,
+                also=(1, 2, 4, 8, 16),
+                **options,
+            )
+            best, sums, reached = found.best, found.sums, bool(found.reached)
+            limited = bool(best.noise_limited)
+            # Sums that are too small show how the error falls, and where it becomes noise.
+            smaller = [one for one in sums if one.order < best.order]
+            noisy = [one for one in smaller if limited and bool(one.noise_limited)]
+            # More neurons would only follow the noise, or the straight lines between the samples.
+            done = [one for one in smaller if one in noisy or _limited_by_lines(kernel, one)]
+            summary |= {
+                "neurons": int(found.neurons),
+                "lower_bound": int(found.lower_bound),
+                "reached": reached,
+                "target_error": float(found.error),
+                "noise_from": noisy[0].order if noisy else best.order if limited else None,
+            }
+            if done and not reached:
+                best = done[0]
+        summary["best"] = _summary(kernel, best, self.confidence)
+        summary["errors"] = [
+            {"neurons": s.order, "error": float(s.error), "lower_bound": float(s.lower_bound)}
+            for s in sums
+        ]
         if self.out is not None:
             with replacing(self.out, self.overwrite) as folder:
                 folder.mkdir()
-                figure = plot_approximation(approximation_dataset(kernel, best))
+                figure = viz.plot_approximation(approximation_dataset(kernel, best))
                 figure.savefig(folder / "approximation.png")
-                weights = summary["best"]["weights"]
-                rows = zip(*weights.values(), strict=True)
-                lines = [",".join(weights), *(",".join(map(repr, row)) for row in rows)]
-                (folder / "weights.csv").write_text("\n".join(lines) + "\n")
+                (folder / "weights.csv").write_text(_weights_csv(summary["best"]))
                 (folder / "summary.json").write_text(_json(summary) + "\n")
         if self.json:
             print(_json(summary))
         else:
-            print(_approximation_text(summary))
+            print(_approximation_text(summary, self.confidence))
             if self.out is not None:
                 print(f"written: {self.out}/approximation.png, weights.csv, summary.json")
         for warning in _approximation_warnings(kernel, summary):
             print(f"memjax: warning: {warning}", file=sys.stderr)
-        return 0 if reached else 1
+        return 0 if summary.get("reached", True) else 1
+
+    def _samples(self) -> tuple[SampledKernel, np.ndarray | None]:
+        columns = {"time_column": self.time_column, "value_column": self.value_column}
+        if self.weight_column is not None:
+            columns["weight_column"] = self.weight_column
+        origin = float(as_number("origin", self.origin))
+        times, values, *weights = since(origin, *read_columns("data", self.data, columns))
+        return SampledKernel(times, values), weights[0] if weights else None
 
 
 COMMANDS = {
@@ -506,23 +534,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     **Returns:**
 
     The exit status: 0 if all went well, 1 if a measurement has no trustworthy answer or was
-    interrupted, 2 for wrong input.
+    interrupted, 2 for wrong input, 3 for a bug in memjax.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    jax.config.update("jax_enable_x64", True)
     try:
+        _configure()
         return _parse(arguments).run()
-    except SystemExit as stop:
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("memjax: interrupted; nothing was written.", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"memjax: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception as error:
+        if os.environ.get("MEMJAX_TRACEBACK"):
+            raise
+        return _report(error)
+
+
+def _configure() -> None:
+    """Settings of the process, and the environment variables of others that would stop it late."""
+    jax.config.update("jax_enable_x64", True)
+    # NaN is what stands where there is no answer.
+    jax.config.update("jax_debug_nans", False)
+    jax.config.update("jax_debug_infs", False)
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms is None:
+            raise
+        raise ValueError(
+            f"`JAX_PLATFORMS` must name a platform that JAX finds here, got {shown(platforms)}; "
+            "unset it, or set it to cpu."
+        ) from error
+    if "MPLBACKEND" in os.environ:
+        try:
+            import matplotlib  # noqa: F401
+        except ValueError as error:
+            raise ValueError(
+                f"`MPLBACKEND` must name a backend of Matplotlib, got "
+                f"{shown(os.environ['MPLBACKEND'])}; unset it."
+            ) from error
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, in a line where it is the input; the exit status."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        print("memjax: error: not enough memory; make the problem smaller.", file=sys.stderr)
         return 2
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        print(f"memjax: error: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
+        return 2
+    print(
+        f"memjax: error: {said(error)}\n"
+        "This is a bug in memjax. Please report it, with the command and what it prints with\n"
+        "MEMJAX_TRACEBACK=1 in its environment.",
+        file=sys.stderr,
+    )
+    return 3
+
+
+@contextmanager
+def _users_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What a user's own code raises, as a `ValueError`; interrupts and what may pass go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, *passing):
+        raise
+    except BaseException as error:  # `SystemExit` too
+        raise ValueError(f"{what}, got {said(error)}") from error
 
 
 def _parse(arguments: list[str]) -> Any:
+    for word in arguments:
+        if len(word) > 1000:
+            raise ValueError(
+                f"`{arguments[0][:40]}` must have arguments of at most 1000 characters, got "
+                f"{shown(word)}; shorten it."
+            )
     if not arguments or arguments[0] not in COMMANDS:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -534,7 +623,7 @@ def _parse(arguments: list[str]) -> Any:
     command, default = COMMANDS[name], None
     path = _spec_path(rest)
     if path is not None and command is Sweep:
-        default = Sweep(PlateauSweep.from_toml(path))
+        default = Sweep(PlateauSweep(**read_toml(path, PlateauSweep, "spec")))
     elif path is not None:
         # What has no default and is not in the file either is asked for on the command line.
         absent = {
@@ -542,7 +631,7 @@ def _parse(arguments: list[str]) -> Any:
             for field in dataclasses.fields(command)
             if field.default is dataclasses.MISSING
         }
-        given = read_toml(path, command)
+        given = read_toml(path, command, "spec")
         given = {key: checked(command, key, value) for key, value in given.items()}
         default = command(**absent | given)
     return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
@@ -552,23 +641,15 @@ def _import_model(text: str) -> Any:
     """The object that `module:name` stands for, made if it is a function without arguments."""
     module_name, _, name = text.partition(":")
     if not module_name or not name:
-        raise ValueError(f"`model` must be given as module:name, got {text!r}.")
+        raise ValueError(f"`model` must be given as module:name, got {shown(text)}; name both.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with _users_code(f"`model` must be in a module that can be imported, as {module_name!r}"):
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(
-            f"`model` must be in a module that can be imported, got {module_name!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(
-                f"`model` must name something in {module_name!r}, which has no {name!r}."
-            )
-        found = getattr(found, part)
+        with _users_code(f"`model` must name something in {module_name!r}"):
+            found = getattr(found, part)
     if isinstance(found, AbstractModel | eqx.nn.GRUCell | eqx.nn.LSTMCell) or not callable(found):
         return found
     try:
@@ -578,16 +659,12 @@ def _import_model(text: str) -> Any:
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]
-    except (TypeError, ValueError):
+    except Exception:  # there is none
         return found
     if required:
         return found
-    try:
+    with _users_code(f"`model` must be made by {text!r}"):
         return found()
-    except Exception as error:
-        raise ValueError(
-            f"`model` must be made by {text!r}, which raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def _read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -595,12 +672,13 @@ def _read_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["xs"], arrays["ys"]
     except OSError as error:
-        raise OSError(f"`data` must be a file that can be read, got {str(path)!r}: {error}") from (
-            error
-        )
+        raise OSError(
+            f"`data` must be a file that can be read, got {shown(str(path))}: {said(error)}"
+        ) from error
     except Exception as error:
         raise ValueError(
-            f"`data` must be an NPZ file with arrays xs and ys, got {str(path)!r}: {error}"
+            f"`data` must be an NPZ file with arrays xs and ys, got {shown(str(path))}: "
+            f"{said(error)}"
         ) from error
 
 
@@ -657,63 +735,151 @@ def _grid(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def _weights(model: DiagonalLinearRNN | ComplexDiagonalRNN) -> dict[str, list[float]]:
-    """The columns of a table of weights, from the slowest rate on."""
-    columns = {"rate": model.rates}
-    if isinstance(model, ComplexDiagonalRNN):
-        columns |= {"frequency": model.frequencies, "cosine": model.cosine, "sine": model.sine}
-    else:
-        columns["amplitude"] = model.amplitudes
-    order = np.argsort(np.asarray(model.rates))
-    return {name: np.asarray(values)[order].tolist() for name, values in columns.items()}
+def _limited_by_lines(kernel: SampledKernel, best: BestExponentialSum) -> bool:
+    """Whether most of the error is that of straight lines between samples."""
+    return best.samples == "linear" and between_samples(kernel, best) > float(best.error) / 2
 
 
-def _approximation_text(summary: dict[str, Any]) -> str:
+def _summary(kernel: SampledKernel, best: BestExponentialSum, confidence: float) -> dict[str, Any]:
+    """What there is to say of a sum; its weights from the slowest rate on."""
+    model, order = best.model, np.argsort(np.asarray(best.model.rates), kind="stable")
+    names = {"rate": "rates", "frequency": "frequencies", "cosine": "cosine", "sine": "sine"}
+    if not isinstance(model, ComplexDiagonalRNN):
+        names = {"rate": "rates", "amplitude": "amplitudes"}
+    sorted_by = lambda values: np.asarray(values)[order].tolist()
+    found: dict[str, Any] = {
+        "neurons": best.order,
+        "error": float(best.error),
+        "relative_error": float(best.relative_error),
+        "uncertainty": float(best.uncertainty),
+        "between_samples": between_samples(kernel, best) if best.samples == "linear" else None,
+        "lower_bound": float(best.lower_bound),
+        "active": int(best.active),
+        "resolved": bool(best.resolved),
+        "confluent": bool(best.confluent),
+        "noise_limited": bool(best.noise_limited),
+        "weights": {name: sorted_by(getattr(model, part)) for name, part in names.items()},
+        "offset": float(best.offset),
+    }
+    statistics = best.statistics
+    if statistics is not None:
+        errors, intervals = statistics.standard_errors, statistics.intervals(confidence)
+        found |= {
+            "residual_deviation": float(statistics.residual_deviation),
+            "degrees_of_freedom": int(statistics.degrees_of_freedom),
+            "confidence": confidence,
+        }
+        for label, values in (
+            ("standard_errors", errors),
+            ("low", {name: ends[0] for name, ends in intervals.items()}),
+            ("high", {name: ends[1] for name, ends in intervals.items()}),
+        ):
+            found[label] = {name: sorted_by(values[part]) for name, part in names.items()}
+            if "offset" in values:
+                found[label]["offset"] = float(values["offset"])
+    return found
+
+
+_SPREADS = {"standard_errors": "error", "low": "low", "high": "high"}
+
+
+def _weights_csv(best: dict[str, Any]) -> str:
+    """A row a mode, and one of rate 0 for an offset."""
+    columns = dict(best["weights"])
+    first = "amplitude" if "amplitude" in columns else "cosine"
+    constant = dict.fromkeys(columns, 0.0) | {first: best["offset"]}
+    for label, ending in _SPREADS.items():
+        for name, values in best.get(label, {}).items():
+            if name == "offset":
+                constant[f"{first}_{ending}"] = values
+            else:
+                columns[f"{name}_{ending}"] = values
+    rows = list(zip(*columns.values(), strict=True))
+    if best["offset"] != 0:
+        rows.append(tuple(constant.get(name, float("nan")) for name in columns))
+    lines = [",".join(columns), *(",".join(map(repr, row)) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _approximation_text(summary: dict[str, Any], confidence: float) -> str:
     """The answer, errors against the number of neurons, and the weights."""
-    best, goal = summary["best"], summary["target_error"]
-    if summary["reached"]:
-        answer = f"{summary['neurons']} neurons reach the {summary['norm']} error {goal:.4g}"
-    else:
+    best, found = summary["best"], []
+    if "reached" in summary:
+        goal = f"the {summary['norm']} error {summary['target_error']:.4g}"
         most = summary["errors"][-1]["neurons"]
-        answer = f"no number of neurons up to {most} reached the {summary['norm']} error {goal:.4g}"
-    errors = [
-        [str(row["neurons"]), f"{row['error']:.4g}", f"{row['lower_bound']:.4g}"]
-        for row in summary["errors"]
-    ]
-    weights = best["weights"]
-    rows = [[f"{value:.10g}" for value in row] for row in zip(*weights.values(), strict=True)]
-    return (
-        f"{answer}; fewer than {summary['lower_bound']} certainly cannot.\n\n"
-        f"{_grid(['neurons', 'error', 'no sum below'], errors)}\n\n"
-        f"Best sum of {best['neurons']}: error {best['error']:.4g} "
+        answer = f"no number of neurons up to {most} reached {goal}"
+        if summary["reached"]:
+            answer = f"{summary['neurons']} neurons reach {goal}"
+        found.append(f"{answer}; fewer than {summary['lower_bound']} certainly cannot.\n")
+        rows = [
+            [str(row["neurons"]), f"{row['error']:.4g}", f"{row['lower_bound']:.4g}"]
+            for row in summary["errors"]
+        ]
+        found.append(f"{_grid(['neurons', 'error', 'no sum below'], rows)}\n")
+    found.append(
+        f"Best sum of {best['neurons']}: {summary['norm']} error {best['error']:.4g} "
         f"({best['relative_error']:.3g} of the norm), uncertain by {best['uncertainty']:.2g}; "
-        f"no sum of as many falls below {best['lower_bound']:.4g}.\n"
-        f"{_grid(list(weights), rows)}\n"
+        f"no sum of as many falls below {best['lower_bound']:.4g}."
     )
+    if summary["samples"] == "linear":
+        found.append("The response was taken for straight lines from sample to sample.")
+    elif "standard_errors" not in best:
+        found.append("Samples were taken as points: errors count at the samples alone.")
+    else:
+        found.append(
+            "Samples were taken as points, by least squares: residual standard deviation "
+            f"{best['residual_deviation']:.6g} with {best['degrees_of_freedom']} degrees of "
+            "freedom."
+        )
+    header, columns = [], []
+    level = f"{100 * confidence:g} %"
+    for name, values in best["weights"].items():
+        header.append(name)
+        columns.append([f"{value:.10g}" for value in values])
+        if "standard_errors" in best:
+            header += ["std. error", level]
+            columns.append([f"{value:.3g}" for value in best["standard_errors"][name]])
+            ends = zip(best["low"][name], best["high"][name], strict=True)
+            columns.append([f"[{low:.6g}, {high:.6g}]" for low, high in ends])
+    found.append(_grid(header, [list(row) for row in zip(*columns, strict=True)]))
+    if best["offset"] != 0:
+        text = f"offset {best['offset']:.10g}"
+        if "standard_errors" in best:
+            low, high = best["low"]["offset"], best["high"]["offset"]
+            error = best["standard_errors"]["offset"]
+            text += f", std. error {error:.3g}, {level} [{low:.6g}, {high:.6g}]"
+        found.append(text)
+    return "\n".join(found) + "\n"
 
 
 def _approximation_warnings(kernel: SampledKernel, summary: dict[str, Any]) -> list[str]:
     best = summary["best"]
     found = []
-    if kernel.times[0] > 0:
+    if summary["samples"] == "linear" and kernel.times[0] > 0:
         found.append(
             f"the first sample is at time {float(kernel.times[0]):g}, and before it the response "
-            "counts as 0; shift the times if it begins there."
+            "counts as 0; pass --origin if it begins there."
         )
     if summary["noise_from"] is not None:
         found.append(
             f"from {summary['noise_from']} neurons on the residual changes sign as often as noise "
             "does; more would fit noise."
         )
-    if best["between_samples"] > best["error"] / 2:
+    if summary["samples"] == "linear" and best["between_samples"] > best["error"] / 2:
         found.append(
             "much of the error lies between the samples, where the response is taken for straight "
-            f"lines and the sum bends by {best['between_samples']:.2g}; sample more densely."
+            f"lines and the sum bends by {best['between_samples']:.2g}; sample more densely, or "
+            "take the samples as points."
         )
     if best["confluent"]:
         found.append(
             "terms cancel to a hundred-thousandth of their size or less; weights this large are "
             "of no use to training, and complex rates or fewer neurons may do better."
+        )
+    if np.any(np.isinf(best.get("standard_errors", {}).get("rate", []))):
+        found.append(
+            "the samples do not determine all rates and amplitudes; fit fewer neurons for standard "
+            "errors that are finite."
         )
     if not best["resolved"]:
         found.append("the error is within its own uncertainty, and so an upper estimate.")

@@ -12,11 +12,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import (
+    as_finite_array,
     as_float_array,
+    as_pair,
+    as_positive,
+    as_positive_array,
+    check_callable,
+    check_choice,
     check_nonnegative,
     check_positive,
-    check_scalar,
     is_traced,
+    valid_or_nan,
 )
 
 
@@ -79,6 +85,7 @@ class AbstractReparametrisation(eqx.Module):
 
         The slopes, of the same shape, in units of one over the model's own clock.
         """
+        free = as_float_array("free", free)
         move = lambda change: self.displacement(free, change)
         return jax.jvp(move, (jnp.zeros_like(free),), (jnp.ones_like(free),))[1]
 
@@ -135,12 +142,9 @@ class AbstractReparametrisation(eqx.Module):
 
         `ValueError` for a step that is not positive, or an unknown rule.
         """
-        check_positive("step", step)
-        if rule == "exact":
-            return jnp.exp(-self(free) * step)
-        if rule == "euler":
-            return 1 - self(free) * step
-        raise ValueError(f"`rule` must be 'exact' or 'euler', got {rule!r}; choose one of these.")
+        check_choice("rule", rule, ("exact", "euler"))
+        advance = self(free) * as_positive_array("step", step)
+        return jnp.exp(-advance) if rule == "exact" else 1 - advance
 
     def perturbation_growth(
         self,
@@ -203,10 +207,10 @@ class Direct(AbstractReparametrisation):
     """
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return free
+        return as_float_array("free", free)
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return rates
+        return as_finite_array("rates", rates)
 
     def displacement(
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
@@ -235,16 +239,13 @@ class Exp(AbstractReparametrisation):
     gain: Float[Array, ""]
 
     def __init__(self, gain: float | Float[Array, ""] = 1.0):
-        self.gain = as_float_array("gain", gain)
-        check_scalar("gain", self.gain)
-        check_positive("gain", self.gain)
+        self.gain = as_positive("gain", gain)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.exp(self.gain * free)
+        return jnp.exp(self.gain * as_float_array("free", free))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        check_positive("rates", rates)
-        return jnp.log(rates) / self.gain
+        return jnp.log(as_positive_array("rates", rates)) / self.gain
 
     def displacement(
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
@@ -265,10 +266,10 @@ class Softplus(AbstractReparametrisation):
     """
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jax.nn.softplus(free)
+        return jax.nn.softplus(as_float_array("free", free))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        check_positive("rates", rates)
+        rates = as_positive_array("rates", rates)
         return rates + jnp.log(-jnp.expm1(-rates))
 
     def displacement(
@@ -301,11 +302,10 @@ class Inverse(AbstractReparametrisation):
     """
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return 1 / free**2
+        return 1 / as_float_array("free", free) ** 2
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        check_positive("rates", rates)
-        return 1 / jnp.sqrt(rates)
+        return 1 / jnp.sqrt(as_positive_array("rates", rates))
 
     def displacement(
         self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
@@ -346,17 +346,15 @@ class Best(AbstractReparametrisation):
     b: Float[Array, ""]
 
     def __init__(self, a: float | Float[Array, ""] = 1.0, b: float | Float[Array, ""] = 0.1):
-        self.a = as_float_array("a", a)
-        self.b = as_float_array("b", b)
-        for name, value in (("a", self.a), ("b", self.b)):
-            check_scalar(name, value)
-            check_positive(name, value)
+        self.a = as_positive("a", a)
+        self.b = as_positive("b", b)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return 1 / (self.a * free**2 + self.b)
+        return 1 / (self.a * as_float_array("free", free) ** 2 + self.b)
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        _check_below(rates, 1 / self.b, "1/b = ", "choose a smaller `b`", closed=True)
+        rates = _as_rates_below(rates, 1 / self.b, "1/b = ", "choose a smaller `b`", closed=True)
+        # The largest rate is a rounding above 1/b or below it.
         return jnp.sqrt(jnp.maximum(1 / rates - self.b, 0) / self.a)
 
     def displacement(
@@ -385,10 +383,10 @@ class Tanh(AbstractReparametrisation):
     """
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return 2 * jax.nn.sigmoid(-2 * free)
+        return 2 * jax.nn.sigmoid(-2 * as_float_array("free", free))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        _check_below(rates, 2.0, "", "measure time in other units", closed=False)
+        rates = _as_rates_below(rates, 2.0, "", "measure time in other units", closed=False)
         return (jnp.log(2 - rates) - jnp.log(rates)) / 2
 
     def displacement(
@@ -432,7 +430,7 @@ class Elementwise(AbstractReparametrisation):
         self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.function(free)
+        return as_float_array("function", self.function(as_float_array("free", free)))
 
     def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if self.inverse_function is None:
@@ -440,8 +438,8 @@ class Elementwise(AbstractReparametrisation):
                 "`inverse` must be given to make free weights from rates, got None; pass "
                 "memjax.Elementwise(function, inverse)."
             )
-        check_positive("rates", rates)
-        free = self.inverse_function(rates)
+        rates = as_positive_array("rates", rates)
+        free = as_float_array("inverse", self.inverse_function(rates))
         if not is_traced((rates, free, self)):
             again, asked = np.asarray(self.function(free)), np.asarray(rates)
             wrong = ~(np.abs(again - asked) <= 1e-3 * asked)
@@ -473,21 +471,16 @@ class Elementwise(AbstractReparametrisation):
 def as_radii(radii: Any) -> Float[Array, "..."]:
     """`radii` as an array of numbers that are not negative."""
     array = as_float_array("radii", radii)
-    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
-    return array
+    check_nonnegative("radii", radii, "a ball has a radius of 0 or more")
+    return valid_or_nan(array, array >= 0)
 
 
 def _as_rate_range(rates: Any) -> tuple[float, float]:
     """The ends of a range of rates, positive and increasing; of all rates if there is none."""
     if rates is None:
         return 0.0, math.inf
-    ends = np.asarray(rates, float)
-    if ends.shape != (2,) or not 0 < ends[0] < ends[1]:
-        raise ValueError(
-            f"`rates` must be a positive, increasing pair, got {rates}; pass the slowest and the "
-            "fastest rate."
-        )
-    return float(ends[0]), float(ends[1])
+    check_positive("rates", rates, "pass the slowest and the fastest rate")
+    return as_pair("rates", rates, "pass the slowest and the fastest rate")
 
 
 def _growth(
@@ -528,8 +521,7 @@ def _search_growth(
 
 def as_callable(name: str, value: Any) -> Any:
     """A callable that is a PyTree: a module as it is, any other function without leaves."""
-    if not callable(value) or isinstance(value, type):
-        raise TypeError(f"`{name}` must be a function, got {value!r}; pass one, as jnp.tanh is.")
+    check_callable(name, value, "pass one, as jnp.tanh is")
     return _Function(value) if not isinstance(value, eqx.Module) else value
 
 
@@ -554,16 +546,14 @@ def _sech(v: Array) -> Array:
     return 2 * jnp.exp(-jnp.logaddexp(v, -v))
 
 
-def _check_below(rates: Any, bound: Any, name: str, hint: str, closed: bool) -> None:
-    """Refuse rates above those that a reparametrisation reaches."""
-    check_positive("rates", rates)
-    if is_traced((rates, bound)):
-        return
-    values, bound = np.asarray(rates), float(bound)
+def _as_rates_below(rates: Any, bound: Any, name: str, hint: str, closed: bool) -> Array:
+    """Rates that a reparametrisation reaches."""
+    rates = as_positive_array("rates", rates)
     # The largest rate itself must pass, however it was rounded.
-    over = values > bound * (1 + 1e-6) if closed else values >= bound
-    if np.any(over):
+    within = rates <= bound * (1 + 1e-6) if closed else rates < bound
+    if not is_traced(within) and not jnp.all(within):
         raise ValueError(
-            f"`rates` must be {'at most' if closed else 'less than'} {name}{bound:.6g}, got "
-            f"{values[over].ravel()[0]}; {hint}."
+            f"`rates` must be {'at most' if closed else 'less than'} {name}{float(bound):.6g}, "
+            f"got {rates[~within].ravel()[0]}; {hint}."
         )
+    return valid_or_nan(rates, within)

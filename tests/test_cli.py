@@ -6,10 +6,12 @@ import matplotlib.figure
 import matplotlib.image
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 import memjax as mj
 from memjax.cli import main
+from memjax.sweeps._output import replacing
 
 SWEEP = ["sweep", "--memories", "8", "9", "10", "--widths", "2", "--seeds", "0", "--quiet"]
 
@@ -23,7 +25,8 @@ def run(tmp_path_factory):
 
 def test_sweep_writes_dataset_figures_and_specification(run):
     names = {entry.name for entry in run.iterdir()}
-    assert names == {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}
+    files = {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}
+    assert names == {*files, "memjax.json"}
     dataset = mj.load_dataset(run)
     assert dataset["time"].shape == (3, 1, 1, 1, 1)
     spec = mj.PlateauSweep.from_toml(run / "sweep.toml")
@@ -127,8 +130,8 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
     for text, match in [
         ("confidence = 'high'", "`confidence` must be a number"),
         ("memory_range = [8]", "`memory_range` must have 2 values"),
-        ("json = 1", "`json` must be true or false"),
-        ("datset = 'x'", "did you mean `dataset`"),
+        ("json = 1", "`json` must be True or False"),
+        ("datset = 'x'", "did you mean 'dataset'"),
     ]:
         path.write_text(text)
         assert main(["fit", str(run), "--spec", str(path)]) == 2
@@ -141,13 +144,13 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["plateau", "--rates", "1", "0"], "`rates` must be positive, got 0.0"),
         (["plateau", "--rates", "1"], "must have the same shape"),
         (["plateau", "--memory", "0"], "`memory` must be positive, got 0.0"),
-        (["plateau", "--memory", "nan"], "`memory` must be positive, got nan"),
+        (["plateau", "--memory", "nan"], "`memory` must be finite, got nan"),
         (["plateau", "--delta", "2"], "`delta` must be below 1"),
         (["plateau", "--kernel", "none.csv"], "none.csv"),
-        (["plateau", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["plateau", "--spec", "none.toml"], "must be a file that exists, got 'none.toml'"),
         (["sweep", "--memories", "--out", "x"], "`memories` must not be empty"),
         (["sweep", "--widths", "1", "--out", "x"], "`widths` must exceed"),
-        (["sweep", "--spec", "none.toml"], "'none.toml' does not exist"),
+        (["sweep", "--spec", "none.toml"], "must be a file that exists, got 'none.toml'"),
         (["fit", "none"], "'none' does not exist"),
         (["plot", "none", "--out", "x.png"], "'none' does not exist"),
         (["reproduce"], "they are plateau-flows"),
@@ -160,6 +163,23 @@ def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys
     error = capsys.readouterr().err
     assert match in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [SWEEP, ["reproduce", "plateau-flows"], ["plot", "run"]])
+def test_what_memjax_did_not_write_is_not_overwritten(command, tmp_path, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert main([*command, "--out", str(tmp_path), "--overwrite"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and error.count("\n") == 1
+    assert notes.read_text() == "mine" and list(tmp_path.iterdir()) == [notes]
+
+
+def test_a_second_writer_is_refused_before_the_sweep(tmp_path, capsys):
+    with replacing(tmp_path / "run") as partial:
+        partial.mkdir()
+        assert main([*SWEEP, "--out", str(tmp_path / "run")]) == 2
+    assert "is being written by process" in capsys.readouterr().err
 
 
 def test_existing_output_is_refused_before_the_sweep(run, capsys):
@@ -199,7 +219,7 @@ def test_reproduce_prints_and_writes_what_is_published_and_found(small, tmp_path
     for word in ("published", "found", "agrees", "said", "seen", "NO", "not decided"):
         assert word in text.out
     names = {entry.name for entry in out.iterdir()}
-    assert names == {"dataset.zarr", "small.png", "verdicts.json"}
+    assert names == {"dataset.zarr", "small.png", "verdicts.json", "memjax.json"}
     assert json.loads((out / "verdicts.json").read_text())[0]["agrees"] is False
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
@@ -283,7 +303,7 @@ def test_diagnose_reports_on_a_model_of_the_current_directory(models, capsys):
     [
         ("{}", "--lag 3", "`model` must be given as module:name"),
         ("none.such:make", "--lag 3", "No module named 'none'"),
-        ("{}:none", "--lag 3", "has no 'none'"),
+        ("{}:none", "--lag 3", "has no attribute 'none'"),
         ("{}:broken", "--lag 3", "RuntimeError: no luck"),
         ("{}:number", "--lag 3", "got 3"),
         ("{}:model", "--lag -3", "`data_or_lag` must be positive, got -3.0"),
@@ -317,15 +337,17 @@ def responses(tmp_path_factory):
 def test_approximate_prints_and_writes_neurons_and_weights(responses, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["approximate", str(responses / "clean.csv"), "--error", "1e-3", "--relative"]
+    arguments += ["--samples", "linear"]
     assert main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr()
     assert text.out.startswith("2 neurons reach the L2 error 0.00110")
+    assert "taken for straight lines" in text.out
     for word in ("fewer than 2 certainly cannot", "no sum below", "amplitude", f"{out}/approx"):
         assert word in text.out
     # What is left is that of straight lines between samples.
     assert "sample more densely" in text.err and text.err.count("\n") == 1
     assert {entry.name for entry in out.iterdir()} == {
-        "approximation.png", "weights.csv", "summary.json",
+        "approximation.png", "weights.csv", "summary.json", "memjax.json",
     }  # fmt: skip
     assert matplotlib.image.imread(out / "approximation.png").std() > 0.01
 
@@ -353,6 +375,7 @@ def test_approximate_says_where_noise_begins(responses, capsys):
     assert main([*arguments, "--max-neurons", "3", "--json"]) == 1
     text = capsys.readouterr()
     summary = json.loads(text.out)
+    assert summary["samples"] == "points"
     assert not summary["reached"] and summary["neurons"] == 0
     assert [row["neurons"] for row in summary["errors"]] == [1, 2, 3]
     assert summary["noise_from"] == 2 and "from 2 neurons on the residual" in text.err
@@ -360,9 +383,69 @@ def test_approximate_says_where_noise_begins(responses, capsys):
     np.testing.assert_allclose(summary["best"]["weights"]["rate"], [0.2, 1.0], rtol=1e-2)
 
 
+def test_approximate_fits_points_with_standard_errors(tmp_path, capsys):
+    # Lanczos's example in NIST's third version, with the certified values.
+    times = 0.05 * np.arange(24)
+    values = np.round(np.exp(-np.outer(times, [1, 3, 5])) @ [0.0951, 0.8607, 1.5576], 4)
+    weights = np.ones(24)
+    rows = np.column_stack([values, times + 2, weights])
+    path, out = tmp_path / "lanczos.csv", tmp_path / "out"
+    np.savetxt(path, rows, delimiter=";", header="y;x;w\nV;s;-", comments="", fmt="%.6f")
+    arguments = ["approximate", str(path), "--neurons", "3", "--time-column", "1"]
+    arguments += ["--value-column", "0", "--weight-column", "2", "--origin", "2"]
+    assert main([*arguments, "--out", str(out), "--confidence", "0.9"]) == 0
+    text = capsys.readouterr().out
+    assert "taken as points, by least squares: residual standard deviation 2.99232e-05" in text
+    assert "with 18 degrees of freedom" in text and "90 %" in text
+    best = json.loads((out / "summary.json").read_text())["best"]
+    exact = [9.5498101505e-01, 2.9515951832e00, 4.9863565084e00]
+    np.testing.assert_allclose(best["weights"]["rate"], exact, rtol=1e-6)
+    errors = [9.7041624475e-02, 1.0766312506e-01, 3.4436403035e-02]
+    np.testing.assert_allclose(best["standard_errors"]["rate"], errors, rtol=1e-5)
+    half = scipy.stats.t.ppf(0.95, 18) * np.array(errors)
+    np.testing.assert_allclose(best["high"]["rate"], exact + half, rtol=1e-6)
+    assert best["residual_deviation"] == pytest.approx(2.9923229172e-05)
+    header, *lines = (out / "weights.csv").read_text().splitlines()
+    assert header.split(",")[:4] == ["rate", "amplitude", "rate_error", "amplitude_error"]
+    assert len(lines) == 3 and len(header.split(",")) == 8
+
+
+def test_approximate_writes_an_offset_as_a_row_of_rate_zero(tmp_path, capsys):
+    times = np.linspace(0, 5, 40)
+    path, out = tmp_path / "response.csv", tmp_path / "out"
+    np.savetxt(path, np.column_stack([times, 0.5 + 2 * np.exp(-times)]), delimiter=",")
+    arguments = ["approximate", str(path), "--error", "1e-9", "--offset", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "offset 0.5, std. error" in capsys.readouterr().out
+    lines = (out / "weights.csv").read_text().splitlines()
+    rows = np.array([line.split(",") for line in lines[1:]], float)
+    np.testing.assert_allclose(rows[:, :2], [[1, 2], [0, 0.5]], atol=1e-9)
+
+
+def test_approximate_reads_and_fits_long_data(tmp_path, capsys):
+    times = np.arange(100_000) * 1e-3
+    values = np.exp(-times / 30) + 0.5 * np.exp(-times)
+    values += 1e-3 * np.random.default_rng(0).normal(size=times.size)
+    path = tmp_path / "long.csv"
+    np.savetxt(path, np.column_stack([times, values]), delimiter=",", header="t,y\ns,V")
+    assert main(["approximate", str(path), "--error", "2e-3", "--json", "--quiet"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    rates, amplitudes = (np.array(best["weights"][name]) for name in ("rate", "amplitude"))
+    left = values - np.exp(-np.outer(times, rates)) @ amplitudes
+    assert best["error"] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-9)
+    for exact, found, error in zip(
+        [1 / 30, 1], rates, best["standard_errors"]["rate"], strict=True
+    ):
+        assert abs(found - exact) < 4 * error
+
+
 def test_approximate_warns_of_a_late_first_sample(responses, capsys):
-    assert main(["approximate", str(responses / "late.txt"), "--error", "1"]) == 0
+    arguments = ["approximate", str(responses / "late.txt"), "--error", "1"]
+    assert main([*arguments, "--samples", "linear"]) == 0
     assert "first sample is at time 0.5, and before it the response" in capsys.readouterr().err
+    # Points say nothing of the time before.
+    assert main(arguments) == 0
+    assert "first sample" not in capsys.readouterr().err
 
 
 def test_approximate_takes_complex_rates_and_a_margin(tmp_path, capsys):
@@ -381,15 +464,20 @@ def test_approximate_takes_complex_rates_and_a_margin(tmp_path, capsys):
     ("content", "options", "match"),
     [
         ("0,1\n1,nan\n2,0.1\n3,0\n", "", "`values` must be finite, got nan"),
-        ("0,1\n2,0.5\n1,0.7\n3,0\n", "", "strictly increasing, got 2.0 and then 1.0; sort"),
-        ("0,1\n1,0.5\n1,0.4\n3,0\n", "", "strictly increasing, got 1.0 and then 1.0"),
+        ("0,1\n2,0.5\n1,0.7\n3,0\n", "", "`times` must increase, got 2.0 and then 1.0; sort"),
+        ("0,1\n1,0.5\n1,0.4\n3,0\n", "", "`times` must increase, got 1.0 and then 1.0"),
         ("0,1\n1,0.5\n2,0.2\n", "", "must hold at least 4 samples, got 3"),
         ("t,y\n", "", "must hold at least 2 samples, got 0"),
         ("1\n0.5\n0.2\n0\n", "", "line 1 must hold numbers in columns 0 and 1, got '1'"),
         ("0,1\n1,half\n2,0.2\n3,0\n", "", "line 2 must hold numbers"),
         ("0,1\n1,1\n2,1\n3,1\n", "", "must vary, got samples that are all 1.0"),
         ("0,0\n1,0\n2,0\n3,0\n", "", "samples that are all 0.0"),
-        (None, "", "no such file"),
+        (None, "", "`data` must be a file that exists"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--neurons 1", "`error` or `neurons` must be given, got both"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--weight-column 1", "`value_column` and `weight_column`"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--weight-column 7", "columns 0 and 1 and 7"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--origin 2.5", "must hold at least"),
+        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--confidence 2", "`confidence` must be below 1"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error 0", "`error` must be positive"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error nan", "`error` must be"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--min-rate -1", "`min_rate` must not be negative"),

@@ -8,3 +8,4 @@ from ._neurons import neurons_needed as neurons_needed
 from ._neurons import NeuronsNeeded as NeuronsNeeded
 from ._rate import approximation_rate as approximation_rate
 from ._rate import ApproximationRate as ApproximationRate
+from ._statistics import FitStatistics as FitStatistics

@@ -1,49 +1,65 @@
+import contextlib
+import functools
+import itertools
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
+from threadpoolctl import threadpool_limits
 
 from .._checks import (
-    as_float_array,
+    as_finite_array,
     as_horizon,
+    as_nonnegative,
+    check_choice,
+    check_flag,
     check_float64,
+    check_instance,
     check_integer,
     check_nonnegative,
-    check_scalar,
     is_traced,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
 from ..targets._inner import Kernel
-from ._distance import Distance, distance, signed_parts, Terms
-from ._fit import amplitudes, least_squares, minimax, Problem, Rates, reweighted, terms
-from ._grid import Grid, make_grid, sample
-from ._hankel import (
-    abel,
-    alternation_bound,
-    flat,
-    lower_bounds,
-    POINTS,
-    shift_cuts,
-    spectrum,
-)
+from ._absolute import least_absolute
+from ._continuous import Continuous
+from ._distance import Distance, Terms
+from ._fit import amplitudes, least_squares, minimax, peaks, Rates, refined, reweighted, terms
+from ._grid import MOST
+from ._hankel import alternation_bound
+from ._points import Points
 from ._start import (
     as_rates,
     eigenvalues,
+    exchanged,
     floor_starts,
+    gathered,
     geometric_starts,
+    lines,
     own_rates,
     real,
     Realisation,
-    realise,
+    reduced,
 )
+from ._statistics import FitStatistics, statistics
 
 Norm = Literal["L1", "L2", "sup"]
 NORMS = ("L1", "L2", "sup")
+Samples = Literal["points", "linear"]
+SAMPLES = ("points", "linear")
+_MOMENT = 2.0  # seconds before a progress bar is shown
+_CONVERGED = 8  # starts that are followed to their minimum
+_POLISHED = 3  # different minima that are polished in another norm
+_CHANCE = 1e-3  # of an error: what rates that run together may owe to chance
+_PROVEN = 0.998  # of an error: a bound this near says that nothing else need be tried
+_EXCHANGES = 6  # rounds of an exchange of rates, or of times
 
 
 class BestExponentialSum(eqx.Module):
@@ -70,8 +86,12 @@ class BestExponentialSum(eqx.Module):
         model that is to be trained.
     - `noise_limited`: for a [`memjax.SampledKernel`][], whether the residuals at the samples
         change sign as often as independent noise does, so that more neurons would fit noise.
+    - `offset`: the constant that was added to the sum, and 0 without one.
+    - `statistics`: for samples taken as points and the norm `"L2"`, the standard errors of all
+        parameters, a [`memjax.FitStatistics`][]; otherwise `None`.
     - `order`: the number of real neurons asked for.
     - `norm`: the norm.
+    - `samples`: how samples were taken, `"points"` or `"linear"`; `None` for other kernels.
     """
 
     model: DiagonalLinearRNN | ComplexDiagonalRNN
@@ -83,141 +103,299 @@ class BestExponentialSum(eqx.Module):
     resolved: Bool[Array, ""]
     confluent: Bool[Array, ""]
     noise_limited: Bool[Array, ""]
+    offset: Float[Array, ""]
+    statistics: FitStatistics | None
     order: int = eqx.field(static=True)
     norm: Norm = eqx.field(static=True)
+    samples: Samples | None = eqx.field(static=True)
+
+
+class Options(NamedTuple):
+    """What is asked of sums, in the units of the user."""
+
+    norm: Norm
+    min_rate: float
+    complex: bool
+    horizon: float
+    samples: Samples | None
+    weights: np.ndarray | None
+    absolute_weights: bool
+    offset: bool
+
+
+class Found(NamedTuple):
+    """A sum, its error, and a bound that no sum falls below, in units of the search."""
+
+    rates: Rates
+    sums: Terms
+    distance: Distance
+    bound: float
+
+    @property
+    def proven(self) -> bool:
+        """Whether no better sum could be told from it."""
+        error, _, uncertainty = self.distance
+        return error <= uncertainty or self.bound > _PROVEN * error
 
 
 class Search:
     """All that searches for sums of different order have in common for one kernel."""
 
-    def __init__(self, kernel: Kernel, norm: Norm, min_rate: float, complex: bool, horizon: float):
-        self.kernel, self.complex, self.horizon = kernel, complex, horizon
-        self.norm: Norm = norm
-        self.grid = make_grid(kernel, horizon, norm, complex)
-        self.problem = Problem(self.grid, min_rate)
-        if not np.any(self.grid.values):
+    def __init__(self, kernel: Kernel, options: Options):
+        self.kernel, self.options = kernel, options
+        norm, complex, horizon = options.norm, options.complex, options.horizon
+        self.source: Points | Continuous
+        if options.samples == "points":
+            assert isinstance(kernel, SampledKernel)
+            self.source = Points(kernel, horizon, options.weights, norm, complex)
+        else:
+            self.source = Continuous(kernel, horizon, norm, complex)
+        floor = options.min_rate * self.source.time
+        self.problem, self.whole = self.source.problem(floor, options.offset)
+        self.weights = self.source.first_weights(self.problem)
+        self._bar = tqdm.tqdm(disable=True)
+        if not np.any(self.problem.values):
             raise ValueError(
                 f"`kernel` must not be 0 everywhere, got {type(kernel).__name__}; nothing is left "
                 "to approximate."
             )
-        self._bounds: np.ndarray | None = None
-        self._fine: Grid | None = None
-        self._realisations: list[Realisation] = []
 
+    @contextlib.contextmanager
+    def watched(self, progress: bool) -> Iterator[None]:
+        """Show what is done on a terminal if it takes longer than a moment."""
+        with tqdm.tqdm(
+            unit=" fits", delay=_MOMENT, disable=None if progress else True
+        ) as self._bar:
+            yield
+
+    def check_order(self, m: int) -> None:
+        """Refuse more parameters than there are samples."""
+        if isinstance(self.source, Points) and m > self.most:
+            raise ValueError(
+                f"`m` must be at most {self.most} for {self.source.times.size} samples, got {m}; "
+                "more parameters than samples are not determined."
+            )
+
+    @property
+    def most(self) -> int:
+        """The largest order that samples determine."""
+        if not isinstance(self.source, Points):
+            return 2**31
+        return (self.source.times.size - self.options.offset) // 2
+
+    @functools.cached_property
     def bounds(self) -> np.ndarray:
-        if self._bounds is None:
-            self._bounds = lower_bounds(self.kernel, self.grid, self.horizon, self.norm)
-        return self._bounds
+        """Lower bounds of the error for the orders 0, 1, ..., in units of the search."""
+        found = self.source.bounds()
+        # A constant is one exponential more.
+        return found[1:] if self.options.offset else found
 
-    def fine(self) -> Grid:
-        """Nodes between which an extremum of the error rises no further."""
-        if self._fine is None:
-            times = self.grid.times
-            between = [times[:-1] + share * np.diff(times) for share in (1 / 3, 2 / 3)]
-            times = np.unique(np.concatenate([times, *between]))
-            values = sample(self.kernel, times)
-            self._fine = self.grid._replace(times=times, weights=times, values=values)
-        return self._fine
+    @functools.cached_property
+    def realisations(self) -> list[Realisation]:
+        return self.source.realisations()
 
-    def whole(self) -> float:
-        """The norm of the kernel."""
-        nothing = Terms(*(np.zeros(0) for _ in range(4)))
-        return distance(self.kernel, nothing, self.grid, self.norm).norm
+    @functools.cached_property
+    def lines(self) -> tuple[np.ndarray, np.ndarray]:
+        return lines(self.problem, self.weights, self.source.end)
 
     def bound(self, order: int) -> float:
-        bounds = self.bounds()
-        return float(bounds[order]) if order < bounds.size else 0.0
+        return float(self.bounds[order]) if order < self.bounds.size else 0.0
 
-    def realisations(self) -> list[Realisation]:
-        if not self._realisations:
-            cuts = shift_cuts(self.grid, self.horizon)
-            step = float(self.grid.kernel_end / 32)
-            if np.isinf(float(_support(self.kernel))):
-                step = self.grid.scale
-            self._realisations = [
-                realise(self.kernel, spectrum(self.kernel, cuts, density, POINTS), step)
-                for density in (abel, flat)
-            ]
-        return self._realisations
+    def norm_unit(self) -> float:
+        """The norm of what the user has, of that in the units of the search."""
+        source, power = self.source, {"L1": 1.0, "L2": 0.5, "sup": 0.0}[self.options.norm]
+        return source.size * source.time ** (0 if isinstance(source, Points) else power)
 
-    def starts(self, m: int) -> list[Rates]:
-        found = own_rates(self.kernel, m) + geometric_starts(self.grid, m)
-        found += floor_starts(self.grid, m, self.problem.min_rate)
-        for realisation in self.realisations():
+    def norm_of_kernel(self) -> float:
+        nothing = Terms(*(np.zeros(0) for _ in range(4)))
+        return self.source.measure(nothing).norm * self.norm_unit()
+
+    def starts(self, m: int) -> Iterator[Rates]:
+        """Rates to start from; those that may be the answer come first."""
+        found = own_rates(self.kernel, self.source.time, self.options.complex, m)
+        yield from found
+        rates, sizes = self.lines
+        if rates.size:
+            yield real(reduced(rates, sizes, m))
+        yield from geometric_starts(self.problem, self.source.end, m)
+        yield from floor_starts(self.problem, m)
+        for realisation in self.realisations:
             for values in eigenvalues(realisation, m):
-                found += as_rates(values, False, m)
-                if self.complex:
+                found = as_rates(values, False, m)
+                if self.options.complex:
                     found += as_rates(values, True, m)
-        return [rates for rates in found if rates.order == m]
+                yield from (rates for rates in found if rates.order == m)
 
+    # Many small matrices are slower on many threads.
+    @threadpool_limits.wrap(limits=1, user_api="blas")
     def run(self, m: int, warm: list[Rates]) -> tuple[BestExponentialSum, Rates]:
         """The best sum of order m, from all starts and from `warm` ones."""
-        grid, problem = self.grid, self.problem
-        weights = grid.weights
-        if self.norm == "sup":
-            # Every time scale counts alike.
-            weights = grid.weights / (grid.times + grid.scale)
-        tried = [least_squares(problem, rates, weights, 20) for rates in warm + self.starts(m)]
+        problem, weights = self.problem, self.weights
+        rounding = 1e-13 * float(np.sqrt(weights @ (problem.values * problem.factors) ** 2))
+        tried: list[tuple[Rates, float]] = []
+        self._bar.set_description(f"m = {m}", refresh=False)
+        for rates in itertools.chain(warm, self.starts(m)):
+            tried.append(least_squares(problem, rates, weights, 20, rates.free))
+            self._bar.update()
+            if tried[-1][1] < rounding:
+                break
         # Least squares may rank others before what is best in another norm.
-        carried = sorted(tried[: len(warm)], key=lambda pair: pair[1])[:1]
-        tried.sort(key=lambda pair: pair[1])
-        kept: list[tuple[Rates, float]] = []
-        for rates, cost in tried:
-            if all(abs(cost - other) > 1e-3 * other for _, other in kept):
-                kept.append((rates, cost))
-        best: tuple[Distance, Terms, Rates] | None = None
-        chosen = kept[:3]
-        chosen += [pair for pair in carried if all(pair[1] != cost for _, cost in chosen)]
-        for rates, _ in chosen:
-            rates, _ = least_squares(problem, rates, weights, 400)
-            for found in self._polished(rates, weights):
-                rates, coefficients = found
-                model = terms(rates, coefficients)
-                measured = distance(self.kernel, model, grid, self.norm)
-                if best is None or measured.error < best[0].error:
-                    best = measured, model, rates
+        carried = sorted(tried[: len(warm)], key=_cost)[:1]
+        tried.sort(key=_cost)
+        chosen = [pair for k, pair in enumerate(tried) if not _near(pair, tried[:k], 1e-3)]
+        chosen = [pair for pair in carried if not _near(pair, chosen[:1], 0)] + chosen
+        done: list[tuple[Rates, float]] = []
+        best: Found | None = None
+        least = math.inf
+        for rates, _ in chosen[:_CONVERGED]:
+            pair = self._converged(rates)
+            if _near(pair, done, 1e-4):
+                continue
+            done.append(pair)
+            for rates, coefficients, share in self._polished(pair[0]):
+                found = self._found(m, rates, coefficients)
+                self._bar.update()
+                if share * found.distance.error < least:
+                    best, least = found, share * found.distance.error
+                assert best is not None
+                if best.proven:
+                    return self._result(m, best), best.rates
+            if len(done) == _POLISHED:
+                break
         assert best is not None
-        return self._result(m, *best), best[2]
+        return self._result(m, best), best.rates
 
-    def _polished(self, rates: Rates, weights: np.ndarray) -> list[tuple[Rates, np.ndarray]]:
-        grid, problem = self.grid, self.problem
-        found = [(rates, amplitudes(grid, rates, weights))]
-        if self.norm == "L1":
-            rates, weights = reweighted(problem, rates, 1, weights, 30)
-            found.append((rates, amplitudes(grid, rates, weights)))
-        elif self.norm == "sup":
-            rates, weights = reweighted(problem, rates, np.inf, weights, 15)
-            found.append((rates, amplitudes(grid, rates, weights)))
-            found.append(minimax(Problem(self.fine(), problem.min_rate), *found[-1]))
-        return found
+    def _converged(self, rates: Rates) -> tuple[Rates, float]:
+        """The least squares from a start, and from there with one rate after the other exchanged
+        for as long as that pays."""
+        problem, weights = self.problem, self.weights
+        best = least_squares(problem, rates, weights, 400, rates.free)
+        for _ in range(_EXCHANGES):
+            others = exchanged(problem, best[0], weights)
+            tried = [least_squares(problem, other, weights, 20, other.free) for other in others]
+            better = min(tried, key=_cost, default=best)
+            if better[1] > 0.99 * best[1]:
+                break
+            best = least_squares(problem, better[0], weights, 400, better[0].free)
+        return best
 
-    def _result(self, m: int, measured: Distance, model: Terms, rates: Rates) -> BestExponentialSum:
-        bound = self.bound(m)
-        if not self.complex:
-            parts = signed_parts(self.kernel, model, self.grid, self.norm)
-            bound = max(bound, alternation_bound(parts, m, self.norm) - measured.uncertainty)
-        times, weights = self.grid.times, self.grid.weights
-        whole = weights @ np.abs(self.grid.values)
-        sizes = weights @ model.size(times)
-        floor = self.problem.min_rate
-        arrays = [jnp.asarray(part) for part in model]
-        if self.complex:
-            made = ComplexDiagonalRNN(arrays[0], arrays[1], arrays[2], arrays[3])
-        else:
-            made = DiagonalLinearRNN(arrays[0], arrays[2])
+    def _polished(self, rates: Rates) -> Iterator[tuple[Rates, np.ndarray, float]]:
+        """Sums near those of given rates that are better in the norm, each with the share of its
+        error by which it must be better than others to be preferred."""
+        yield from ((*found, 1.0) for found in self._in_norm(rates, rates.free))
+        for k, (apart, mixing) in enumerate(gathered(self.problem, rates)):
+            moved, _ = least_squares(self.problem, apart, self.weights, 400, mixing)
+            # The wider, the smaller are amplitudes.
+            share = 1 - _CHANCE * 0.9**k
+            yield from ((*found, share) for found in self._in_norm(moved, mixing))
+
+    def _in_norm(self, rates: Rates, mixing: np.ndarray) -> Iterator[tuple[Rates, np.ndarray]]:
+        problem, weights = self.problem, self.weights
+        if self.options.norm == "L2":
+            yield refined(self.whole, rates, amplitudes(problem, rates, weights), mixing)
+            return
+        yield rates, amplitudes(problem, rates, weights)
+        power, sampled = 1 if self.options.norm == "L1" else np.inf, isinstance(self.source, Points)
+        # Sums of absolute values at points have no other method that follows.
+        rounds = 40 if power == 1 and sampled else 15
+        rates, weights = reweighted(problem, rates, power, weights, rounds, mixing)
+        found = rates, amplitudes(problem, rates, weights)
+        yield found
+        if self.options.norm == "sup":
+            yield self._minimax(*found, mixing)
+        elif isinstance(self.source, Continuous):
+            yield least_absolute(self.source.curve, self.whole, *found, mixing)
+
+    def _minimax(
+        self, rates: Rates, coefficients: np.ndarray, mixing: np.ndarray
+    ) -> tuple[Rates, np.ndarray]:
+        whole = self.whole
+        if whole.times.size <= 3 * MOST:
+            return minimax(whole, rates, coefficients, mixing)
+        # Of many times those join the search at which the error is largest.
+        problem = self.problem
+        for _ in range(_EXCHANGES):
+            rates, coefficients = minimax(problem, rates, coefficients, mixing)
+            level = np.max(np.abs(problem.error(rates, coefficients)))
+            error = (whole.values - terms(rates, coefficients)(whole.times)) * whole.factors
+            more = peaks(error, 1.001 * level, MOST // 8)
+            if more.size == 0:
+                break
+            problem = problem.joined(whole, more)
+        return rates, coefficients
+
+    def _found(self, m: int, rates: Rates, coefficients: np.ndarray) -> Found:
+        sums = terms(rates, coefficients)
+        measured = self.source.measure(sums)
+        bound = 0.0
+        if not self.options.complex and measured.error > measured.uncertainty:
+            needed = 2 * m + 1 + self.options.offset
+            bound = alternation_bound(self.source.parts(sums), needed, self.options.norm)
+            bound = max(bound - measured.uncertainty, 0.0)
+        return Found(rates, sums, measured, bound)
+
+    def _result(self, m: int, found: Found) -> BestExponentialSum:
+        source, options, problem = self.source, self.options, self.problem
+        rates, sums, measured, bound = found
+        if not found.proven:
+            bound = max(bound, self.bound(m))
+        whole = self.weights @ np.abs(problem.values * problem.factors)
+        sizes = self.weights @ (sums.size(problem.times) * problem.factors)
+        unit, floor = self.norm_unit(), problem.min_rate * (1 + 1e-6)
+        active = np.sum(np.append(rates.real, rates.pairs) <= floor) if floor > 0 else 0
+        own = sums.in_units(source.time, source.size, source.start)
+        if not np.all(np.isfinite(own.cosine)):
+            raise ValueError(
+                f"`kernel` must begin near time 0, got a first sample at {source.start:g}, so late "
+                "that amplitudes at time 0 overflow; subtract the time at which it begins."
+            )
         return BestExponentialSum(
-            model=made,
-            error=jnp.asarray(measured.error),
+            model=_as_model(own, options),
+            error=jnp.asarray(measured.error * unit),
             relative_error=jnp.asarray(measured.error / measured.norm),
-            uncertainty=jnp.asarray(measured.uncertainty),
-            lower_bound=jnp.asarray(min(bound, measured.error)),
-            active=jnp.asarray(int(np.sum(model.rates <= floor * (1 + 1e-6))) if floor > 0 else 0),
+            uncertainty=jnp.asarray(measured.uncertainty * unit),
+            lower_bound=jnp.asarray(min(bound, measured.error) * unit),
+            active=jnp.asarray(int(active)),
             resolved=jnp.asarray(measured.uncertainty < 0.1 * measured.error),
             confluent=jnp.asarray(bool(sizes > 1e5 * whole)),
-            noise_limited=jnp.asarray(_noise_limited(self.kernel, model)),
+            noise_limited=jnp.asarray(noise_limited(source.residuals(sums))),
+            offset=jnp.asarray(own.cosine[-1] if options.offset else 0.0),
+            statistics=self._statistics(own),
             order=m,
-            norm=self.norm,
+            norm=options.norm,
+            samples=options.samples,
         )
+
+    def _statistics(self, sums: Terms) -> FitStatistics | None:
+        options, source = self.options, self.source
+        if not isinstance(source, Points) or options.norm != "L2":
+            return None
+        return statistics(
+            *source.given,
+            sums,
+            options.min_rate,
+            options.complex,
+            options.offset,
+            options.absolute_weights,
+        )
+
+
+def _cost(pair: tuple[Rates, float]) -> float:
+    return pair[1]
+
+
+def _near(pair: tuple[Rates, float], others: list[tuple[Rates, float]], share: float) -> bool:
+    """Whether the cost is that of another, within a share of it."""
+    return any(abs(pair[1] - other) <= share * other for _, other in others)
+
+
+def _as_model(sums: Terms, options: Options) -> DiagonalLinearRNN | ComplexDiagonalRNN:
+    cosine, sine, rates, frequencies = (
+        jnp.asarray(part[: part.size - options.offset]) for part in sums
+    )
+    if options.complex:
+        return ComplexDiagonalRNN(cosine, sine, rates, frequencies)
+    return DiagonalLinearRNN(cosine, rates)
 
 
 def best_exponential_sum(
@@ -229,6 +407,11 @@ def best_exponential_sum(
     complex: bool = False,
     horizon: Real[ArrayLike, ""] | None = None,
     start: DiagonalLinearRNN | ComplexDiagonalRNN | None = None,
+    samples: Samples = "points",
+    weights: Real[ArrayLike, " samples"] | None = None,
+    absolute_weights: bool = False,
+    offset: bool = False,
+    progress: bool = False,
 ) -> BestExponentialSum:
     r"""The best approximation of a kernel by a sum of $m$ exponentials, as a model.
 
@@ -236,16 +419,31 @@ def best_exponential_sum(
       \|\rho - \hat\rho\| \to \min$$
 
     Amplitudes enter linearly and are eliminated (variable projection); the logarithms of the
-    rates are found by Levenberg and Marquardt's method from many starts: balanced truncation of
-    two weighted Hankel operators, by the derivative and by a shift of the kernel; geometric
-    progressions, as the quadrature of Beylkin and Monzon for power laws; a kernel's own rates; and
-    with `min_rate` clusters just above it, near Laguerre functions, and the sum of one rate less.
-    The $L^1$ norm is then reached by reweighting, and the maximum by Lawson's reweighting and an
-    exchange of extrema (Remez). The problem has local minima: the result is near the best, and
-    `lower_bound` says how near it must be.
+    rates are found by Levenberg and Marquardt's method from many starts: a kernel's own rates;
+    nonnegative least squares with many fixed rates, whose lines are joined; geometric
+    progressions over all times on which the kernel changes, as the quadrature of Beylkin and
+    Monzon for power laws; balanced truncation of two weighted Hankel operators, by the derivative
+    and by a shift of the kernel; and with `min_rate` clusters just above it, near Laguerre
+    functions, and the sum of one rate less. The $L^1$ norm is then reached by reweighting, and
+    the maximum by Lawson's reweighting and an exchange of extrema (Remez). The problem has local
+    minima: the result is near the best, and `lower_bound` says how near it must be. All is done
+    in units of the kernel's own, so that no unit of time or of size makes a difference.
 
     With real rates only, a kernel that oscillates or lies at a delay is approximated poorly, and
     best by rates that run together (`confluent`); it is never made complex silently.
+
+    *Samples.* What a [`memjax.SampledKernel`][] is approximated for decides how it is taken.
+    Measured samples are points: with `samples="points"` the norm is over the errors
+    $e_k = \rho_k - \hat\rho(t_k)$ at the samples alone,
+
+    $$L^2: \Big(\sum_k v_k e_k^2 / \sum_k v_k\Big)^{1/2}, \qquad
+      L^1: \frac 1n \sum_k f_k |e_k|, \qquad \sup: \max_k f_k |e_k|, \qquad
+      f_k^2 = n v_k / \sum_k v_k,$$
+
+    with the `weights` $v$, all in units of the response; the first is least squares, with standard
+    errors in `statistics`. The kernel of the white-noise loss is the straight line from sample to
+    sample, and 0 before the first: `samples="linear"` approximates that in the norms of
+    functions, and its error includes what the lines cut off.
 
     **Arguments:**
 
@@ -261,15 +459,26 @@ def best_exponential_sum(
     - `horizon`: The time up to which errors count. Defaults to infinity, and for a
         `SampledKernel` to its last sample, beyond which nothing has been measured.
     - `start`: A model of at most `m` neurons to start from as well.
+    - `samples`: `"points"` or `"linear"`, as above; of no effect on other kernels.
+    - `weights`: Weights of samples that are points, of 0 or more, shape `(samples,)`: one over the
+        variance of each, up to a common factor. Defaults to equal ones.
+    - `absolute_weights`: Whether weights are one over the variances themselves and not just in
+        proportion, which matters for the standard errors alone; as `absolute_sigma` of SciPy's
+        `curve_fit`.
+    - `offset`: Whether a constant is added to the sum, as a response has that does not decay to
+        0. It needs samples or a finite `horizon`, and is no part of `model`.
+    - `progress`: Whether to show a progress bar on a terminal if it takes longer than a moment.
 
     **Returns:**
 
     A [`memjax.BestExponentialSum`][]. Not for `jax.jit`: the search adapts to the values.
 
     **Raises:** `TypeError` for what is no scalar kernel, for traced kernels, and where float64 is
-    off; `ValueError` for `m` below 1, a negative `min_rate`, a kernel whose norm is infinite,
-    which is identically 0, samples that are constant or fewer than four, and for a `start` of more
-    rates than asked for, or of complex ones without `complex=True`.
+    off; `ValueError` for `m` below 1 or so large that the samples are fewer than the parameters,
+    a negative `min_rate`, a kernel whose norm is infinite, which is identically 0, samples that
+    are constant or fewer than four, or of which the first is so late that amplitudes at time 0
+    have no meaning, weights that do not fit, and for a `start` of more rates than asked for, or of
+    complex ones without `complex=True`.
 
     ??? cite "Reference"
 
@@ -278,16 +487,18 @@ def best_exponential_sum(
         approximation of functions by exponential sums*, Appl. Comput. Harmon. Anal. 19, 2005;
         Golub, Pereyra, *Separable nonlinear least squares*, Inverse Problems 19, 2003.
     """
-    check_integer("m", m)
-    search = make_search(kernel, norm, min_rate, complex, horizon)
+    m = check_integer("m", m)
+    search = make_search(
+        kernel, norm, min_rate, complex, horizon, samples, weights, absolute_weights, offset
+    )
+    search.check_order(m)
     warm = []
     if start is not None:
-        if not isinstance(start, (DiagonalLinearRNN, ComplexDiagonalRNN)):
-            raise TypeError(
-                f"`start` must be a DiagonalLinearRNN or ComplexDiagonalRNN, got "
-                f"{type(start).__name__}; pass the `model` of another sum."
-            )
-        rates = _rates_of(start)
+        check_instance(
+            "start", start, (DiagonalLinearRNN, ComplexDiagonalRNN),
+            "a DiagonalLinearRNN or ComplexDiagonalRNN", "pass the `model` of another sum",
+        )  # fmt: skip
+        rates = _rates_of(start, search.source.time)
         if rates.order > m or (rates.pairs.size and not complex):
             raise ValueError(
                 f"`start` must have at most {m} {'' if complex else 'real '}rates, got "
@@ -295,29 +506,29 @@ def best_exponential_sum(
                 "complex=True."
             )
         warm = extended(rates, m)
-    if search.problem.min_rate > 0 and m > 1:
-        # Rates that run together at the margin have many local minima.
-        warm += extended(search.run(m - 1, [])[1], m)
-    return search.run(m, warm)[0]
+    with search.watched(check_flag("progress", progress)):
+        if search.problem.min_rate > 0 and m > 1:
+            # Rates that run together at the margin have many local minima.
+            warm += extended(search.run(m - 1, [])[1], m)
+        return search.run(m, warm)[0]
 
 
-def _support(kernel: Kernel) -> float:
-    return float(kernel.support()) if isinstance(kernel, AbstractKernel) else math.inf
-
-
-def _noise_limited(kernel: Kernel, model: Terms) -> bool:
-    if not isinstance(kernel, SampledKernel):
-        return False
-    times = np.asarray(kernel.times)
-    residuals = np.asarray(kernel.values) - model(times)
+def noise_limited(residuals: np.ndarray) -> bool:
+    """Whether residuals at samples change sign as often as independent noise does."""
     changes = int(np.sum(residuals[1:] * residuals[:-1] < 0))
-    steps = times.size - 1
+    steps = residuals.size - 1
     # A fair coin changes sides half of the time, give or take half the root.
-    return times.size >= 8 and changes > steps / 2 - 1.5 * math.sqrt(steps)
+    return residuals.size >= 8 and changes > steps / 2 - 1.5 * math.sqrt(steps)
 
 
 def approximation_lower_bounds(
-    kernel: Kernel, *, norm: Norm = "L2", horizon: Real[ArrayLike, ""] | None = None
+    kernel: Kernel,
+    *,
+    norm: Norm = "L2",
+    horizon: Real[ArrayLike, ""] | None = None,
+    samples: Samples = "points",
+    weights: Real[ArrayLike, " samples"] | None = None,
+    offset: bool = False,
 ) -> Float[Array, " orders"]:
     r"""Errors that no linear RNN of a given width falls below, dense and complex ones included.
 
@@ -345,7 +556,9 @@ def approximation_lower_bounds(
 
     **Arguments:**
 
-    - `kernel`, `norm`, `horizon`: as for [`memjax.best_exponential_sum`][].
+    - `kernel`, `norm`, `horizon`, `samples`, `weights`, `offset`: as for
+        [`memjax.best_exponential_sum`][]. For samples that are points the operators are Hankel
+        matrices of means of neighbouring samples, which even spacing alone makes.
 
     **Returns:**
 
@@ -359,24 +572,60 @@ def approximation_lower_bounds(
         generalized Schur-Takagi problem*, Math. USSR Sbornik 15, 1971; Glover, *All optimal
         Hankel-norm approximations of linear multivariable systems*, Int. J. Control 39, 1984.
     """
-    return jnp.asarray(make_search(kernel, norm, 0.0, False, horizon).bounds())
+    search = make_search(kernel, norm, 0.0, False, horizon, samples, weights, False, offset)
+    return jnp.asarray(search.bounds * search.norm_unit())
 
 
 def make_search(
-    kernel: Kernel, norm: str, min_rate: ArrayLike, complex: bool, horizon: ArrayLike | None
+    kernel: Kernel,
+    norm: str,
+    min_rate: ArrayLike,
+    complex: bool,
+    horizon: ArrayLike | None,
+    samples: str = "points",
+    weights: ArrayLike | None = None,
+    absolute_weights: bool = False,
+    offset: bool = False,
 ) -> Search:
     """The checked arguments of a search."""
     end = check_kernel(kernel, norm, horizon)
-    rate = as_float_array("min_rate", min_rate)
-    check_scalar("min_rate", rate)
-    check_nonnegative("min_rate", rate)
-    return Search(kernel, norm, float(rate), bool(complex), end)  # pyright: ignore
+    check_choice("samples", samples, SAMPLES, "measured samples are points")
+    check_flag("complex", complex)
+    check_flag("offset", offset)
+    check_flag("absolute_weights", absolute_weights)
+    rate = float(as_nonnegative("min_rate", min_rate))
+    taken = samples if isinstance(kernel, SampledKernel) else None
+    if weights is not None and taken != "points":
+        raise ValueError(
+            "`weights` must be None for what is no samples taken as points, got an array; a norm "
+            "of functions weighs all times alike."
+        )
+    if offset and math.isinf(end):
+        raise ValueError(
+            "`offset` must be False for an infinite `horizon`, got True; a constant has no finite "
+            "norm, so pass the time up to which errors count."
+        )
+    shares = None if weights is None else _as_weights(weights, kernel.times.size)  # pyright: ignore
+    return Search(
+        kernel,
+        Options(norm, rate, complex, end, taken, shares, absolute_weights, offset),  # pyright: ignore
+    )
+
+
+def _as_weights(weights: ArrayLike, count: int) -> np.ndarray:
+    values = as_finite_array("weights", weights)
+    if values.shape != (count,):
+        raise ValueError(
+            f"`weights` must have one entry per sample, shape ({count},), got shape "
+            f"{values.shape}; pass one over the variance of each."
+        )
+    check_nonnegative("weights", values, "pass one over the variance of each sample")
+    return np.asarray(values)
 
 
 def check_kernel(kernel: Kernel, norm: str, horizon: ArrayLike | None) -> float:
     """Refuse what cannot be approximated, and give the horizon."""
-    if norm not in NORMS:
-        raise ValueError(f"`norm` must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
+    check_choice("norm", norm, NORMS)
     single = isinstance(kernel, StateSpaceKernel) and kernel.shape == ()
     if not single and not isinstance(kernel, AbstractKernel):
         shape = f" of shape {kernel.shape}" if isinstance(kernel, StateSpaceKernel) else ""
@@ -420,11 +669,11 @@ def check_kernel(kernel: Kernel, norm: str, horizon: ArrayLike | None) -> float:
     return end
 
 
-def _rates_of(model: DiagonalLinearRNN | ComplexDiagonalRNN) -> Rates:
-    rates = np.asarray(model.rates)
+def _rates_of(model: DiagonalLinearRNN | ComplexDiagonalRNN, time: float) -> Rates:
+    rates = np.asarray(model.rates) * time
     if isinstance(model, DiagonalLinearRNN):
         return real(rates)
-    frequencies = np.abs(np.asarray(model.frequencies))
+    frequencies = np.abs(np.asarray(model.frequencies)) * time
     alone = frequencies == 0
     return Rates(rates[alone], rates[~alone], frequencies[~alone])
 

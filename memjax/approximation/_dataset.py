@@ -3,10 +3,11 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from .._checks import as_float_array, check_nonnegative
+from .._checks import as_float_array, check_instance, check_nonnegative
 from ..targets import SampledKernel
 from ..targets._inner import Kernel
 from ._best import BestExponentialSum
+from ._curve import sample
 
 _POINTS = 400  # of a curve between the samples
 
@@ -28,10 +29,15 @@ def approximation_dataset(
     **Returns:**
 
     A dataset with the variables `kernel` and `fit` over `time`, and the attributes `neurons`,
-    `norm` and `error`.
+    `norm` and `error`, and `samples` if there are some. Where samples were taken as points, the
+    kernel is NaN in between.
 
     **Raises:** `ValueError` if there are no times, or negative ones.
     """
+    check_instance(
+        "best", best, BestExponentialSum, "a BestExponentialSum",
+        "pass what `best_exponential_sum` returns",
+    )  # fmt: skip
     if times is None:
         if not isinstance(kernel, SampledKernel):
             raise ValueError(
@@ -42,11 +48,17 @@ def approximation_dataset(
         times = np.union1d(samples, np.linspace(samples[0], samples[-1], _POINTS))
     moments = as_float_array("times", times)
     check_nonnegative("times", moments)
-    values = {"kernel": kernel, "fit": best.model.kernel()}
+    values, fit = np.array(kernel(moments)), best.model.kernel()(moments) + best.offset
+    attributes = {"neurons": best.order, "norm": best.norm, "error": float(best.error)}
+    if best.samples is not None:
+        attributes["samples"] = best.samples
+    if best.samples == "points":
+        assert isinstance(kernel, SampledKernel)
+        values[~np.isin(np.asarray(moments), np.asarray(kernel.times))] = np.nan
     return xr.Dataset(
-        {name: ("time", np.asarray(function(moments))) for name, function in values.items()},
+        {"kernel": ("time", values), "fit": ("time", np.asarray(fit))},
         {"time": np.asarray(moments)},
-        {"neurons": best.order, "norm": best.norm, "error": float(best.error)},
+        attributes,
     )
 
 
@@ -57,8 +69,8 @@ def between_samples(kernel: SampledKernel, best: BestExponentialSum) -> float:
     """
     times = np.asarray(kernel.times)
     fit = best.model.kernel()
-    ends, steps = np.asarray(fit(times)), np.diff(times)
-    middle = np.asarray(fit((times[:-1] + times[1:]) / 2))
+    ends, steps = sample(fit, times), np.diff(times)
+    middle = sample(fit, (times[:-1] + times[1:]) / 2)
     # Parabolas of this height stand on the lines.
     height = np.abs(middle - (ends[:-1] + ends[1:]) / 2)
     if best.norm == "sup":

@@ -1,4 +1,4 @@
-"""Times at which a kernel and sums of exponentials are compared, and what they weigh.
+"""Times at which kernels and sums of exponentials are compared, and what they weigh.
 
 Panels whose ends grow geometrically away from 0 resolve exponentials of every rate; a kernel's
 breakpoints say what more it needs.
@@ -7,187 +7,158 @@ breakpoints say what more it needs.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from .._checks import as_horizon
-from ..targets import SampledKernel, StateSpaceKernel
-from ..targets._base import elementwise_derivative
-from ..targets._inner import edges, Kernel, values
-from ..targets._lyapunov import exponential_action
 from ..targets._quadrature import gauss_rule
 
 Edges = Float[np.ndarray, " edges"]
+Nodes = Float[np.ndarray, " nodes"]
 
-_FLOOR = 2.0**-14  # the first panel, in units of the kernel's shortest own
-_RATIO = 4.0  # of the ends of one panel
-_FAR = 1e100  # where panels stop at the latest, in the kernel's own times
-_BEYOND = 64.0  # how far past the end of a kernel the error of a model is followed
-_CHUNK = 8192  # times at which a kernel is evaluated at once
-_FAST = 8.0  # the fastest rate that is tried, times the length of the first panel
+RATIO = 4.0  # of the ends of one panel
+MOST = 6000  # times with which sums are searched for; of more, some are left out
+_FEW = 2000  # times that are few enough for squares
+_DEGREE = 20  # polynomials that stand for exponentials of any rate on a panel of ratio 2
+_STEPS = 8  # steps of false position, whose order is above 1
+_CHUNK = 2**16  # rows of a matrix that are held at once
 
 
 class Grid(NamedTuple):
-    """Quadrature nodes of a kernel on `[0, horizon]`.
+    """Times with weights, on which a sum of exponentials is compared with values.
 
     `slowest` and `fastest` are the rates between which exponentials are resolved, `scale` is the
-    shortest time on which the kernel changes, and `kernel_end` where it has become negligible.
+    shortest time on which the values change, and `end` where they have become negligible.
     """
 
-    times: Float[np.ndarray, " nodes"]
-    weights: Float[np.ndarray, " nodes"]
-    values: Float[np.ndarray, " nodes"]
-    edges: Edges
+    times: Nodes
+    weights: Nodes
+    values: Nodes
     slowest: float
     fastest: float
     scale: float
-    kernel_end: float
+    end: float
 
 
-@eqx.filter_jit
-def _values(kernel: Kernel, times: Array, order: int) -> Array:
-    function: Callable[[Array], Array] = lambda t: values(kernel, t[None])[0]
-    for _ in range(order):
-        function = elementwise_derivative(function)
-    return function(times)
-
-
-def sample(kernel: Kernel, times: np.ndarray, order: int = 0) -> np.ndarray:
-    """The kernel, or a derivative of it, at times of any shape."""
-    flat = np.ravel(times)
-    # One program serves any number of times.
-    padded = np.zeros(-(-max(flat.size, 1) // _CHUNK) * _CHUNK)
-    padded[: flat.size] = flat
-    parts = [_values(kernel, jnp.asarray(part), order) for part in padded.reshape(-1, _CHUNK)]
-    return np.concatenate(parts)[: flat.size].reshape(np.shape(times))
-
-
-def sample_sums(
-    kernel: Kernel, times: np.ndarray, order: int = 0, delay: float = 0.0
-) -> Float[np.ndarray, "times times"]:
-    """The kernel, or a derivative of it, at all sums of two times and a delay."""
-    if not isinstance(kernel, StateSpaceKernel):
-        return sample(kernel, times[:, None] + times + delay, order)
-    # It factors, and a matrix exponential a time will do.
-    recurrent = np.asarray(kernel.recurrent)
-    late, early = jnp.asarray(times + delay), jnp.asarray(times)
-    rows = exponential_action(kernel.recurrent.T, kernel.readout[:, None], late)
-    columns = exponential_action(kernel.recurrent, kernel.input[:, None], early)
-    power = np.linalg.matrix_power(recurrent, order)
-    return np.asarray(rows)[..., 0] @ power @ np.asarray(columns)[..., 0].T
-
-
-def make_grid(kernel: Kernel, horizon: float, norm: str, oscillating: bool) -> Grid:
-    """Nodes on which the error of a sum of exponentials is optimised.
-
-    **Arguments:**
-
-    - `kernel`: The kernel, of scalar input and output.
-    - `horizon`: The time up to which errors count, possibly infinite.
-    - `norm`: The norm; it decides how far a kernel without an end is followed.
-    - `oscillating`: Whether the sums may oscillate, on the kernel's own times everywhere.
-    """
-    own = np.unique(np.asarray(edges((kernel,), as_horizon(horizon)), float))
-    scale = _shortest(kernel, own)
-    last = float(own[-1])
-    if np.isfinite(horizon):
-        end, slowest, kernel_end = float(horizon), 1e-6 / float(horizon), min(last, horizon)
-    elif _ends(kernel):
-        end, kernel_end = _BEYOND * last, last
-        slowest = 40 / end
-    else:
-        end = kernel_end = _reach(kernel, scale, norm)
-        slowest = 1e-3 / end
-    first = min(_FLOOR * scale, end / 2)
-    cuts = geometric(np.unique(np.append(np.clip(own, 0, end), end)), first)
-    if oscillating:
-        reach = min(4 * kernel_end, end)
-        steps = np.arange(0, 96) if _ends(kernel) or np.isfinite(horizon) else np.zeros(1)
-        cuts = np.unique(np.append(cuts, reach * steps / 96))
-    count = cuts.size - 1
-    points = 24 if count <= 64 else 12 if count <= 200 else 4 if count <= 1000 else 1
-    times, weights = nodes(cuts, points)
-    if norm == "sup":
-        # The maximum may lie at 0, or on either side of a jump.
-        sides = np.concatenate([[0.0], np.nextafter(own[1:], 0), np.nextafter(own[1:], np.inf)])
-        sides = sides[sides <= end]
-        order = np.argsort(np.append(times, sides), kind="stable")
-        times = np.append(times, sides)[order]
-        weights = np.append(weights, np.full(sides.size, weights[0]))[order]
-    return Grid(
-        times, weights, sample(kernel, times), cuts, slowest, _FAST / first, scale, kernel_end
-    )
-
-
-def nodes(cuts: Edges, points: int) -> tuple[np.ndarray, np.ndarray]:
+def nodes(cuts: Edges, points: int) -> tuple[Nodes, Nodes]:
     """Gauss nodes and weights of all panels, in order."""
     x, weights = gauss_rule(points)
     widths = np.diff(cuts)[:, None]
     return (cuts[:-1, None] + widths * (1 + x) / 2).ravel(), (widths * weights / 2).ravel()
 
 
-def geometric(points: Edges, first: float, ratio: float = _RATIO) -> Edges:
+def geometric(points: Edges, first: float, ratio: float = RATIO) -> Edges:
     """Edges with further ones in between, so that no panel is longer than `ratio` times its
     start but for the first, of length `first`."""
-    parts = [points[:1]]
-    for start, stop in zip(points[:-1], points[1:], strict=True):
-        low = max(start, first)
-        steps = int(np.ceil(np.log(max(stop / low, 1)) / np.log(ratio)))
-        parts.append(low * (stop / low) ** (np.arange(steps) / max(steps, 1)))
-        parts.append(np.array([stop]))
-    return np.unique(np.concatenate(parts))
+    starts, stops = points[:-1], points[1:]
+    lows = np.maximum(starts, first)
+    spans = np.maximum(stops / lows, 1)
+    # Rounding must not decide on one more where a panel is exactly as long as it may be.
+    steps = np.ceil(np.log(spans) / np.log(ratio) - 1e-9).astype(int)
+    panel = np.repeat(np.arange(starts.size), steps)
+    within = np.arange(panel.size) - np.repeat(np.cumsum(steps) - steps, steps)
+    inner = lows[panel] * spans[panel] ** (within / steps[panel])
+    return np.unique(np.concatenate([points, inner]))
 
 
-def _ends(kernel: Kernel) -> bool:
-    if isinstance(kernel, StateSpaceKernel):
-        return True
-    return bool(np.isfinite(float(kernel.support())))  # pyright: ignore
+def compressed(grid: Grid, oscillating: bool, lag: int = 1) -> Grid:
+    """A smaller grid with the same squared distance, but for a constant, from every sum.
 
-
-def _shortest(kernel: Kernel, own: Edges) -> float:
-    """The shortest time on which a kernel changes."""
-    if isinstance(kernel, StateSpaceKernel):
-        return 1 / float(np.linalg.norm(np.asarray(kernel.recurrent), 2))
-    points = np.asarray(kernel.breakpoints(), float)  # pyright: ignore
-    points = np.unique(np.append(np.clip(points, 0, own[-1]), [0.0, own[-1]]))
-    steps = np.diff(points)
-    if isinstance(kernel, SampledKernel):
-        return float(np.median(np.diff(np.asarray(kernel.times))))
-    return float(max(np.min(steps), 1e-6 * np.median(steps)))
-
-
-def _reach(kernel: Kernel, scale: float, norm: str) -> float:
-    """Where what is left of the norm of a kernel without an end is rounding."""
-    times = scale * 2.0 ** np.arange(0.0, np.log2(_FAR))
-    sizes = np.abs(sample(kernel, times))
-    # What is left of a power of time from t on is about what lies between t and 2 t.
-    if norm == "L1":
-        left = sizes * times
-    elif norm == "L2":
-        left = sizes * np.sqrt(times)
-    else:
-        left = sizes
-    small = left <= 1e-17 * np.max(left)
-    kept = np.flatnonzero(~small)
-    return float(times[min(kept[-1] + 1, times.size - 1)])
-
-
-def first_jump(kernel: Kernel, orders: int) -> int | None:
-    """The lowest derivative, of order below `orders`, that jumps at a time above 0, if any does.
-
-    Jumps are looked for at the breakpoints that the kernel states.
+    On a panel whose end is twice its start an exponential of any rate is a polynomial of low
+    degree to rounding. So all that counts of many values there is their projection onto such
+    polynomials, and that is a Gauss rule of as many nodes, for the measure that the times and
+    weights are. Panels are halved further where sums may oscillate, until what the projection
+    leaves out looks like noise: values that are `lag` apart know nothing of each other.
     """
-    if isinstance(kernel, StateSpaceKernel):
-        return None
-    points = np.unique(np.asarray(kernel.breakpoints(), float))  # pyright: ignore
-    points = points[points > 0]
-    if points.size == 0:
-        return None
-    for order in range(orders):
-        before, after = (sample(kernel, points * side, order) for side in (1 - 1e-9, 1 + 1e-9))
-        size = np.maximum(np.max(np.abs(before)), np.max(np.abs(after)))
-        if np.any(np.abs(after - before) > 1e-6 * size):
-            return order
-    return None
+    if grid.times.size <= _FEW:
+        return grid
+    first = grid.scale * _DEGREE
+    cuts = geometric(np.array([0.0, max(grid.times[-1], first)]), first, 2.0)
+    ends = np.searchsorted(grid.times, cuts[1:-1], side="right")
+    waiting = list(zip([0, *ends], [*ends, grid.times.size], strict=True))[::-1]
+    parts: list[np.ndarray] = []
+    while waiting:
+        start, stop = waiting.pop()
+        part = np.array([grid.times[start:stop], grid.weights[start:stop], grid.values[start:stop]])
+        if stop - start > 2 * _DEGREE:
+            rule, rest = _gauss_of(part)
+            if oscillating and not _noise(rest, part[2], lag):
+                middle = (start + stop) // 2
+                waiting += [(middle, stop), (start, middle)]
+                continue
+            part = rule
+        parts.append(part)
+    times, weights, values = np.concatenate(parts, axis=1)
+    return grid._replace(times=times, weights=weights, values=values)
+
+
+def _gauss_of(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Gauss rule for a discrete measure with the projection of its values, and the rest."""
+    times, weights, values = part
+    x = 2 * (times - times[0]) / (times[-1] - times[0]) - 1
+    triangle = np.zeros((0, _DEGREE))
+    product, moments = np.zeros((_DEGREE, _DEGREE)), np.zeros(_DEGREE)
+    chunks = [slice(k, k + _CHUNK) for k in range(0, x.size, _CHUNK)]
+    for k in chunks:
+        root = np.sqrt(weights[k])
+        columns = np.polynomial.legendre.legvander(x[k], _DEGREE - 1) * root[:, None]
+        triangle = triangular(triangle, columns)
+        product += columns.T @ (x[k][:, None] * columns)
+        moments += columns.T @ (root * values[k])
+    inverse = np.linalg.inv(triangle)
+    components = inverse.T @ moments
+    # Multiplication by x in orthonormal polynomials: its eigenvalues are the nodes.
+    points, vectors = np.linalg.eigh(inverse.T @ product @ inverse)
+    roots = vectors[0] * triangle[0, 0]
+    projected = vectors.T @ components / roots
+    fit = inverse @ components
+    rest = np.concatenate([values[k] - np.polynomial.legendre.legval(x[k], fit) for k in chunks])
+    nodes = times[0] + (points + 1) / 2 * (times[-1] - times[0])
+    return np.array([nodes, roots**2, projected]), rest
+
+
+def triangular(triangle: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The triangular factor of a matrix that has more rows below those of a known factor."""
+    return np.asarray(np.linalg.qr(np.concatenate([triangle, rows]), mode="r"))
+
+
+def _noise(rest: np.ndarray, values: np.ndarray, lag: int) -> bool:
+    """Whether there is no correlation over a lag, or nothing but rounding."""
+    power = rest @ rest
+    if power <= 1e-26 * (values @ values):
+        return True
+    return abs(rest[lag:] @ rest[:-lag]) < 4 * power / np.sqrt(rest.size / lag)
+
+
+def thinned(grid: Grid, most: int) -> tuple[Grid, np.ndarray]:
+    """Every few of the times of a grid, on all scales of time, with the weights of those left out
+    as well; and their places."""
+    places = np.arange(grid.times.size)
+    if grid.times.size <= most:
+        return grid, places
+    # Half of them evenly in the logarithm of time, and half evenly among the times.
+    spread = np.log1p(grid.times / grid.scale)
+    spread = spread / spread[-1] + places / places[-1]
+    kept = np.unique(np.searchsorted(spread, np.linspace(0, 2, most)))
+    kept = np.unique(np.minimum(np.append(kept, places[-1]), places[-1]))
+    starts = np.append(0, (kept[1:] + kept[:-1] + 1) // 2)
+    weights = np.add.reduceat(grid.weights, starts)
+    return grid._replace(times=grid.times[kept], weights=weights, values=grid.values[kept]), kept
+
+
+def crossings(
+    error: Callable[[np.ndarray], np.ndarray], times: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where an error changes its sign between times at which its values are known, and how
+    steeply."""
+    change = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
+    low, high = times[change], times[change + 1]
+    below, above = values[change], values[change + 1]
+    steepness = np.abs(above - below) / (high - low)
+    # False position, which halves the value at an end that stays (Illinois).
+    for _ in range(_STEPS):
+        middle = high - above * (high - low) / (above - below)
+        value = error(middle)
+        crossed = np.sign(value) != np.sign(above)
+        low, below = np.where(crossed, high, low), np.where(crossed, above, below / 2)
+        high, above = middle, value
+    return high, steepness

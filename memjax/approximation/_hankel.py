@@ -2,24 +2,24 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..targets import AbstractKernel
-from ..targets._inner import Kernel
-from ._grid import first_jump, Grid, nodes, sample_sums
+from ._curve import Curve, first_jump
+from ._grid import nodes
 
 _EPS = float(np.finfo(float).eps)
 _PANELS = 40  # about as many are made
 POINTS = 10  # Gauss points a panel
 _CELLS = 192
+_MANY = 8  # parts of an error for each that is needed
 
 
-def shift_cuts(grid: Grid, horizon: float) -> np.ndarray:
+def shift_cuts(curve: Curve) -> np.ndarray:
     """Panels of s on which rho(s + t) is smooth for every t >= 0, unless a kernel has so fine a
     structure so far out that it would take more of them than there may be."""
-    end = horizon / 2 if np.isfinite(horizon) else grid.kernel_end
-    own = grid.edges[grid.edges < end]
+    end = curve.horizon / 2 if np.isfinite(curve.horizon) else curve.grid.end
+    own = curve.cuts[curve.cuts < end]
     own = np.append(own, end)
     # A later panel of the kernel is met by every earlier s.
     lengths = np.minimum.accumulate(np.diff(own)[::-1])[::-1]
@@ -45,11 +45,11 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(
-    kernel: Kernel, cuts: np.ndarray, density: Callable[[np.ndarray], np.ndarray], points: int
+    curve: Curve, cuts: np.ndarray, density: Callable[[np.ndarray], np.ndarray], points: int
 ) -> Spectrum:
     times, weights = nodes(cuts, points)
     root = np.sqrt(weights * density(times))
-    matrix = root[:, None] * sample_sums(kernel, times) * root
+    matrix = root[:, None] * curve.at_sums(times) * root
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     order = np.argsort(-np.abs(values))
     return Spectrum(values[order], vectors[:, order], times, root)
@@ -69,41 +69,41 @@ def tails(singular: np.ndarray) -> np.ndarray:
     return np.sqrt(np.cumsum((singular**2)[::-1])[::-1])
 
 
-def lower_bounds(kernel: Kernel, grid: Grid, horizon: float, norm: str) -> np.ndarray:
+def lower_bounds(curve: Curve, norm: str) -> np.ndarray:
     """Bounds for the orders 0, 1, ... that no sum of as many exponentials falls below."""
-    cuts = shift_cuts(grid, horizon)
+    cuts = shift_cuts(curve)
     if norm == "sup":
         ends = np.geomspace(cuts[1], cuts[-1], 12)
-        return np.max([_sup_bounds(kernel, end) for end in ends], axis=0)
+        return np.max([_sup_bounds(curve, end) for end in ends], axis=0)
     density = abel if norm == "L2" else flat
     found = []
     for points in (POINTS, POINTS - 2):
-        singular = np.abs(spectrum(kernel, cuts, density, points).values)
+        singular = np.abs(spectrum(curve, cuts, density, points).values)
         found.append(tails(singular) if norm == "L2" else singular)
     first, second = (values[: found[1].size] for values in found)
-    rough = abs(first[0] - second[0]) > 2e-2 * first[0] or first_jump(kernel, 2) is not None
-    if rough and isinstance(kernel, AbstractKernel):
-        return _cell_bounds(kernel, grid, horizon, norm)
+    rough = abs(first[0] - second[0]) > 2e-2 * first[0] or first_jump(curve.kernel, 2) is not None
+    if rough and isinstance(curve.kernel, AbstractKernel):
+        return _cell_bounds(curve, norm)
     rounding = 16 * _EPS * np.linalg.norm(first)
     return np.maximum(np.minimum(first, second) - np.abs(first - second) - rounding, 0)
 
 
-def _cell_bounds(kernel: AbstractKernel, grid: Grid, horizon: float, norm: str) -> np.ndarray:
+def _cell_bounds(curve: Curve, norm: str) -> np.ndarray:
     """The same from functions that are constant on cells, whose integrals are exact for every
     kernel; they converge slowly, so they serve kernels with jumps and kinks."""
-    end = grid.kernel_end
+    end, finite = curve.grid.end, np.isfinite(curve.horizon)
     # Shifts are uniformly distributed for the L2 norm, and of no distribution for the L1 norm.
     if norm == "L1":
-        spans = [(end / 2, end / 2) if np.isfinite(horizon) else (end, end)]
+        spans = [(end / 2, end / 2) if finite else (end, end)]
     else:
         spans = [(share * end, (1 - share) * end) for share in (0.125, 0.25, 0.5, 0.75)]
-        if np.isinf(horizon):
+        if not finite:
             spans = [(shift, end) for shift, _ in spans]
     found = []
     for shift, rest in spans:
         rows = np.linspace(0, shift, _CELLS + 1)
         columns = np.linspace(0, rest, _CELLS + 1)
-        ramps = np.asarray(kernel.ramp_response(jnp.asarray(rows[:, None] + columns)))
+        ramps = curve.ramps(rows[:, None] + columns)
         matrix = np.diff(np.diff(ramps, axis=0), axis=1)
         cell = shift * rest / _CELLS**2
         scale = np.sqrt(cell * (shift if norm == "L2" else 1))
@@ -114,31 +114,49 @@ def _cell_bounds(kernel: AbstractKernel, grid: Grid, horizon: float, norm: str) 
     return np.max(found, axis=0)
 
 
-def _sup_bounds(kernel: Kernel, end: float) -> np.ndarray:
+def _sup_bounds(curve: Curve, end: float) -> np.ndarray:
     # Any discrete probability will do, without any error of quadrature.
     times = np.concatenate([[0.0], np.geomspace(end * 1e-4, end, 63)])
     weights = np.gradient(np.sqrt(times))
     root = np.sqrt(weights / np.sum(weights))
-    matrix = root[:, None] * sample_sums(kernel, times) * root
+    matrix = root[:, None] * curve.at_sums(times) * root
     singular = np.linalg.svd(matrix, compute_uv=False)
     return np.maximum(tails(singular) - 16 * _EPS * np.linalg.norm(singular), 0)
 
 
-def alternation_bound(parts: np.ndarray, m: int, norm: str) -> float:
+def alternation_bound(parts: np.ndarray, needed: int, norm: str) -> float:
     """De la Vallee-Poussin's bound from the sizes of the error between its sign changes.
 
-    Two sums of m real exponentials differ by one of 2m, which has at most 2m - 1 zeros. So
-    against 2m + 1 parts of alternating sign, no other sum can be better in each of them.
+    Two sums of m real exponentials differ by one of 2m, which has at most 2m - 1 zeros, and one
+    more with a constant. So against 2m + 1 parts of alternating sign, or one more, no other sum
+    can be better in each of them.
     """
-    needed = 2 * m + 1
+    if norm == "sup":
+        # The highest level that enough parts reach whose signs alternate.
+        levels, low, high = np.sort(parts)[::-1], 0, parts.size
+        while low < high:
+            middle = (low + high) // 2
+            signs = np.flatnonzero(parts >= levels[middle]) % 2
+            if 1 + np.count_nonzero(np.diff(signs)) < needed:
+                low = middle + 1
+            else:
+                high = middle
+        return float(levels[low]) if low < parts.size else 0.0
+    while parts.size > _MANY * needed:
+        # Of noise there are many: all that are smaller than both neighbours join them at once.
+        least = np.zeros(parts.size, bool)
+        least[1:-1] = (parts[1:-1] <= parts[:-2]) & (parts[1:-1] < parts[2:])
+        starts = np.append(True, ~(least[1:] | least[:-1]))
+        if np.sum(starts) == parts.size or np.sum(starts) < needed:
+            break
+        parts = np.add.reduceat(np.where(least, 0, parts), np.flatnonzero(starts))
     sizes = list(parts)
-    join = max if norm == "sup" else sum
     while len(sizes) > needed:
         k = int(np.argmin(sizes))
         if len(sizes) == needed + 1 or k in (0, len(sizes) - 1):
             sizes.pop(0 if sizes[0] < sizes[-1] else -1)
         else:
-            sizes[k - 1 : k + 2] = [join((sizes[k - 1], sizes[k + 1]))]
+            sizes[k - 1 : k + 2] = [sizes[k - 1] + sizes[k + 1]]
     if len(sizes) < needed:
         return 0.0
     return float(np.sqrt(min(sizes)) if norm == "L2" else min(sizes))

@@ -1,12 +1,14 @@
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from .._checks import as_list, as_positive, check_flag, check_integer
 from ..targets._inner import Kernel
-from ._best import BestExponentialSum, extended, make_search, Norm
+from ._best import BestExponentialSum, extended, make_search, Norm, Samples
 from ._fit import Rates
 
 
@@ -23,6 +25,7 @@ class NeuronsNeeded(eqx.Module):
     - `reached`: whether an order up to `max_neurons` reached the error.
     - `best`: the sum of that order, or the best of all that were tried.
     - `orders`, `errors`: all orders that were tried, ascending, and their errors.
+    - `sums`: the sums themselves.
     - `error`: the error asked for, in the norm itself.
     """
 
@@ -33,6 +36,7 @@ class NeuronsNeeded(eqx.Module):
     orders: Int[Array, " tried"]
     errors: Float[Array, " tried"]
     error: Float[Array, ""]
+    sums: tuple[BestExponentialSum, ...]
 
 
 def neurons_needed(
@@ -45,6 +49,12 @@ def neurons_needed(
     horizon: Real[ArrayLike, ""] | None = None,
     relative: bool = False,
     max_neurons: int = 64,
+    samples: Samples = "points",
+    weights: Real[ArrayLike, " samples"] | None = None,
+    absolute_weights: bool = False,
+    offset: bool = False,
+    also: Sequence[int] = (),
+    progress: bool = False,
 ) -> NeuronsNeeded:
     r"""The smallest number of neurons with which a linear RNN approximates a kernel to an error.
 
@@ -54,11 +64,13 @@ def neurons_needed(
 
     **Arguments:**
 
-    - `kernel`, `norm`, `min_rate`, `complex`, `horizon`: as for
-        [`memjax.best_exponential_sum`][].
+    - `kernel`, `norm`, `min_rate`, `complex`, `horizon`, `samples`, `weights`,
+        `absolute_weights`, `offset`, `progress`: as for [`memjax.best_exponential_sum`][].
     - `error`: The error to reach, above 0, in units of the norm.
     - `relative`: Whether `error` is relative to the norm of the kernel.
-    - `max_neurons`: The largest order to try.
+    - `max_neurons`: The largest order to try; of samples that are points no more than they
+        determine.
+    - `also`: Orders below the answer to try as well, to see how the error falls.
 
     **Returns:**
 
@@ -72,13 +84,15 @@ def neurons_needed(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 4 (theory, section 2).
     """
-    wanted = as_float_array("error", error)
-    check_scalar("error", wanted)
-    check_positive("error", wanted, "no finite number of neurons reaches 0 in general")
+    wanted = as_positive("error", error, "no finite number of neurons reaches 0 in general")
+    check_flag("relative", relative)
     check_integer("max_neurons", max_neurons)
-    search = make_search(kernel, norm, min_rate, complex, horizon)
-    target = float(wanted) * (search.whole() if relative else 1.0)
-    bounds = search.bounds()
+    more = [check_integer("also", m) for m in as_list("also", also, "integers")]
+    search = make_search(
+        kernel, norm, min_rate, complex, horizon, samples, weights, absolute_weights, offset
+    )
+    target = float(wanted) * (search.norm_of_kernel() if relative else 1.0)
+    bounds, max_neurons = search.bounds * search.norm_unit(), min(max_neurons, search.most)
     lowest = max(int(np.argmax(np.append(bounds, 0.0) <= target)), 1)
     tried: dict[int, tuple[BestExponentialSum, Rates]] = {}
 
@@ -88,16 +102,20 @@ def neurons_needed(
         return float(tried[m][0].error) <= target
 
     failed, m, step = lowest - 1, min(lowest, max_neurons), 1
-    reached = reaches(m)
-    while not reached and m < max_neurons:
-        failed, m, step = m, min(m + step, max_neurons), 2 * step
+    with search.watched(progress):
         reached = reaches(m)
-    while reached and m - failed > 1:
-        middle = (failed + m) // 2
-        if reaches(middle):
-            m = middle
-        else:
-            failed = middle
+        while not reached and m < max_neurons:
+            failed, m, step = m, min(m + step, max_neurons), 2 * step
+            reached = reaches(m)
+        while reached and m - failed > 1:
+            middle = (failed + m) // 2
+            if reaches(middle):
+                m = middle
+            else:
+                failed = middle
+        for other in sorted(set(more)):
+            if other < m and other not in tried:
+                reaches(other)
     orders = sorted(tried)
     errors = [float(tried[k][0].error) for k in orders]
     chosen = m if reached else orders[int(np.argmin(errors))]
@@ -109,4 +127,5 @@ def neurons_needed(
         orders=jnp.asarray(orders),
         errors=jnp.asarray(errors),
         error=jnp.asarray(target),
+        sums=tuple(tried[k][0] for k in orders),
     )

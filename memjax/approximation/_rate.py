@@ -11,7 +11,7 @@ from .._checks import as_float_array, check_integer
 from ..targets import AbstractKernel, split_exponential, state_space
 from ..targets._inner import Kernel
 from ._best import check_kernel, extended, make_search
-from ._grid import first_jump, Grid, make_grid, sample
+from ._curve import Curve, first_jump, sample
 
 _CLEAR = 1e-12  # below this share of its maximum a derivative may be rounding
 
@@ -126,8 +126,8 @@ def approximation_rate(
             f"`kernel` must have {min(alphas)} continuous derivatives for the theorem, got {name}, "
             f"which {what}; use `neurons_needed`, or smooth it."
         )
-    grid = make_grid(kernel, math.inf, "sup", False)
-    constants = [_constants(kernel, grid, alpha) for alpha in smooth]
+    curve = Curve(kernel, math.inf, "sup", False)
+    constants = [_constants(curve, alpha) for alpha in smooth]
     beta, gamma = (jnp.asarray(values) for values in zip(*constants, strict=True))
 
     search = make_search(kernel, "L1", 0.0, complex, math.inf)
@@ -156,14 +156,15 @@ def approximation_rate(
     )
 
 
-def _constants(kernel: Kernel, grid: Grid, alpha: int) -> tuple[float, float]:
+def _constants(curve: Curve, alpha: int) -> tuple[float, float]:
     """The pair beta, gamma that makes gamma / beta smallest."""
+    kernel, grid = curve.kernel, curve.grid.times * curve.time
     known = _slowest(kernel)
     times, logs, fastest = [], [], math.inf if known is None else known
     for order in range(alpha + 1):
-        size = np.abs(sample(kernel, grid.times, order))
-        clear = (size > _CLEAR * np.max(size)) & (grid.times <= grid.kernel_end)
-        t, log = grid.times[clear], np.log(size[clear])
+        size = np.abs(sample(kernel, grid, order))
+        clear = (size > _CLEAR * np.max(size)) & (grid <= curve.grid.end * curve.time)
+        t, log = grid[clear], np.log(size[clear])
         times.append(t)
         logs.append(log)
         if state_space(kernel) is None:

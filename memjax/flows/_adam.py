@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .._checks import as_float_array, check_positive, check_scalar
+from .._checks import as_positive, as_positive_array
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -49,16 +49,13 @@ class Adam(AbstractFlow):
     ):
         check_loss(loss)
         self.loss = loss
-        self.epsilon = as_float_array("epsilon", epsilon)
-        check_scalar("epsilon", self.epsilon)
-        check_positive("epsilon", self.epsilon)
-        self.averaging_times = as_float_array("averaging_times", averaging_times)
+        self.epsilon = as_positive("epsilon", epsilon)
+        self.averaging_times = as_positive_array("averaging_times", averaging_times)
         if self.averaging_times.shape != (2,):
             raise ValueError(
                 "`averaging_times` must be two times, got shape "
                 f"{self.averaging_times.shape}; pass that of the mean and that of the square."
             )
-        check_positive("averaging_times", self.averaging_times)
 
     def auxiliary(self, gradient: Float[Array, " weights"]) -> dict[str, Array]:
         # In units of the first gradient, so that tolerances mean the same for both averages.

@@ -9,7 +9,8 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from ..losses import AbstractLoss, displaced, weights
+from .._checks import check_instance, shown
+from ..losses import AbstractLoss, check_trained, coordinates, displaced, weights
 from ..models import AbstractModel, trainable
 
 
@@ -18,11 +19,13 @@ class AbstractFlow(diffrax.AbstractTerm):
 
     $$\dot\theta = f(\nabla J(\theta), z), \qquad \dot z = g(\nabla J(\theta), z),$$
 
-    where $\theta$ is the flat vector of the trained weights and $z$ holds whatever the
-    dynamics remember besides them, such as a velocity. A flow is a Diffrax term: its state is
-    a model, or the pair of a model and $z$ where there is any ([`memjax.AbstractFlow.start`][]).
-    `displaced` gives the same dynamics for the displacement from a start, which is what
-    [`memjax.measure_plateau`][] integrates.
+    where $\theta$ is the flat vector of the trained weights, a complex one as its two parts, and
+    $z$ holds whatever the dynamics remember besides them, such as a velocity. A flow is a Diffrax
+    term: its state is a model, or the pair of a model and $z$ where there is any
+    ([`memjax.AbstractFlow.start`][]). `displaced` gives the same dynamics for the displacement
+    from a start, a real vector, which is what [`memjax.measure_plateau`][] integrates. Diffrax
+    warns of complex states, and takes no models with both real and complex weights; `displaced`
+    has no such limits.
 
     To write a flow, subclass it, give a `loss` and the four methods `auxiliary`, `rates`,
     `resistance` and `coasting`.
@@ -60,18 +63,37 @@ class AbstractFlow(diffrax.AbstractTerm):
         """How far the weights would move on if the gradient vanished: a flow is at rest only
         if that is nothing."""
 
+    @property
+    def descends(self) -> bool:
+        """Whether the loss never rises along the dynamics."""
+        return False
+
     def start(self, model: AbstractModel) -> PyTree[Array]:
         """The state of this term for Diffrax that starts at `model`."""
-        gradient = jfu.ravel_pytree(self.loss.gradient(model))[0]
-        auxiliary = self.auxiliary(gradient)
+        check_trained(model)
+        for leaf in jax.tree.leaves(model):
+            if not eqx.is_array_like(leaf):
+                raise TypeError(
+                    "`model` must hold nothing but arrays to be a state of Diffrax, got "
+                    f"{shown(leaf)}; make it a static field, or solve `flow.displaced(model)`."
+                )
+        auxiliary = self.auxiliary(coordinates(self.loss.gradient(model))[0])
         return model if auxiliary is None else (model, auxiliary)
 
     def vf(self, t: Scalar, y: PyTree[Array], args: PyTree) -> PyTree[Array]:
         model, auxiliary = (y, None) if isinstance(y, AbstractModel) else y
-        gradient, unravel = jfu.ravel_pytree(self.loss.gradient(model))
+        kinds = {
+            jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(eqx.filter(y, eqx.is_inexact_array))
+        }
+        if len(kinds) > 1:
+            raise TypeError(
+                "`y` must not hold both real and complex arrays, which Diffrax cannot integrate "
+                "together; solve `flow.displaced(model)` instead, whose state is a real vector."
+            )
+        gradient, back = coordinates(self.loss.gradient(model))
         velocity, change = self.rates(gradient, auxiliary)
         still = jax.tree.map(jnp.zeros_like, eqx.filter(model, trainable(model), inverse=True))
-        moving = eqx.combine(unravel(velocity), still)
+        moving = eqx.combine(back(velocity), still)
         return moving if isinstance(y, AbstractModel) else (moving, change)
 
     def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
@@ -82,7 +104,8 @@ class AbstractFlow(diffrax.AbstractTerm):
 
     def displaced(self, model: AbstractModel) -> "DisplacedFlow":
         """The dynamics of the displacement from `model`."""
-        gradient = jfu.ravel_pytree(self.loss.gradient(model))[0]
+        check_trained(model)
+        gradient = coordinates(self.loss.gradient(model))[0]
         return DisplacedFlow(self, model, self.auxiliary(gradient))
 
 
@@ -111,13 +134,13 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     @property
     def size(self) -> int:
-        """The number of trained weights."""
-        return sum(leaf.size for leaf in jax.tree.leaves(weights(self.model)))
+        """The number of trained weights, where a complex one counts twice."""
+        return coordinates(weights(self.model))[0].size
 
     def initial_state(self) -> Float[Array, " state"]:
         """The state at the start."""
-        still = jax.tree.map(jnp.zeros_like, weights(self.model))
-        return jnp.concatenate([_flat(still), _flat(self.auxiliary)])
+        still = jnp.zeros_like(coordinates(weights(self.model))[0])
+        return jnp.concatenate([still, _flat(self.auxiliary)])
 
     def model_at(self, y: Float[Array, " state"]) -> AbstractModel:
         """The model of a state."""
@@ -125,17 +148,21 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     def distance(self, y: Float[Array, " state"]) -> Scalar:
         r"""$\|\theta - \theta(0)\|_2$ of a state."""
-        # A norm whose derivative at the start is zero instead of NaN.
-        square = jnp.sum(y[: self.size] ** 2)
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        return _norm(y[: self.size])
+
+    def leaf_norms(self, y: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The length of each leaf of weights, and of what else the flow remembers, in place of
+        all its numbers."""
+        state = (self._displacement(y), self._auxiliary(y))
+        return _flat(jax.tree.map(lambda x: jnp.full_like(x, _norm(x)), state))
 
     def gradient(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
         """The gradient of the loss at a state."""
-        return _flat(self.loss.gradient(self.model, self._displacement(y)))
+        return coordinates(self.loss.gradient(self.model, self._displacement(y)))[0]
 
     def noise(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
         """An estimate of the rounding error of every component of the gradient."""
-        return _flat(self.loss.gradient_noise(self.model, self._displacement(y)))
+        return coordinates(self.loss.gradient_noise(self.model, self._displacement(y)))[0]
 
     def hessian(self, y: Float[Array, " state"]) -> Float[Array, "weights weights"]:
         """The Hessian of the loss at a state."""
@@ -154,7 +181,8 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     def vf(self, t: Scalar, y: Float[Array, " state"], args: PyTree) -> Float[Array, " state"]:
         velocity, change = self.flow.rates(self.gradient(y), self._auxiliary(y))
-        return jnp.concatenate([velocity, _flat(change)])
+        # Diffrax has states in the precision of time, also of weights in single precision.
+        return jnp.concatenate([velocity, _flat(change)]).astype(y.dtype)
 
     def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
         return t1 - t0
@@ -163,10 +191,16 @@ class DisplacedFlow(diffrax.AbstractTerm):
         return control * vf
 
     def _displacement(self, y: Float[Array, " state"]) -> PyTree[Array]:
-        return jfu.ravel_pytree(weights(self.model))[1](y[: self.size])
+        return coordinates(weights(self.model))[1](y[: self.size])
 
     def _auxiliary(self, y: Float[Array, " state"]) -> PyTree[Array]:
         return jfu.ravel_pytree(self.auxiliary)[1](y[self.size :])
+
+
+def _norm(x: Array) -> Scalar:
+    """A norm whose derivative at 0 is 0 instead of NaN."""
+    square = jnp.sum(x**2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:
@@ -175,8 +209,5 @@ def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:
 
 def check_loss(loss: AbstractLoss) -> None:
     """Refuse what is not a loss."""
-    if not isinstance(loss, AbstractLoss):
-        raise TypeError(
-            f"`loss` must be a memjax loss, got {type(loss).__name__}; pass for "
-            "example memjax.WhiteNoiseLoss(target)."
-        )
+    hint = "pass for example memjax.WhiteNoiseLoss(target)"
+    check_instance("loss", loss, AbstractLoss, "a memjax loss", hint)

@@ -4,14 +4,22 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from .._checks import as_float_array, check_nonnegative, check_positive, check_scalar
-from ..losses import AbstractLoss, displaced, weights
+from .._checks import as_key, as_nonnegative, as_positive, check_instance, shown
+from ..losses import (
+    AbstractLoss,
+    check_model,
+    check_trained,
+    coordinates,
+    displaced,
+    from_real_parts,
+    real_parts,
+    weights,
+)
 from ..models import AbstractModel
 from ._base import check_loss
 
@@ -53,6 +61,9 @@ class AbstractTraining(eqx.Module):
 class OptaxTraining(AbstractTraining):
     """Training by any Optax optimiser.
 
+    A complex weight is trained as two real ones, its parts, by every optimiser alike: Optax sees
+    them as two arrays.
+
     **Arguments:**
 
     - `loss`: the loss.
@@ -82,34 +93,36 @@ class OptaxTraining(AbstractTraining):
         self, loss: AbstractLoss, optimiser: Any, time_step: float | Float[Array, ""] = 1.0
     ):
         check_loss(loss)
-        if not (callable(getattr(optimiser, "init", None)) and hasattr(optimiser, "update")):
+        parts = [getattr(optimiser, name, None) for name in ("init", "update")]
+        if isinstance(optimiser, type) or not all(map(callable, parts)):
             raise TypeError(
-                f"`optimiser` must be an Optax optimiser, got {optimiser!r}; pass for example "
-                "optax.adam(1e-3)."
+                f"`optimiser` must be an Optax optimiser, got {shown(optimiser)}; pass for "
+                "example optax.adam(1e-3)."
             )
         self.loss = loss
         self.optimiser = optax.with_extra_args_support(optimiser)
-        self.time_step = as_float_array("time_step", time_step)
-        check_scalar("time_step", self.time_step)
-        check_positive("time_step", self.time_step)
+        self.time_step = as_positive("time_step", time_step)
 
     def start(self, model: AbstractModel) -> PyTree[Array]:
-        return self.optimiser.init(weights(model))
+        check_model(model)
+        check_trained(model)
+        return self.optimiser.init(real_parts(weights(model)))
 
     def update(
         self, model: AbstractModel, displacement: PyTree[Array], state: PyTree[Array]
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         here = displaced(model, displacement)
-        gradient = self.loss.gradient(model, displacement)
+        gradient = real_parts(self.loss.gradient(model, displacement))
         change, state = self.optimiser.update(
             gradient,
             state,
-            weights(here),
+            real_parts(weights(here)),
             value=self.loss(here),
             grad=gradient,
-            value_fn=lambda w: self.loss(eqx.combine(w, here)),
+            value_fn=lambda parts: self.loss(eqx.combine(from_real_parts(parts), here)),
         )
-        return jax.tree.map(jnp.add, displacement, change), state
+        add = lambda old, new: old + new.astype(old.dtype)
+        return jax.tree.map(add, displacement, from_real_parts(change)), state
 
 
 class StochasticGradientFlow(AbstractTraining):
@@ -128,7 +141,7 @@ class StochasticGradientFlow(AbstractTraining):
 
     **Raises:**
 
-    `TypeError` if `loss` is not a loss or `key` not a (new-style) key, `ValueError` for a negative
+    `TypeError` if `loss` is not a loss or `key` not a key, `ValueError` for a negative
     temperature or a `time_step` that is not positive.
 
     ??? cite "Reference"
@@ -153,25 +166,23 @@ class StochasticGradientFlow(AbstractTraining):
     ):
         check_loss(loss)
         self.loss = loss
-        self.temperature = as_float_array("temperature", temperature)
-        check_scalar("temperature", self.temperature)
-        check_nonnegative("temperature", self.temperature)
-        self.time_step = as_float_array("time_step", time_step)
-        check_scalar("time_step", self.time_step)
-        check_positive("time_step", self.time_step)
-        if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-            raise TypeError(f"`key` must be a PRNG key, got {key!r}; pass jax.random.key(0).")
-        self.key = key
+        self.temperature = as_nonnegative("temperature", temperature)
+        self.time_step = as_positive("time_step", time_step)
+        self.key = as_key("key", key)
         self.solver = diffrax.Euler() if solver is None else solver
+        hint = "pass for example diffrax.Euler()"
+        check_instance("solver", self.solver, diffrax.AbstractSolver, "a Diffrax solver", hint)
 
     def start(self, model: AbstractModel) -> Int[Array, ""]:
+        check_model(model)
+        check_trained(model)
         return jnp.zeros((), int)
 
     def update(
         self, model: AbstractModel, displacement: PyTree[Array], state: Int[Array, ""]
     ) -> tuple[PyTree[Array], Int[Array, ""]]:
-        y, unravel = jfu.ravel_pytree(displacement)
-        descent = lambda t, y, args: -jfu.ravel_pytree(self.loss.gradient(model, unravel(y)))[0]
+        y, back = coordinates(displacement)
+        descent = lambda t, y, args: -coordinates(self.loss.gradient(model, back(y)))[0]
         size = jnp.sqrt(2 * self.temperature)
         noise = lambda t, y, args: lx.DiagonalLinearOperator(jnp.full(y.shape, size))
         # Every step is one of its own, from time 0: a path to an unknown end is not needed.
@@ -184,4 +195,4 @@ class StochasticGradientFlow(AbstractTraining):
         zero, args = jnp.zeros(()), None
         memory = self.solver.init(terms, zero, self.time_step, y, args)
         y, *_ = self.solver.step(terms, zero, self.time_step, y, args, memory, False)
-        return unravel(y), state + 1
+        return back(y), state + 1

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Scalar
 
+from .._checks import check_instance
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -36,6 +37,10 @@ class GradientFlow(AbstractFlow):
     def __check_init__(self):
         check_loss(self.loss)
 
+    @property
+    def descends(self) -> bool:
+        return True
+
     def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
         return None
 
@@ -62,7 +67,8 @@ class PreconditionedFlow(AbstractFlow):
     - `loss`: the loss $J$.
     - `operator`: $A$, a Lineax operator over the flat vector of the trained weights, positive
         definite. The weights are in the order of `jax.flatten_util.ravel_pytree` of
-        `equinox.filter(model, memjax.trainable(model))`.
+        `equinox.filter(model, memjax.trainable(model))`; of a complex array the real parts come
+        first, then the imaginary parts.
 
     **Raises:**
 
@@ -79,11 +85,14 @@ class PreconditionedFlow(AbstractFlow):
 
     def __check_init__(self):
         check_loss(self.loss)
-        if not isinstance(self.operator, lx.AbstractLinearOperator):
-            raise TypeError(
-                f"`operator` must be a Lineax operator, got {type(self.operator).__name__}; pass "
-                "for example lineax.DiagonalLinearOperator(scales)."
-            )
+        hint = "pass for example lineax.DiagonalLinearOperator(scales)"
+        check_instance(
+            "operator", self.operator, lx.AbstractLinearOperator, "a Lineax operator", hint
+        )
+
+    @property
+    def descends(self) -> bool:
+        return True
 
     def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
         if self.operator.in_size() != gradient.size or self.operator.out_size() != gradient.size:

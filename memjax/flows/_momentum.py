@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .._checks import as_float_array, check_nonnegative, check_positive, check_scalar
+from .._checks import as_nonnegative, as_positive
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -33,9 +33,7 @@ class HeavyBall(AbstractFlow):
     def __init__(self, loss: AbstractLoss, friction: float | Float[Array, ""] = 1.0):
         check_loss(loss)
         self.loss = loss
-        self.friction = as_float_array("friction", friction)
-        check_scalar("friction", self.friction)
-        check_nonnegative("friction", self.friction)
+        self.friction = as_nonnegative("friction", friction)
 
     def auxiliary(self, gradient: Float[Array, " weights"]) -> Float[Array, " weights"]:
         return jnp.zeros_like(gradient)
@@ -80,9 +78,7 @@ class Nesterov(AbstractFlow):
     def __init__(self, loss: AbstractLoss, damping: float | Float[Array, ""] = 3.0):
         check_loss(loss)
         self.loss = loss
-        self.damping = as_float_array("damping", damping)
-        check_scalar("damping", self.damping)
-        check_positive("damping", self.damping)
+        self.damping = as_positive("damping", damping)
 
     def auxiliary(
         self, gradient: Float[Array, " weights"]

@@ -1,7 +1,12 @@
 """Losses: a target and a model joined into one number."""
 
 from ._base import AbstractLoss as AbstractLoss
+from ._base import check_model as check_model
+from ._base import check_trained as check_trained
+from ._base import coordinates as coordinates
 from ._base import displaced as displaced
+from ._base import from_real_parts as from_real_parts
+from ._base import real_parts as real_parts
 from ._base import weights as weights
 from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss
 from ._function import FunctionLoss as FunctionLoss

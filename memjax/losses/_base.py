@@ -1,9 +1,14 @@
 import abc
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
+import jax
+import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_instance, shown
 from ..models import AbstractModel, trainable
 
 
@@ -26,7 +31,7 @@ class AbstractLoss(eqx.Module):
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
-        """The gradient with respect to the trained weights, at `model + displacement`.
+        r"""The gradient with respect to the trained weights, at `model + displacement`.
 
         **Arguments:**
 
@@ -36,14 +41,17 @@ class AbstractLoss(eqx.Module):
 
         **Returns:**
 
-        A PyTree of the structure of `displacement`.
+        A PyTree of the structure of `displacement`. For a complex weight $a + ib$ it holds
+        $\partial J/\partial a + i\, \partial J/\partial b$, the direction in which the loss
+        rises most: the conjugate of what `jax.grad` gives.
         """
 
     @abc.abstractmethod
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
-        """An estimate of the rounding error of every component of `gradient`, not negative."""
+        """An estimate of the rounding error of every component of `gradient`, not negative; of a
+        complex component in both its parts."""
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         """An estimate of the rounding error of the loss itself, not negative.
@@ -54,11 +62,71 @@ class AbstractLoss(eqx.Module):
         return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no model."""
+    hint = "pass an instance, for example memjax.DiagonalLinearRNN(amplitudes, rates)"
+    check_instance("model", model, AbstractModel, "a memjax model", hint)
+
+
 def displaced(model: AbstractModel, displacement: PyTree[Array] | None) -> AbstractModel:
     """The model moved by a displacement of its trained weights."""
-    return model if displacement is None else eqx.apply_updates(model, displacement)
+    if displacement is None:
+        return model
+    if jax.tree.structure(displacement) != jax.tree.structure(weights(model)):
+        raise TypeError(
+            f"`displacement` must have the structure of the trained weights, got "
+            f"{shown(displacement)}; pass a tree as eqx.filter(model, memjax.trainable(model))."
+        )
+    return eqx.apply_updates(model, displacement)
 
 
 def weights(model: AbstractModel) -> PyTree[Array]:
     """The trained weights: the model with `None` in place of every other leaf."""
     return eqx.filter(model, trainable(model))
+
+
+# --- Real coordinates -----------------------------------------------------------------------------
+
+# What is trained are real numbers: a complex weight is two of them. Everything that moves weights
+# or measures how they move does so in these coordinates, in which gradients, norms and Hessians
+# are the usual ones.
+
+
+class _Parts(NamedTuple):
+    """A complex array of weights as two real ones."""
+
+    real: Array
+    imaginary: Array
+
+
+def real_parts(tree: PyTree[Array]) -> PyTree[Array]:
+    """The weights with every complex array as the pair of its real and imaginary parts."""
+    split = lambda leaf: _Parts(jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else leaf
+    return jax.tree.map(split, tree)
+
+
+def from_real_parts(tree: PyTree[Array]) -> PyTree[Array]:
+    """The inverse of `real_parts`."""
+    join = lambda node: jax.lax.complex(*node) if isinstance(node, _Parts) else node
+    return jax.tree.map(join, tree, is_leaf=lambda node: isinstance(node, _Parts))
+
+
+def coordinates(
+    tree: PyTree[Array],
+) -> tuple[Float[Array, " coordinates"], Callable[[Float[Array, " coordinates"]], PyTree[Array]]]:
+    """The real coordinates of weights as one vector, and the way back.
+
+    They are those of `jax.flatten_util.ravel_pytree`, where the real parts of a complex array are
+    followed by its imaginary parts. On the way back every array has its own precision again.
+    """
+    flat, unravel = jfu.ravel_pytree(real_parts(tree))
+    return flat, lambda vector: from_real_parts(unravel(vector.astype(flat.dtype)))
+
+
+def check_trained(model: PyTree) -> None:
+    """Refuse a model in which there is nothing to train."""
+    if not any(leaf.size for leaf in jax.tree.leaves(weights(model))):
+        raise ValueError(
+            "`model` must have trained weights, got none; they are its inexact arrays outside "
+            "reparametrisations and memjax.Fixed."
+        )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float_array, check_positive, check_scalar
+from .._checks import as_positive
 from ..models import AbstractModel
 from ..targets import AbstractKernel, inner_product, KernelSum, state_space, StateSpaceKernel
 from ..targets._composed import ScaledKernel
@@ -54,7 +54,8 @@ class ColouredNoiseLoss(AbstractLoss):
     - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
     - `correlation_rate`: $\kappa > 0$, in units of one over time.
     - `sigma`: the standard deviation $\sigma > 0$ of the input. Defaults to 1.
-    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+    - `horizon`: $T$, in units of the model's clock; infinity, for which `None` stands too, is the
+        default.
 
     **Raises:**
 
@@ -80,14 +81,11 @@ class ColouredNoiseLoss(AbstractLoss):
         target: Kernel,
         correlation_rate: float | Float[Array, ""],
         sigma: float | Float[Array, ""] = 1.0,
-        horizon: float | Float[Array, ""] = jnp.inf,
+        horizon: float | Float[Array, ""] | None = jnp.inf,
     ):
         check_target(target)
-        self.correlation_rate = as_float_array("correlation_rate", correlation_rate)
-        self.sigma = as_float_array("sigma", sigma)
-        for name in ("correlation_rate", "sigma"):
-            check_scalar(name, getattr(self, name))
-            check_positive(name, getattr(self, name))
+        self.correlation_rate = as_positive("correlation_rate", correlation_rate)
+        self.sigma = as_positive("sigma", sigma)
         self.horizon = as_loss_horizon(target, horizon)
         if self.horizon is not None and state_space(target) is None:
             raise ValueError(

@@ -2,12 +2,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_callable, check_scalar_of_model
 from ..models import AbstractModel, trainable
-from ._base import AbstractLoss, displaced, weights
+from ._base import AbstractLoss, coordinates, displaced
 
 
 class FunctionLoss(AbstractLoss):
@@ -29,34 +29,37 @@ class FunctionLoss(AbstractLoss):
 
     **Raises:**
 
-    `TypeError` if `function` is not callable.
+    `TypeError` if `function` is not callable; when called, `TypeError` or `ValueError` if it
+    returns anything but a real scalar.
     """
 
     function: Callable[[AbstractModel], Float[Array, ""]]
 
     def __check_init__(self):
-        if not callable(self.function):
-            raise TypeError(
-                f"`function` must map a model to a scalar, got {self.function!r}; pass a function."
-            )
+        check_callable("function", self.function, "pass a function from models to scalars")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
-        return self.function(model)
+        value = self.function(model)
+        check_scalar_of_model("function", value)
+        return value
 
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
-        return jax.grad(lambda p: self.function(eqx.combine(p, fixed)))(free)
+        gradient = jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
+        return jax.tree.map(jnp.conj, gradient)
 
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         moved = displaced(model, displacement)
-        flat, unravel = jfu.ravel_pytree(weights(moved))
-        _, fixed = eqx.partition(moved, trainable(moved))
-        gradient = jax.grad(lambda p: self.function(eqx.combine(unravel(p), fixed)))
+        free, fixed = eqx.partition(moved, trainable(moved))
+        flat, back = coordinates(free)
+        gradient = jax.grad(lambda p: self(eqx.combine(back(p), fixed)))
         hessian = jax.jacfwd(gradient)(flat)
         noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
-        return unravel(jnp.finfo(flat.dtype).eps * noise)
+        # Of several precisions the coarsest decides.
+        unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
+        return back(unit * noise)

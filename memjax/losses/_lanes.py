@@ -23,7 +23,7 @@ from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..solvers import _double_double as dd
 from ..solvers._double_double import Pair
 from ..targets import AbstractKernel, GaussianBump
-from ._white_noise import residual_modes, split_target, WhiteNoiseLoss
+from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 
 class Linearisation(eqx.Module):
@@ -146,7 +146,8 @@ class SpectralLanes(eqx.Module):
         if low is None:
             unit = 8 * jnp.finfo(y.dtype).eps
             gradient = 2 * jnp.concatenate([e0, a_first * e1])
-            noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1])
+            lost = underflow(self.remainder_norm, float(jnp.finfo(y.dtype).tiny))
+            noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]) + 2 * lost
         else:
             gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
         return Linearisation(self.loss(y), gradient, hessian, noise)
@@ -217,7 +218,9 @@ class SpectralLanes(eqx.Module):
         noise = 2 * eps**2 * jnp.concatenate([m0, factor * m1])
         noise = noise + eps / 2 * jnp.abs(gradient)
         of_tails = jnp.concatenate([jnp.abs(tails[0]), factor * jnp.abs(tails[1])])
-        return gradient, noise + 8 * eps * of_tails
+        # Products of pairs are right down to this.
+        lost = underflow(self.remainder_norm, 2.0**-916)
+        return gradient, noise + 8 * eps * of_tails + lost
 
     def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> tuple[Pair, Pair, Array, Array]:
         """The first two of `_residual`, without the remainder, as pairs, and the moduli."""

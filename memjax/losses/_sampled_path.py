@@ -1,5 +1,6 @@
+import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import diffrax
 import equinox as eqx
@@ -9,18 +10,22 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 
 from .._checks import (
-    as_float_array,
-    check_finite,
+    as_finite_array,
+    as_key,
+    as_nonnegative,
+    as_positive,
+    check_choice,
+    check_instance,
     check_integer,
     check_nonnegative,
-    check_positive,
-    check_scalar,
+    shown,
+    unknown_name,
 )
 from ..models import AbstractModel
 from ..targets import AbstractTarget
 from ..targets._inner import Kernel, sizes
-from ..targets._paths import as_times
-from ._base import AbstractLoss
+from ..targets._paths import as_steps, as_times
+from ._base import AbstractLoss, check_model
 from ._function import FunctionLoss
 
 Method = Literal["scan", "diffrax", "residual"]
@@ -50,9 +55,8 @@ class TemporalWeight(eqx.Module):
     power: Float[Array, ""]
 
     def __init__(self, power: float | Float[Array, ""]):
-        self.power = as_float_array("power", power)
-        check_scalar("power", self.power)
-        check_nonnegative("power", self.power, "the weight of the first time would be infinite")
+        hint = "the weight of the first time would be infinite"
+        self.power = as_nonnegative("power", power, hint)
 
     def __call__(self, ts: Float[Array, " times"]) -> Float[Array, " times"]:
         """The weights at increasing times, shape `(times,)`; at least two of them."""
@@ -93,10 +97,11 @@ class SampledPathLoss(AbstractLoss):
 
     **Raises:**
 
-    `TypeError` if the target is not a target; `ValueError` for times that do not increase, for
-    inputs that do not fit times or target, for weights that are negative or not one a time, for
-    an unknown method, for options without `"diffrax"` as the method, and when called, for a
-    model with other outputs than the target, or without a scan if that is the method.
+    `TypeError` if the target is not a target; `ValueError` for times that do not increase or, in
+    single precision, do not tell their steps ([`memjax.DiagonalLinearRNN.scan`][]), for inputs
+    that do not fit times or target, for weights that are negative or not one a time, for an
+    unknown method, for options without `"diffrax"` as the method, and when called, for a model
+    with other outputs than the target, or without a scan if that is the method.
 
     Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
 
@@ -124,8 +129,9 @@ class SampledPathLoss(AbstractLoss):
     ):
         _check_target(target)
         self.ts = as_times(ts)
-        self.xs = as_float_array("xs", xs)
-        check_finite("xs", self.xs)
+        # In the precision in which they are kept: models are to tell their steps.
+        as_steps(self.ts)
+        self.xs = as_finite_array("xs", xs)
         if self.xs.ndim < 2 or self.xs.shape[1] != self.ts.size:
             raise ValueError(
                 f"`xs` must have shape (batch, times) or (batch, times, d), got {self.xs.shape} "
@@ -145,25 +151,31 @@ class SampledPathLoss(AbstractLoss):
         elif isinstance(weight, TemporalWeight):
             self.weights = weight(self.ts)
         else:
-            self.weights = as_float_array("weight", weight)
+            self.weights = as_finite_array("weight", weight)
             check_nonnegative("weight", self.weights)
             if self.weights.shape != self.ts.shape:
                 raise ValueError(
                     f"`weight` must have one entry per time, got shape {self.weights.shape} for "
                     f"{self.ts.size} times."
                 )
-        if method not in (None, "scan", "diffrax", "residual"):
-            raise ValueError(
-                f"`method` must be 'scan', 'diffrax' or 'residual', got {method!r}; "
-                "choose one of these, or None for the best that the model offers."
-            )
+        hint = "choose one, or None for the best that the model offers"
+        check_choice("method", method, (None, *get_args(Method)), hint)
+        options = {} if options is None else options
+        check_instance("options", options, dict, "a dictionary", "pass keyword arguments by name")
+        known = inspect.signature(AbstractModel.__call__).parameters
+        for name in options:
+            if name not in list(known)[3:]:
+                raise ValueError(
+                    f"`options` must be arguments of a model's call, got {shown(name)}; "
+                    f"{unknown_name(name, list(known)[3:])}"
+                )
         if options and method != "diffrax":
             raise ValueError(
                 f"`options` are for the method 'diffrax', got method {method!r}; pass "
                 "method='diffrax' or no options."
             )
         self.method = method
-        self.options = {} if options is None else dict(options)
+        self.options = dict(options)
         # `ts` stays outside, since concrete even times allow a faster response.
         self.ys = jax.vmap(lambda x: target.response(self.ts, x))(self.xs)
 
@@ -195,12 +207,12 @@ class SampledPathLoss(AbstractLoss):
 
         **Raises:** as above, and `ValueError` for numbers of paths or inputs below 1.
         """
-        ts = as_times(ts)
+        given, ts = ts, as_times(ts)
+        gaps = as_steps(given)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
-        gaps = jnp.diff(ts)
         widths = (jnp.append(gaps, 0) + jnp.insert(gaps, 0, 0)) / 2
-        noise = jax.random.normal(key, (batch, ts.size, *shape), ts.dtype)
+        noise = jax.random.normal(as_key("key", key), (batch, ts.size, *shape), ts.dtype)
         scale = jnp.reshape(1 / jnp.sqrt(widths), (-1, *(1 for _ in shape)))
         return cls(target, ts, scale * noise, **kwargs)
 
@@ -233,17 +245,15 @@ class SampledPathLoss(AbstractLoss):
         **Raises:** as `white_noise`, and `ValueError` for a rate or deviation that is not
         positive.
         """
-        ts = as_times(ts)
+        given, ts = ts, as_times(ts)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
-        rate = as_float_array("correlation_rate", correlation_rate)
-        sigma = as_float_array("sigma", sigma)
-        for name, value in (("correlation_rate", rate), ("sigma", sigma)):
-            check_scalar(name, value)
-            check_positive(name, value)
-        noise = jax.random.normal(key, (ts.size, batch, *shape), ts.dtype)
-        decays = jnp.exp(-rate * jnp.diff(ts))
-        innovations = jnp.sqrt(-jnp.expm1(-2 * rate * jnp.diff(ts)))
+        rate = as_positive("correlation_rate", correlation_rate)
+        sigma = as_positive("sigma", sigma)
+        noise = jax.random.normal(as_key("key", key), (ts.size, batch, *shape), ts.dtype)
+        steps = as_steps(given)
+        decays = jnp.exp(-rate * steps)
+        innovations = jnp.sqrt(-jnp.expm1(-2 * rate * steps))
 
         def move(x: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             decay, innovation, noise = step
@@ -289,6 +299,7 @@ class SampledPathLoss(AbstractLoss):
 
     def _outputs(self, model: AbstractModel) -> Callable[[Array], Array]:
         """How the model's outputs come from one input path."""
+        check_model(model)
         scan = getattr(model, "scan", None)
         method = self.method
         if method is None:
@@ -307,11 +318,8 @@ class SampledPathLoss(AbstractLoss):
 
 
 def _check_target(target: Any) -> None:
-    if not isinstance(target, AbstractTarget):
-        raise TypeError(
-            f"`target` must be a target, got {type(target).__name__}; pass an instance of "
-            "`AbstractTarget`, for example a kernel."
-        )
+    hint = "pass an instance of memjax.AbstractTarget, for example a kernel"
+    check_instance("target", target, AbstractTarget, "a target", hint)
 
 
 def _input_shape(target: Any, inputs: int | None) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar, is_traced
+from .._checks import as_positive, check_callable, check_integer, is_traced, said
 from ..models import AbstractModel
 from ..targets import AbstractKernel
 from ..targets._inner import entries, Kernel
@@ -91,13 +92,7 @@ class StationaryNoiseLoss(AbstractLoss):
         nodes: int = 16,
     ):
         check_target(target)
-        self.horizon = as_float_array("horizon", horizon)
-        check_scalar("horizon", self.horizon)
-        if not is_traced(self.horizon) and np.isposinf(self.horizon):
-            raise ValueError(
-                "`horizon` must be finite, got inf; pass a time at which the kernels have decayed."
-            )
-        check_positive("horizon", self.horizon)
+        self.horizon = as_positive("horizon", horizon, "pass a time when the kernels have decayed")
         check_integer("panels", panels)
         check_integer("nodes", nodes, 4)
         _check_autocovariance(autocovariance, self.horizon.dtype)
@@ -208,13 +203,14 @@ def _integrals(
     return value, unresolved, size, total
 
 
-def _check_autocovariance(autocovariance: object, dtype: np.dtype) -> None:
-    if not callable(autocovariance):
+def _check_autocovariance(autocovariance: Any, dtype: np.dtype) -> None:
+    check_callable("autocovariance", autocovariance, "pass a function from lags to covariances")
+    try:
+        found = jax.eval_shape(autocovariance, jax.ShapeDtypeStruct((2, 3), dtype))
+    except Exception as error:
         raise TypeError(
-            f"`autocovariance` must map lags to covariances, got {autocovariance!r}; pass a "
-            "function."
-        )
-    found = jax.eval_shape(autocovariance, jax.ShapeDtypeStruct((2, 3), dtype))
+            f"`autocovariance` must map lags to covariances, got an error: {said(error)}"
+        ) from error
     if not isinstance(found, jax.ShapeDtypeStruct) or found.shape != (2, 3):
         raise ValueError(
             "`autocovariance` must act elementwise on lags of any shape, got "

@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float_array, check_positive, check_scalar, is_traced
+from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
 from ..models import AbstractModel, trainable
 from ..targets import (
     AbstractKernel,
@@ -28,7 +28,7 @@ from ..targets._inner import (
 )
 from ..targets._lyapunov import decay_time
 from ..targets._special import exponential_moment
-from ._base import AbstractLoss, displaced
+from ._base import AbstractLoss, displaced, from_real_parts, real_parts
 from ._function import FunctionLoss
 
 
@@ -57,7 +57,8 @@ class WhiteNoiseLoss(AbstractLoss):
     **Arguments:**
 
     - `target`: the kernel to be learnt, scalar or with several inputs and outputs.
-    - `horizon`: $T$, in units of the model's clock. Defaults to infinity.
+    - `horizon`: $T$, in units of the model's clock; infinity, for which `None` stands too, is the
+        default.
 
     **Raises:**
 
@@ -74,7 +75,7 @@ class WhiteNoiseLoss(AbstractLoss):
     target: Kernel
     horizon: Float[Array, ""] | None
 
-    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] = jnp.inf):
+    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] | None = jnp.inf):
         check_target(target)
         self.target = target
         self.horizon = as_loss_horizon(target, horizon)
@@ -128,8 +129,8 @@ class WhiteNoiseLoss(AbstractLoss):
         if not self._is_spectral(model_kernel(model, self.target), model):
             return FunctionLoss(self).gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
-        noise = pullback(_spectral_noise(moves, rest))
-        return jax.tree.map(jnp.abs, noise)
+        noise = real_parts(pullback(_spectral_noise(moves, rest)))
+        return from_real_parts(jax.tree.map(jnp.abs, noise))
 
     @property
     def _horizon(self) -> Float[Array, ""] | float:
@@ -146,6 +147,7 @@ class WhiteNoiseLoss(AbstractLoss):
         """The problem in amplitudes and rates, and the way back to the weights."""
         kernel = model_kernel(model, self.target)
         assert isinstance(kernel, ExponentialSum)
+        moved = displaced(model, displacement)
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
@@ -154,45 +156,49 @@ class WhiteNoiseLoss(AbstractLoss):
         residual = residual_modes(kernel.amplitudes, kernel.rates, active)
         rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
 
-        moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
 
         def amplitudes_and_rates(free: PyTree[Array]):
             kernel = eqx.combine(free, fixed).kernel()
             return kernel.amplitudes, kernel.rates
 
-        _, pullback = jax.vjp(amplitudes_and_rates, free)
-        return moves, rest, lambda cotangent: pullback(cotangent)[0]
+        out, pullback = jax.vjp(amplitudes_and_rates, free)
+
+        def to_weights(cotangent: PyTree[Array]) -> PyTree[Array]:
+            # Targets and weights may differ in precision.
+            cotangent = jax.tree.map(lambda c, like: c.astype(like.dtype), cotangent, out)
+            return jax.tree.map(jnp.conj, pullback(cotangent)[0])
+
+        return moves, rest, to_weights
 
 
 def check_target(target: Kernel) -> None:
     """Refuse a target that has no kernel."""
-    if not isinstance(target, Kernel):
-        raise TypeError(
-            f"`target` must be a memory kernel, got {type(target).__name__}; pass for "
-            "example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
-            "memjax.SampledPathLoss."
-        )
+    hint = (
+        "pass for example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
+        "memjax.SampledPathLoss"
+    )
+    check_instance("target", target, Kernel, "a memory kernel", hint)
 
 
-def as_loss_horizon(target: Kernel, horizon: float | Float[Array, ""]) -> Float[Array, ""] | None:
+def as_loss_horizon(
+    target: Kernel, horizon: float | Float[Array, ""] | None
+) -> Float[Array, ""] | None:
     """A positive horizon as an array, or `None` for the half line."""
-    if not is_traced(horizon) and np.all(np.asarray(horizon) == np.inf):
+    if not is_traced(horizon) and as_horizon(horizon) is None:
         check_square_integrable("target", target)
         return None
-    finite = as_float_array("horizon", horizon)
-    check_scalar("horizon", finite)
-    check_positive("horizon", finite, "pass T > 0 or jnp.inf")
-    return finite
+    return as_positive("horizon", horizon, "pass T > 0 or jnp.inf")
 
 
 def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
     """The kernel of a model, which must have the inputs and outputs of the target's."""
-    kernel = model.kernel() if hasattr(model, "kernel") else None  # pyright: ignore
+    own = None if isinstance(model, type) else getattr(model, "kernel", None)
+    kernel = own() if callable(own) else None
     if not isinstance(kernel, Kernel):
         raise TypeError(
-            f"`model` must be linear, with a method `kernel`, got {type(model).__name__}; "
-            "use memjax.SampledPathLoss for other models."
+            f"`model` must be linear, with a method `kernel`, got {shown(model)}; use "
+            "memjax.SampledPathLoss for other models."
         )
     if sizes(kernel) != sizes(target):
         raise ValueError(
@@ -358,4 +364,15 @@ def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Arr
     _, m0 = _residual_transform(0, w, moves, rest)
     _, m1 = _residual_transform(1, w, moves, rest)
     unit = 4 * jnp.finfo(w.dtype).eps
-    return 2 * unit * m0, 2 * unit * jnp.abs(a) * m1
+    remainder, horizon = rest[5:]
+    norm = 0.0
+    if remainder is not None:
+        norm = remainder.squared_norm(jnp.inf if horizon is None else horizon)
+    lost = underflow(norm, float(jnp.finfo(w.dtype).tiny))
+    return 2 * (unit * m0 + lost), 2 * (unit * jnp.abs(a) * m1 + lost)
+
+
+def underflow(norm: ArrayLike, smallest: float) -> Float[Array, "..."]:
+    """What may have been flushed to 0 of the transforms of a remainder of some squared norm: at a
+    long memory they are exponentially small, and what they are still drives the flow."""
+    return jnp.where(norm == 0, 0.0, smallest)

@@ -6,8 +6,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from .._checks import check_finite, check_nonnegative, is_traced
-from ..targets._paths import as_times
+from .._checks import (
+    as_float_array,
+    as_increasing,
+    as_nonnegative,
+    as_pair,
+    as_plain,
+    check_nonnegative,
+    is_traced,
+    shown,
+)
 from ._memory_function import MemoryFunction
 
 DecayVerdict: TypeAlias = Literal["exponential", "polynomial", "finite", "undecided"]
@@ -115,15 +123,15 @@ def memory_decay(
     pair = (memory.ts, memory.values) if isinstance(memory, MemoryFunction) else memory
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
-            f"`memory` must be a MemoryFunction or a pair (times, values), got "
-            f"{type(memory).__name__}; pass one of these."
+            f"`memory` must be a MemoryFunction or a pair (times, values), got {shown(memory)}; "
+            "pass one of these."
         )
-    ts, values = _as_pair(*pair)
+    ts, values = _as_curve(*pair)
     top = float(np.max(values))
     if floor is None:
         floor = (1e-12 if exact else 1e-7) * top
-    check_nonnegative("floor", floor)
-    share = _check_tail(tail, ts)
+    floor = as_plain(as_nonnegative, "floor", floor)
+    tail = _as_tail(tail, ts)
 
     if top == 0:
         return _without_fit("finite", "there is no memory at all", ts[0], ts[-1])
@@ -137,10 +145,10 @@ def memory_decay(
     envelope = np.maximum.accumulate(values[::-1])[::-1]
     resolved = (envelope > floor) & (ts > 0)
     stop = float(ts[resolved][-1]) if resolved.any() else 0.0
-    if share is None:
-        start, stop = tail[0], min(tail[1], stop)  # pyright: ignore[reportIndexIssue]
+    if isinstance(tail, tuple):
+        start, stop = tail[0], min(tail[1], stop)
     else:
-        start = max(share * stop, float(ts[envelope > top / 2][-1]))
+        start = max(tail * stop, float(ts[envelope > top / 2][-1]))
     tail_times = (ts >= start) & (ts <= stop)
     if isinstance(memory, MemoryFunction) and not np.all(np.asarray(memory.bounded)[tail_times]):
         reason = (
@@ -172,42 +180,37 @@ def memory_decay(
     return whole
 
 
-def _as_pair(ts: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+def _as_curve(ts: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     if is_traced((ts, values)):
         raise ValueError("`memory` must be concrete, got traced arrays; fit outside of jit.")
-    times = np.asarray(as_times(ts), float)
+    times = np.asarray(as_increasing("memory", ts, _LEAST_POINTS), float)
     check_nonnegative("memory", times, "times are counted from the change of the input")
-    numbers = np.asarray(values, float)
+    check_nonnegative("memory", values)
+    numbers = np.asarray(as_float_array("memory", values), float)
     if numbers.shape != times.shape:
         raise ValueError(
             f"`memory` must have one value a time, got shape {numbers.shape} for {times.size} "
             "times; pass a pair of arrays of one shape."
         )
-    if times.size < _LEAST_POINTS:
-        raise ValueError(
-            f"`memory` must have at least {_LEAST_POINTS} times, got {times.size}; nothing can be "
-            "told from fewer."
-        )
-    check_finite("memory", numbers)
-    check_nonnegative("memory", numbers)
     return times, numbers
 
 
-def _check_tail(tail: Any, ts: np.ndarray) -> float | None:
-    """The share of the last time at which the tail starts, `None` if it is a range."""
-    if isinstance(tail, tuple):
-        if len(tail) != 2 or not 0 <= tail[0] < tail[1] or tail[0] >= ts[-1]:
+def _as_tail(tail: Any, ts: np.ndarray) -> float | tuple[float, float]:
+    """The share of the last time at which the tail starts, or the range of times."""
+    if isinstance(tail, (tuple, list)):
+        start, stop = as_pair("tail", tail, "pass (start, stop)")
+        if not 0 <= start < ts[-1]:
             raise ValueError(
-                f"`tail` must be a range (start, stop) of increasing times that starts before "
-                f"{ts[-1]}, got {tail}."
+                f"`tail` must start from 0 on and before {ts[-1]}, got {shown(tail)}; pass a "
+                "range of the times that there are."
             )
-        return None
-    if not isinstance(tail, (int, float, np.number)) or not 0 <= tail < 1:
+        return start, stop
+    share = as_plain(as_nonnegative, "tail", tail, "pass a share or a pair (start, stop)")
+    if not share < 1:
         raise ValueError(
-            f"`tail` must be a share of at least 0 and below 1, or a pair (start, stop), got "
-            f"{tail!r}."
+            f"`tail` must be below 1 as a share, got {share}; pass a share or a pair (start, stop)."
         )
-    return float(tail)
+    return share
 
 
 def _peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -1,22 +1,33 @@
+import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Real
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from .._checks import (
+    as_integers,
+    as_key,
+    as_plain,
+    as_positive,
+    as_positive_array,
+    check_flag,
+    check_integer,
+    said,
+)
+from ..losses import check_trained, coordinates, real_parts, weights
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
-from ._functional import as_functional, CELLS
+from ._functional import CELLS, named_functional
 from ._lag import estimate_lag, LagEstimate
 from ._memory_function import memory_function
-from ._sensitivity import check_weights
+from ._sensitivity import squared_lengths
 
 Verdict = Literal["no plateau", "slow", "plateau", "undecided"]
 
@@ -24,6 +35,12 @@ Verdict = Literal["no plateau", "slow", "plateau", "undecided"]
 # below which it starts on a plateau; and the effort above which it is slow even so, since all
 # lags are. Checked on copying tasks (docs/diagnose.md).
 _VISIBLE, _FAINT, _EFFORT = 0.1, 0.01, 1e4
+# What counts as unstable: outputs that grow so much within half of a run, and modes that decay but
+# are amplified so much by Euler's method over the lags. Linearised up to so many states.
+_GROWTH, _SWOLLEN, _MODES = 10.0, 1.1, 1000
+
+# So many sampled inputs can be held.
+_MOST = 2**31 - 1
 
 
 class GradientSignal(eqx.Module):
@@ -38,18 +55,33 @@ class GradientSignal(eqx.Module):
         these weights, shape `(lags,)`, or of all if there are none; 0 for a linear model.
     - `sensitivity`: the mean square $E|\partial \hat y_T / \partial \theta|^2$ for every trained
         weight, averaged over outputs: a PyTree as `equinox.filter(model,
-        memjax.trainable(model))`; for a bare cell, of the [`memjax.GatedRNN`][] that it is in.
+        memjax.trainable(model))`; for a bare cell, of the [`memjax.GatedRNN`][] that it is in. Of
+        a complex weight it is the sum over both its parts.
+    - `weights`: the number of trained weights, where a complex one counts twice.
     """
 
     steps: Int[Array, " lags"]
     signal: Float[Array, " lags"]
     noise: Float[Array, " lags"]
     sensitivity: PyTree[Array]
+    weights: int = eqx.field(static=True)
 
     @property
     def relative(self) -> Float[Array, " lags"]:
         """The signal over its largest over the lags, shape `(lags,)`."""
         return self.signal / jnp.max(self.signal)
+
+    @property
+    def seen(self) -> Bool[Array, " lags"]:
+        """Whether the signal stands out of its noise, shape `(lags,)`."""
+        return self.signal > self.noise
+
+    @property
+    def relative_bound(self) -> Float[Array, " lags"]:
+        """What the relative signal is at most, shape `(lags,)`: where it is not seen, that of the
+        noise, or of the smallest number of the precision."""
+        tiny = jnp.finfo(self.signal.dtype).tiny
+        return jnp.maximum(jnp.maximum(self.signal, self.noise), tiny) / jnp.max(self.signal)
 
     @property
     def effort(self) -> Float[Array, " lags"]:
@@ -61,7 +93,8 @@ class GradientSignal(eqx.Module):
         signal.
         """
         total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(self.sensitivity))
-        return total / self.signal**2
+        # The square of a small signal would be 0.
+        return (jnp.sqrt(total) / self.signal) ** 2
 
 
 def gradient_signal(
@@ -71,7 +104,7 @@ def gradient_signal(
     step: float = 1.0,
     inputs: int | None = None,
     samples: int = 16,
-    scale: float = 1.0,
+    scale: float | Float[Array, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> GradientSignal:
     r"""What a dependency at a lag adds to the gradient, for any sequence model.
@@ -116,30 +149,38 @@ def gradient_signal(
         Statistics 9, 1981; Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks*,
         ICLR 2021, Section 5 (theory, section 4). Its use here is our own.
     """
-    values = np.asarray(steps)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu" or values.min() < 0:
-        raise ValueError(
-            f"`steps` must be a list of integers of 0 or more, got {steps!r}; pass lags as numbers "
-            "of steps."
-        )
-    check_scalar("step", step)
-    check_positive("step", step)
+    values = np.asarray(as_integers("steps", steps, 0))
+    step, scale = as_plain(as_positive, "step", step), as_positive("scale", scale)
     check_integer("samples", samples, 2)
-    check_positive("scale", scale)
-    readout_key, input_key, probe_key = jax.random.split(key, 3)
-    runner = _Runner.make(model, step, inputs, readout_key)
     # The earliest of these inputs meets a model that has run for as long again.
     times = 2 * int(values.max()) + 2
-    dtype = jnp.result_type(float)
+    if times * samples > _MOST:
+        raise ValueError(
+            f"`steps` must be at most {_MOST // samples // 2 - 1} for {samples} samples, got "
+            f"{values.max()}; take a larger `step`."
+        )
+    readout_key, input_key, probe_key = jax.random.split(as_key("key", key), 3)
+    runner = _Runner.make(model, step, inputs, readout_key)
+    check_trained(runner.model)
+    flat, back = coordinates(weights(runner.model))
+    # Inputs in the precision of the weights, as in training.
+    dtype = flat.dtype
     shape = () if runner.inputs is None else (runner.inputs,)
     xs = scale * jax.random.normal(input_key, (samples, times, *shape), dtype)
     try:
-        output = jax.eval_shape(lambda x: runner(x)[-1], xs[0]).shape
-    except (TypeError, ValueError) as error:
+        last = jax.eval_shape(lambda x: runner(x)[-1], xs[0])
+    except Exception as error:  # of the model's own
         hint = "" if runner.inputs is not None else "; pass `inputs` if it takes several"
-        raise type(error)(
-            f"`model` must run on inputs of shape {xs.shape[1:]}{hint}: {error}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"`model` must run on inputs of shape {xs.shape[1:]}{hint}; got {said(error)}"
         ) from error
+    if not jnp.issubdtype(last.dtype, jnp.floating):
+        raise TypeError(
+            f"`model` must have real outputs, got dtype {last.dtype}; give their real part, or "
+            "real and imaginary part as two outputs."
+        )
+    output = last.shape
     pairs = math.prod(shape) * math.prod(output)
     probes = jax.random.split(probe_key, min(pairs, 4))
     signs = lambda key, shape: (
@@ -147,11 +188,9 @@ def gradient_signal(
     )
     heads = jax.vmap(lambda key: signs(jax.random.fold_in(key, 0), output))(probes)
     tails = jax.vmap(lambda key: signs(jax.random.fold_in(key, 1), shape))(probes)
-    free = eqx.filter(runner.model, trainable(runner.model))
-    flat, unravel = jfu.ravel_pytree(free)
-    check_weights(flat)
     signal, noise, squares = _signals(runner, xs, jnp.asarray(values), heads, tails)
-    return GradientSignal(jnp.asarray(values), signal, noise, unravel(squares))
+    sensitivity = squared_lengths(back(squares))
+    return GradientSignal(jnp.asarray(values), signal, noise, sensitivity, flat.size)
 
 
 @eqx.filter_jit
@@ -159,44 +198,50 @@ def _signals(
     runner: "_Runner", xs: Array, steps: Array, heads: Array, tails: Array
 ) -> tuple[Array, Array, Array]:
     free, fixed = eqx.partition(runner.model, trainable(runner.model))
-    flat, unravel = jfu.ravel_pytree(free)
+    flat, back = coordinates(free)
 
     def last(weights: Array, x: Array, head: Array) -> Array:
-        moved = eqx.tree_at(lambda r: r.model, runner, eqx.combine(unravel(weights), fixed))
+        moved = eqx.tree_at(lambda r: r.model, runner, eqx.combine(back(weights), fixed))
         return jnp.sum(head * moved(x)[-1])
 
-    def of_probe(head: Array, tail: Array) -> tuple[Array, Array, Array]:
+    def of_probe(head: Array, tail: Array) -> tuple[Array, Array, Array, Array]:
         def mixed(x: Array, lag: Array) -> Array:
             direction = jnp.zeros_like(x).at[x.shape[0] - 1 - lag].set(tail)
             slope = lambda weights: jax.jvp(lambda x: last(weights, x, head), (x,), (direction,))[1]
             return jax.grad(slope)(flat)
 
-        def add(sums: tuple[Array, Array, Array], now: tuple[Array, Array]) -> tuple[Any, None]:
-            mean, square, slope = sums
+        def add(sums: tuple[Array, ...], now: tuple[Array, Array]) -> tuple[Any, None]:
+            mean, square, slope, unit = sums
             x, count = now
             # With each input its negative: what is odd in it has the mean 0, and no part in this.
             of_input = jax.vmap(mixed, in_axes=(None, 0))
             found = jnp.mean(jax.vmap(lambda x: of_input(x, steps))(jnp.stack([x, -x])), axis=0)
+            # In units of the first, for each lag: squares of small signals would be 0.
+            size = jnp.max(jnp.abs(found), axis=1, keepdims=True)
+            unit = jnp.where(count == 1, jnp.where(size > 0, size, 1), unit)
             # Welford's recursion: where all samples agree, nothing is left of the variance.
-            apart = found - mean
+            apart = found / unit - mean
             mean = mean + apart / count
             square = square + apart**2 * (1 - 1 / count)
-            return (mean, square, slope + jax.grad(last)(flat, x, head) ** 2), None
+            return (mean, square, slope + jax.grad(last)(flat, x, head) ** 2, unit), None
 
         count = xs.shape[0]
         none = jnp.zeros((steps.size, flat.size), flat.dtype)
-        numbers = jnp.arange(1, count + 1, dtype=xs.dtype)
-        sums = none, none, jnp.zeros_like(flat)
-        (mean, square, slope), _ = jax.lax.scan(add, sums, (xs, numbers))
+        numbers = jnp.arange(1, count + 1, dtype=flat.dtype)
+        sums = none, none, jnp.zeros_like(flat), jnp.ones_like(none[:, :1])
+        (mean, square, slope, unit), _ = jax.lax.scan(add, sums, (xs, numbers))
         # The square of the mean exceeds that of the expectation by the spread.
         spread = square / (count * (count - 1))
-        return mean**2 - spread, spread, slope / count
+        return mean**2 - spread, spread, slope / count, unit
 
-    sizes, spreads, slopes = jax.lax.map(lambda probe: of_probe(*probe), (heads, tails))
+    sizes, spreads, slopes, units = jax.lax.map(lambda probe: of_probe(*probe), (heads, tails))
+    unit = jnp.max(units, axis=0)
     in_arrays = lambda values: jnp.stack(
         [
             jnp.sum(leaf.reshape(steps.size, -1), axis=1)
-            for leaf in jax.tree.leaves(jax.vmap(unravel)(jnp.mean(values, axis=0)))
+            for leaf in jax.tree.leaves(
+                real_parts(jax.vmap(back)(jnp.mean(values * (units / unit) ** 2, axis=0)))
+            )
         ]
     )
     size, spread = in_arrays(sizes), in_arrays(spreads)
@@ -204,7 +249,8 @@ def _signals(
     seen = ~(size <= 3 * spread)
     signal = jnp.sum(jnp.where(seen, size, 0), axis=0)
     noise = jnp.sum(jnp.where(seen | ~jnp.any(seen, axis=0), spread, 0), axis=0)
-    return jnp.sqrt(signal), jnp.sqrt(noise), jnp.mean(slopes, axis=0)
+    unit = unit[:, 0]
+    return unit * jnp.sqrt(signal), unit * jnp.sqrt(noise), jnp.mean(slopes, axis=0)
 
 
 class _Runner(eqx.Module):
@@ -216,13 +262,13 @@ class _Runner(eqx.Module):
     method: Any = eqx.field(static=True)
 
     @classmethod
-    def make(cls, model: Any, step: Any, inputs: int | None, key: PRNGKeyArray) -> "_Runner":
-        step = float(step)
-        functional = as_functional(model, inputs=inputs)
+    def make(cls, model: Any, step: float, inputs: int | None, key: PRNGKeyArray) -> "_Runner":
+        functional = named_functional("model", model, inputs=inputs)
         method = functional.method
         if method == "cell":
             width = model.hidden_size
-            readout = jax.random.normal(key, (width,)) / jnp.sqrt(width)
+            dtype = coordinates(weights(model))[0].dtype
+            readout = jax.random.normal(key, (width,), dtype) / math.sqrt(width)
             model, method = GatedRNN(model, readout, 1 / step), "residual"
         elif isinstance(model, AbstractModel):
             layers = model.layers if isinstance(model, StateSpaceStack) else (model,)
@@ -230,10 +276,11 @@ class _Runner(eqx.Module):
         return cls(model, step, functional.inputs, method)
 
     def __call__(self, xs: Array) -> Array:
-        ts = self.step * jnp.arange(xs.shape[0], dtype=xs.dtype)
+        # Steps are exact in NumPy's float64, and known to be even.
+        ts = self.step * np.arange(xs.shape[0])
         if self.method in ("scan", "residual"):
             return getattr(self.model, self.method)(ts, xs)
-        return as_functional(self.model, inputs=self.inputs)(ts, xs)
+        return named_functional("model", self.model, inputs=self.inputs)(ts, xs)
 
 
 class Remedy(eqx.Module):
@@ -244,13 +291,14 @@ class Remedy(eqx.Module):
     - `name`: what was changed, in words.
     - `model`: the changed model, ready to be trained.
     - `signal`: its [`memjax.GradientSignal`][], at the lags of the diagnosis.
-    - `verdict`: as in [`memjax.Diagnosis`][].
+    - `verdict`, `reason`: as in [`memjax.Diagnosis`][].
     """
 
     name: str = eqx.field(static=True)
     model: Any
     signal: GradientSignal
     verdict: Verdict = eqx.field(static=True)
+    reason: str = eqx.field(static=True)
 
 
 class Diagnosis(eqx.Module):
@@ -269,9 +317,13 @@ class Diagnosis(eqx.Module):
     - `horizon`: the time after which the memory stays below 1 % of its largest value; infinite
         if it does not within twice the lag.
     - `verdict`: `"plateau"` for a relative signal below 0.01 at the lag; `"no plateau"` from 0.1
-        on, with an effort of at most 1e4; `"slow"` in between; `"undecided"` where the signal
-        does not stand out of its sampling noise, or is not finite.
-    - `remedies`: what was tried, from the least to the greatest effort at the lag.
+        on, with an effort of at most 1e4; `"slow"` in between; `"undecided"` where the numbers
+        support none of these: the signal does not stand out of its sampling noise, outputs or
+        derivatives are not finite, or the model is unstable, as it is or by Euler's method with
+        this step.
+    - `reason`: what the verdict rests on, and if it is `"undecided"`, what to do, in a sentence.
+    - `remedies`: what was tried, from the least to the greatest effort at the lag, and those
+        without a verdict last.
     - `data`: the [`memjax.LagEstimate`][], if the lag is from data.
     """
 
@@ -283,6 +335,7 @@ class Diagnosis(eqx.Module):
     memory: Float[Array, " lags"]
     horizon: Float[Array, ""]
     verdict: Verdict = eqx.field(static=True)
+    reason: str = eqx.field(static=True)
     remedies: tuple[Remedy, ...]
     data: LagEstimate | None
 
@@ -298,9 +351,15 @@ class Diagnosis(eqx.Module):
         From $1 / s$ to $1 / s^2$ for a relative signal $s$: the weights move at a speed in
         proportion to the signal, and the loss falls at one in proportion to its square. The first
         is the published lower bound, and the second the asymptotics of one silent mode (theory,
-        section 4). Infinite if there is no signal to the precision of the numbers.
+        section 4). Where the signal is below its noise, or 0 to the precision of the numbers, the
+        first is what that still allows, and the second infinite. NaN where the verdict is
+        `"undecided"`.
         """
-        return 1 / self.relative, 1 / self.relative**2
+        if self.verdict == "undecided":
+            return jnp.asarray(jnp.nan), jnp.asarray(jnp.nan)
+        if bool(self.signal.seen[self.index]):
+            return 1 / self.relative, (1 / self.relative) ** 2
+        return 1 / self.signal.relative_bound[self.index], jnp.asarray(jnp.inf)
 
     def __str__(self) -> str:
         return "\n".join(_report(self))
@@ -310,7 +369,7 @@ class Diagnosis(eqx.Module):
         low, high = self.plateau
         record = {
             "model": self.name,
-            "weights": sum(leaf.size for leaf in jax.tree.leaves(self.signal.sensitivity)),
+            "weights": self.signal.weights,
             "lag": float(self.lag),
             "step": float(self.step),
             "lags": (self.signal.steps * self.step).tolist(),
@@ -323,10 +382,12 @@ class Diagnosis(eqx.Module):
             "effort": float(self.signal.effort[self.index]),
             "most_sensitive": dict(_sensitive(self.signal.sensitivity)),
             "verdict": self.verdict,
+            "reason": self.reason,
             "remedies": [
                 {
                     "name": remedy.name,
                     "verdict": remedy.verdict,
+                    "reason": remedy.reason,
                     "relative_signal": float(remedy.signal.relative[self.index]),
                     "effort": float(remedy.signal.effort[self.index]),
                 }
@@ -397,10 +458,11 @@ def diagnose(
         the story*, NeurIPS 2024; Wang, Li, *StableSSM*, ICML 2024; Tallec, Ollivier, *Can
         recurrent neural networks warp time?*, ICLR 2018 (theory, sections 4 to 6).
     """
-    check_scalar("step", step)
-    check_positive("step", step)
-    step = float(step)
-    key = jax.random.key(0) if key is None else key
+    step = as_plain(as_positive, "step", step)
+    check_integer("samples", samples, 2)
+    check_flag("remedies", remedies)
+    key = jax.random.key(0) if key is None else as_key("key", key)
+    named_functional("model", model, inputs=inputs)
     lag, scale, data, inputs = _lag(data_or_lag, step, inputs)
     signal_key, remedy_key = jax.random.split(key)
     count = round(lag / step)
@@ -409,17 +471,25 @@ def diagnose(
             f"`data_or_lag` must be a lag of at least one step, got {lag} for a step of {step}; "
             "make the step smaller."
         )
+    if 6 * count * samples > _MOST:
+        raise ValueError(
+            f"`data_or_lag` must be at most {_MOST // samples // 6} steps for {samples} samples, "
+            f"got {lag / step:.6g}; take a larger `step`."
+        )
     steps = np.unique(np.rint(np.append(np.geomspace(1, 1.5 * count + 1, 16), count)).astype(int))
     index = int(np.searchsorted(steps, count))
     measure = lambda model: gradient_signal(
         model, steps, step=step, inputs=inputs, samples=samples, scale=scale, key=signal_key
     )
+    judge = lambda model, signal: _judge(
+        signal, index, _unstable(model, step, inputs, int(steps[-1]), scale, signal_key)
+    )
     signal = measure(model)
     tried = []
     for name, changed in _changed(model, count * step, step, remedy_key) if remedies else ():
         found = measure(changed)
-        tried.append(Remedy(name, changed, found, _judge(found, index)))
-    tried.sort(key=lambda remedy: _sortable(remedy.signal.effort[index]))
+        tried.append(Remedy(name, changed, found, *judge(changed, found)))
+    tried.sort(key=lambda one: (one.verdict == "undecided", _sortable(one.signal.effort[index])))
     memory, horizon = _memory(
         model, step, inputs, int(steps[-1]), jax.random.split(signal_key, 3)[0]
     )
@@ -431,7 +501,7 @@ def diagnose(
         signal,
         memory[steps],
         horizon,
-        _judge(signal, index),
+        *judge(model, signal),
         tuple(tried),
         data,
     )
@@ -442,13 +512,12 @@ def _lag(
 ) -> tuple[float, float, LagEstimate | None, int | None]:
     """The lag, the scale of the inputs, the estimate and the number of inputs."""
     if not isinstance(data_or_lag, (tuple, list)):
-        lag = as_float_array("data_or_lag", data_or_lag)
+        lag = as_positive_array("data_or_lag", data_or_lag, "pass a lag above 0")
         if lag.shape != ():
             raise ValueError(
                 f"`data_or_lag` must be a lag or a pair (xs, ys), got an array of shape "
                 f"{lag.shape}; pass the outputs too."
             )
-        check_positive("data_or_lag", lag, "pass a lag above 0")
         return float(lag), 1.0, None, inputs
     if len(data_or_lag) != 2:
         raise ValueError(
@@ -489,18 +558,131 @@ def _memory(
     return memory.values, memory.horizon(0.01)
 
 
-def _judge(signal: GradientSignal, index: int) -> Verdict:
+def _judge(signal: GradientSignal, index: int, unstable: str | None) -> tuple[Verdict, str]:
+    """The verdict, and what it rests on."""
     size, noise = float(signal.signal[index]), float(signal.noise[index])
     largest = float(jnp.max(signal.signal))
-    if not np.all(np.isfinite([size, noise, largest])) or not largest > noise:
-        return "undecided"
-    # What is lost in the noise is still bounded by it.
-    if max(size, noise) < _FAINT * largest:
-        return "plateau"
+    if unstable is not None:
+        return "undecided", unstable
+    if not np.all(np.isfinite([size, noise, largest])):
+        return "undecided", (
+            "Outputs of the model, or their derivatives, are not finite: make the model stable, or "
+            "its weights smaller."
+        )
+    more = "take more `samples`" if float(jnp.max(signal.noise)) > 0 else "try another model"
+    if not largest > 0:
+        return "undecided", f"At no lag does the signal stand out of its noise: {more}."
+    bound = float(signal.relative_bound[index])
     if not size > noise:
-        return "undecided"
-    easy = size >= _VISIBLE * largest and float(signal.effort[index]) <= _EFFORT
-    return "no plateau" if easy else "slow"
+        # What is lost in the noise is still bounded by it.
+        if bound < _FAINT:
+            return "plateau", f"The signal is lost below {bound:.2g} of that of the easiest lag."
+        return "undecided", (
+            f"The signal does not stand out of its noise, which is {bound:.2g} of the signal of "
+            f"the easiest lag: {more}."
+        )
+    relative, effort = size / largest, float(signal.effort[index])
+    reason = f"The signal is {relative:.2g} of that of the easiest lag"
+    if bound < _FAINT:
+        return "plateau", f"{reason}."
+    easy = relative >= _VISIBLE and effort <= _EFFORT
+    return "no plateau" if easy else "slow", f"{reason}, and its effort {effort:.2g}."
+
+
+def _unstable(
+    model: Any, step: float, inputs: int | None, most: int, scale: float, key: PRNGKeyArray
+) -> str | None:
+    """Why signals of the model, run with this step, say nothing; `None` if they do.
+
+    In an unstable recursion signals grow with the lag, and the easiest lag is the longest that
+    was looked at.
+    """
+    readout_key, input_key, _ = jax.random.split(key, 3)
+    runner = _Runner.make(model, step, inputs, readout_key)
+    shape = () if runner.inputs is None else (runner.inputs,)
+    dtype = coordinates(weights(runner.model))[0].dtype
+    times = max(2 * most + 2, 64)
+    xs = scale * jax.random.normal(input_key, (2, times, *shape), dtype)
+    # A cell is a recursion of its own, and no Euler step of a model in continuous time.
+    if runner.method == "residual" and runner.model is model:
+        found = _euler_growth(runner, xs[0], most)
+        if found is not None:
+            return found
+    ys = np.abs(np.asarray(eqx.filter_jit(_run)(runner, xs)))
+    if not np.all(np.isfinite(ys)):
+        return (
+            f"The outputs of the model are not finite within {times} steps of white noise: make "
+            "it stable, or take a smaller `step` if it is discretised."
+        )
+    # What arrives with a delay makes outputs grow once; in an unstable model they always do.
+    sizes = [float(np.max(part)) for part in np.array_split(ys[:, times // 2 :], 4, axis=1)]
+    if not all(late > 2 * early for early, late in itertools.pairwise(sizes)):
+        return None
+    if not (sizes[0] > 0 and sizes[-1] > _GROWTH * sizes[0]):
+        return None
+    return (
+        f"The model is unstable: under white noise its outputs grow {sizes[-1] / sizes[0]:.2g}-"
+        f"fold from step {times // 2} to {times}. Make it stable, or take a smaller `step` if it "
+        "is discretised."
+    )
+
+
+def _run(runner: "_Runner", xs: Array) -> Array:
+    return jax.vmap(runner)(xs)
+
+
+def _euler_growth(runner: "_Runner", xs: Array, most: int) -> str | None:
+    """Whether Euler's method lets modes grow that decay in the model, to first order around
+    states of rest and under way."""
+    model, step = runner.model, runner.step
+    rest = model.initial_hidden()
+    flat, back = coordinates(rest)
+
+    def slopes(hidden: Array, x: Array) -> Array:
+        field = lambda h: coordinates(model.vector_field(jnp.zeros(()), back(h), x))[0]
+        return jax.jacfwd(field)(hidden)
+
+    if flat.size > _MODES:
+        return None
+    index = np.unique(np.linspace(0, xs.shape[0] - 1, 4).astype(int))
+    hidden = eqx.filter_jit(_euler_states)(runner, xs)[index]
+    matrices = np.concatenate(
+        [
+            np.asarray(slopes(flat, jnp.zeros_like(xs[0])))[None],
+            np.asarray(jax.vmap(slopes)(hidden, xs[index])),
+        ]
+    )
+    # States that are no numbers any more are for the outputs to tell.
+    matrices = np.where(np.all(np.isfinite(matrices), axis=(1, 2), keepdims=True), matrices, 0)
+    rates = np.linalg.eigvals(matrices.astype(float))
+    multipliers = np.abs(1 + step * rates)
+    decaying = rates.real <= 1e-9 * np.abs(rates)
+    growing = decaying & (most * np.log(np.maximum(multipliers, 1)) > math.log(_SWOLLEN))
+    # A nonlinear model may pass through states in which it is unstable, and be stable in the long
+    # run.
+    if not (np.any(growing[0]) or np.all(np.any(growing[1:], axis=1))):
+        return None
+    worst = np.argmax(np.where(growing, multipliers, 0))
+    rate, multiplier = rates.ravel()[worst], multipliers.ravel()[worst]
+    longest = np.min(-2 * rates.real[growing] / np.abs(rates[growing]) ** 2)
+    cure = f"a `step` below {longest:.2g}" if longest > 0 else "a far smaller `step`"
+    return (
+        f"Euler's method with steps of {step:g} is unstable: a mode of decay rate {-rate.real:.2g} "
+        f"and frequency {abs(rate.imag):.2g} is multiplied by {multiplier:.3g} in every step. Take "
+        f"{cure}, or give the model an exact `scan`."
+    )
+
+
+def _euler_states(runner: "_Runner", xs: Array) -> Array:
+    """The hidden states of Euler's method before every step, in real coordinates."""
+    model, step = runner.model, runner.step
+
+    def move(hidden: PyTree[Array], x: Array) -> tuple[PyTree[Array], Array]:
+        slope = model.vector_field(jnp.zeros(()), hidden, x)
+        moved = jax.tree.map(lambda h, f: (h + step * f).astype(h.dtype), hidden, slope)
+        return moved, coordinates(hidden)[0]
+
+    return jax.lax.scan(move, model.initial_hidden(), xs)[1]
 
 
 def _sortable(value: Any) -> float:
@@ -603,8 +785,9 @@ def _sensitive(sensitivity: PyTree[Array]) -> list[tuple[str, float]]:
 def _report(diagnosis: Diagnosis) -> list[str]:
     signal, index, step = diagnosis.signal, diagnosis.index, float(diagnosis.step)
     lag, relative = float(diagnosis.lag), float(diagnosis.relative)
-    size = sum(leaf.size for leaf in jax.tree.leaves(signal.sensitivity))
-    lines = [f"{diagnosis.name}, {size} trained weights, at lag {lag:g} (steps of {step:g})"]
+    lines = [
+        f"{diagnosis.name}, {signal.weights} trained weights, at lag {lag:g} (steps of {step:g})"
+    ]
     if diagnosis.data is not None:
         lines.append(
             f"The lag is from data, of which a linear response explains "
@@ -624,6 +807,7 @@ def _report(diagnosis: Diagnosis) -> list[str]:
         lines.append(f"  {name:20}" + "".join(f"{float(values[k]):>11.3g}" for k in shown))
     horizon = float(diagnosis.horizon)
     text = f"after {horizon:.3g}" if np.isfinite(horizon) else "beyond what was looked at"
+    text = "at a time that is not known" if np.isnan(horizon) else text
     lines.append(f"  memory below 1 % of its largest {text}")
     worst = _sensitive(signal.sensitivity)[:3]
     lines.append("  most sensitive weights: " + ", ".join(f"{n} ({v:.2g})" for n, v in worst))
@@ -643,20 +827,25 @@ def _report(diagnosis: Diagnosis) -> list[str]:
 
 
 def _verdict_words(diagnosis: Diagnosis, lag: float, relative: float) -> list[str]:
+    wrapped = lambda text: textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="  ")
     if diagnosis.verdict == "undecided":
-        return [
-            "  The signal does not stand out of its noise, or is not finite: take more `samples`,",
-            "  or a smaller `step`.",
-        ]
+        return wrapped(diagnosis.reason)
     low, high = (float(value) for value in diagnosis.plateau)
     if diagnosis.verdict == "no plateau":
         return [f"  The gradient sees a dependency at lag {lag:g} about as well as shorter ones."]
+    if not bool(diagnosis.signal.seen[diagnosis.index]):
+        return wrapped(
+            f"What a dependency at lag {lag:g} gives is lost in its noise, or in the smallest "
+            f"numbers, below {1 / low:.2g} of the gradient of the easiest lag: gradient descent "
+            f"stays on its plateau more than {low:.2g} times as long."
+        )
+    times = f"{low:.2g} to {high:.2g}" if np.isfinite(high) else f"more than {low:.2g}"
     lines = [
         f"  A dependency at lag {lag:g} gives {relative:.2g} of the gradient of the easiest lag:",
-        f"  gradient descent stays on its plateau {low:.2g} to {high:.2g} times as long.",
+        f"  gradient descent stays on its plateau {times} times as long.",
     ]
     component = float(diagnosis.signal.signal[diagnosis.index]) / math.sqrt(
-        sum(leaf.size for leaf in jax.tree.leaves(diagnosis.signal.sensitivity))
+        diagnosis.signal.weights
     )
     if component < 1e-8:
         lines.append("  Adam too: the gradient is below its epsilon of 1e-8.")
@@ -666,16 +855,26 @@ def _verdict_words(diagnosis: Diagnosis, lag: float, relative: float) -> list[st
 
 
 def _advice(diagnosis: Diagnosis) -> str:
+    decided = diagnosis.verdict != "undecided"
     if not diagnosis.remedies:
         if diagnosis.verdict == "no plateau":
             return "Nothing to cure."
+        untried = "Nothing was tried on this kind of model."
+        if not decided:
+            return untried
         return (
-            "Nothing was tried on this kind of model. Untested here: slower initial time scales, "
-            "gates, or a shorter way to the lag (dilation, skips)."
+            f"{untried} Untested here: slower initial time scales, gates, or a shorter way to the "
+            "lag (dilation, skips)."
         )
     best = diagnosis.remedies[0]
-    own = _sortable(diagnosis.signal.effort[diagnosis.index])
-    gain = own / _sortable(best.signal.effort[diagnosis.index])
-    if not gain > 2:
+    if best.verdict == "undecided":
+        return "Of these nothing can be recommended, since none has a verdict."
+    recommended = f"Recommended: {best.name}"
+    own, other = (_sortable(each.signal.effort[diagnosis.index]) for each in (diagnosis, best))
+    if not decided:
+        return f"{recommended}, which has a verdict: remedies[0].model"
+    if not np.isfinite(own) and np.isfinite(other):
+        return f"{recommended}, with which there is a signal at all: remedies[0].model"
+    if not own > 2 * other:
         return "Of these nothing helps much; the model as it is will do as well."
-    return f"Recommended: {best.name}, {gain:.2g} times less effort: remedies[0].model"
+    return f"{recommended}, {own / other:.2g} times less effort: remedies[0].model"

@@ -9,9 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import check_integer, is_traced
+from .._checks import as_inexact_array, check_choice, check_flag, check_integer, is_traced, shown
 from ..models import (
     AbstractModel,
+    check_same_state,
     ComplexDiagonalRNN,
     DiagonalLinearRNN,
     GatedRNN,
@@ -29,7 +30,7 @@ from ..targets import (
     Volterra,
 )
 from ..targets._inner import sizes
-from ..targets._paths import as_samples
+from ..targets._paths import as_samples, as_times, even_step
 
 Method: TypeAlias = Literal["response", "scan", "diffrax", "residual", "cell", "sequence", "path"]
 Functional: TypeAlias = AbstractTarget | AbstractModel | Callable[..., Any]
@@ -107,11 +108,12 @@ class SampledFunctional(eqx.Module):
 
         `ValueError` for a cell or a sequence model and times that are not evenly spaced.
         """
+        as_times(ts)
         clocked = self.method in ("cell", "sequence")
-        if not clocked or is_traced(ts):
+        if not clocked or is_traced(ts) or even_step(ts) is not None:
             return
         steps = np.diff(np.asarray(ts, float))
-        # Clocks in single precision count as even.
+        # So do clocks with a little jitter.
         if np.max(steps) - np.min(steps) > 1e-3 * np.mean(steps):
             raise ValueError(
                 f"`ts` must be evenly spaced for {_name(self.source)}, which does one step a "
@@ -119,16 +121,16 @@ class SampledFunctional(eqx.Module):
             )
 
     def _outputs(self, ts: ArrayLike, times: Array, xs: Array) -> Array:
-        # Times go on as they were given where evenly spaced concrete ones are cheaper.
+        # Times go on as they were given: their differences are to be exact, and even ones cheaper.
         source = self.source
         if self.method == "response":
             return source.response(ts, xs)
         if self.method == "scan":
             return source.scan(ts, xs)
         if self.method == "residual":
-            return source.residual(times, xs)
+            return source.residual(ts, xs)
         if self.method == "diffrax":
-            return source(times, xs)
+            return source(ts, xs)
         weights = jax.tree.leaves(eqx.filter(source, eqx.is_inexact_array))
         if weights:
             # Weights in single precision are not to meet samples in double.
@@ -137,7 +139,7 @@ class SampledFunctional(eqx.Module):
             return _run_cell(source, xs)
         xs = xs[None] if self.batched else xs
         ys = source(xs) if self.method == "sequence" else source(times, xs)
-        ys = jnp.asarray(ys)
+        ys = as_inexact_array("functional", ys)
         if not self.batched:
             return ys
         if ys.ndim == 0 or ys.shape[0] != 1:
@@ -186,25 +188,34 @@ def as_functional(
     a method that the object does not have, for `batched=True` with anything but a callable, and
     for another number of inputs than the object's.
     """
+    return named_functional("functional", functional, method, batched, inputs)
+
+
+def named_functional(
+    name: str,
+    functional: Any,
+    method: Method | None = None,
+    batched: bool = False,
+    inputs: int | None = None,
+) -> SampledFunctional:
+    """As `as_functional`, for an argument that has another name."""
+    check_flag("batched", batched)
     if inputs is not None:
         check_integer("inputs", inputs)
     if isinstance(functional, SampledFunctional):
         if method is None and not batched and inputs in (None, functional.inputs):
             return functional
         functional = functional.source
-    methods = _methods(functional)
+    methods = _methods(name, functional)
     if batched and methods != _CALLABLE_METHODS:
         raise ValueError(
             f"`batched` is for plain callables, got {_name(functional)}; leave it out, or wrap it "
             "in a function of your own."
         )
     if method is None:
-        method = _default(functional, methods)
-    elif method not in methods:
-        raise ValueError(
-            f"`method` must be one of {', '.join(map(repr, methods))} for {_name(functional)}, "
-            f"got {method!r}; choose one of these, or leave it out."
-        )
+        method = _default(name, functional, methods)
+    hint = f"this is for {_name(functional)}; choose one, or leave it out"
+    check_choice("method", method, methods, hint)
     known, number = _inputs(functional)
     if known and inputs is not None and inputs != number:
         raise ValueError(
@@ -213,7 +224,7 @@ def as_functional(
     return SampledFunctional(functional, method, number if known else inputs, bool(batched))
 
 
-def _methods(functional: Any) -> tuple[Method, ...]:
+def _methods(name: str, functional: Any) -> tuple[Method, ...]:
     """The methods that an object has."""
     if isinstance(functional, AbstractTarget):
         return ("response",)
@@ -221,17 +232,17 @@ def _methods(functional: Any) -> tuple[Method, ...]:
         return _MODEL_METHODS if hasattr(functional, "scan") else _MODEL_METHODS[1:]
     if isinstance(functional, CELLS):
         return ("cell",)
-    if callable(functional):
+    if callable(functional) and not isinstance(functional, type):
         return _CALLABLE_METHODS
     raise TypeError(
-        "`functional` must be a target, a model, a GRU or LSTM cell of Equinox, or a function of "
-        f"sequences, got {functional!r}."
+        f"`{name}` must be a target, a model, a GRU or LSTM cell of Equinox, or a function of "
+        f"sequences, got {shown(functional)}; pass an instance."
     )
 
 
-def _default(functional: Any, methods: tuple[Method, ...]) -> Method:
+def _default(name: str, functional: Any, methods: tuple[Method, ...]) -> Method:
     if methods == _CALLABLE_METHODS:
-        return _called(functional)
+        return _called(name, functional)
     if isinstance(functional, StateSpaceStack):
         # Its scan is exact for one layer only, and fails for layers without one.
         return "scan" if _exact_scan(functional) else "diffrax"
@@ -244,18 +255,18 @@ def _exact_scan(model: AbstractModel) -> bool:
     return hasattr(model, "scan")
 
 
-def _called(functional: Callable[..., Any]) -> Method:
+def _called(name: str, functional: Callable[..., Any]) -> Method:
     hint = "pass method='sequence' for f(xs) or method='path' for f(ts, xs)"
     try:
         parameters = inspect.signature(functional).parameters.values()
     except (TypeError, ValueError) as error:
-        message = f"`functional` has no signature that says how to call it; {hint}."
+        message = f"`{name}` has no signature that says how to call it; {hint}."
         raise TypeError(message) from error
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in positional and p.default is p.empty]
     if len(required) not in (1, 2):
         raise TypeError(
-            f"`functional` must take one required argument, xs, or two, ts and xs, got "
+            f"`{name}` must take one required argument, xs, or two, ts and xs, got "
             f"{len(required)}; {hint}."
         )
     return "sequence" if len(required) == 1 else "path"
@@ -291,6 +302,7 @@ def _run_cell(cell: Any, xs: Array) -> Array:
         hidden = cell(jnp.atleast_1d(x), hidden)
         return hidden, jax.tree.leaves(hidden)[0]
 
+    check_same_state("functional", hidden, jax.eval_shape(move, hidden, xs[0])[0])
     return jax.lax.scan(move, hidden, xs)[1]
 
 

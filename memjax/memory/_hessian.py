@@ -3,16 +3,13 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
-from .._checks import check_integer, is_traced
-from ..losses import AbstractLoss, FunctionLoss
-from ..losses._base import weights
-from ._sensitivity import check_weights
+from .._checks import as_plain, as_tolerance, check_callable, check_choice, check_integer, is_traced
+from ..losses import AbstractLoss, check_trained, coordinates, displaced, FunctionLoss, weights
 
 # A dense Hessian of this many weights takes 32 MB and about a second.
 _DENSE = 2000
@@ -100,25 +97,19 @@ def hessian_spectrum(
         Ghorbani, Krishnan, Xiao, *An Investigation into Neural Net Optimization via Hessian
         Eigenvalue Density*, ICML 2019.
     """
-    if not callable(loss):
-        raise TypeError(
-            f"`loss` must map a model to a scalar, got {loss!r}; pass a loss or a function."
-        )
-    if which not in ("largest", "smallest", "magnitude"):
-        raise ValueError(
-            f"`which` must be 'largest', 'smallest' or 'magnitude', got {which!r}; choose one."
-        )
-    if method not in (None, "dense", "lanczos"):
-        raise ValueError(
-            f"`method` must be 'dense', 'lanczos' or None, got {method!r}; choose one of these."
-        )
+    check_callable("loss", loss, "pass a loss, or a function from models to scalars")
+    check_choice("which", which, ("largest", "smallest", "magnitude"))
+    check_choice("method", method, (None, "dense", "lanczos"))
+    tol = as_plain(as_tolerance, "tol", tol)
+    for name, value in (("count", count), ("max_steps", max_steps)):
+        if value is not None:
+            check_integer(name, value)
     joined = loss if isinstance(loss, AbstractLoss) else FunctionLoss(loss)
+    displaced(model, displacement)  # a displacement of another structure is refused
     start = jax.tree.map(jnp.zeros_like, weights(model)) if displacement is None else displacement
-    flat, unravel = jfu.ravel_pytree(start)
-    check_weights(flat)
+    check_trained(model)
+    flat, back = coordinates(start)
     traced = is_traced((loss, model, displacement))
-    if count is not None:
-        check_integer("count", count)
     size = flat.size
     if method is None:
         few = count is None or count >= size or size <= _DENSE
@@ -132,7 +123,7 @@ def hessian_spectrum(
         )
 
     def gradient(moved: Array) -> Array:
-        return jfu.ravel_pytree(joined.gradient(model, unravel(moved)))[0]
+        return coordinates(joined.gradient(model, back(moved)))[0]
 
     def product(vector: Array) -> Array:
         return jax.jvp(gradient, (flat,), (vector,))[1]
@@ -150,7 +141,7 @@ def hessian_spectrum(
         values, vectors = _lanczos(jax.jit(product), flat, wanted, which, tol, max_steps)
     images = jax.vmap(product)(vectors.T).T if hessian is None else hessian.T @ vectors
     residuals = jnp.linalg.norm(images - values * vectors, axis=0)
-    return HessianSpectrum(values, jax.vmap(unravel)(vectors.T), residuals)
+    return HessianSpectrum(values, jax.vmap(back)(vectors.T), residuals)
 
 
 def _dense(hessian: Array, count: int, which: str) -> tuple[Array, Array]:
@@ -178,10 +169,16 @@ def _lanczos(
     start = np.random.default_rng(0).standard_normal(size).astype(dtype)
     # ARPACK does not notice entries that are not finite.
     if np.all(np.isfinite(product(jnp.asarray(start)))):
-        apply = lambda vector: np.asarray(product(jnp.asarray(vector.ravel())))
-        operator: Any = LinearOperator((size, size), matvec=apply, dtype=dtype)  # pyright: ignore
+        apply = lambda vector: np.asarray(product(jnp.asarray(vector.ravel(), dtype)))
+        known = np.promote_types(dtype, np.float32)
+        operator: Any = LinearOperator((size, size), matvec=apply, dtype=known)  # pyright: ignore
         code = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}[which]
-        options: dict[str, Any] = {"which": code, "v0": start, "tol": tol, "maxiter": max_steps}
+        options: dict[str, Any] = {
+            "which": code,
+            "v0": start.astype(known),
+            "tol": tol,
+            "maxiter": max_steps,
+        }
         try:
             found = eigsh(operator, count, **options)
         except ArpackNoConvergence as error:

@@ -7,7 +7,7 @@ import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_float_array, check_finite, check_integer, check_positive
+from .._checks import as_finite_array, as_plain, as_positive, as_share, check_integer
 
 # Up to this many coefficients the normal equations are solved at once, in about a second.
 _MOST = 2000
@@ -70,7 +70,8 @@ def estimate_lag(
     `ValueError` for arrays that do not match, entries that are not finite, constant inputs or
     outputs, or values out of range.
     """
-    check_positive("step", step)
+    step = as_plain(as_positive, "step", step)
+    level = as_plain(as_share, "level", level)
     inputs, outputs = _as_sequences("xs", xs), _as_sequences("ys", ys)
     batch, times = inputs.shape[:2]
     if outputs.shape[:2] != inputs.shape[:2]:
@@ -78,8 +79,6 @@ def estimate_lag(
             f"`ys` must have one output per input, got shapes {np.shape(ys)} and {np.shape(xs)}; "
             "they are (times,), (batch, times) or (batch, times, d)."
         )
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie between 0 and 1, got {level}; pass for example 0.9.")
     number = inputs.shape[2]
     if max_lag is None:
         max_lag = max(1, min(times // 2, _MOST // number))
@@ -134,8 +133,7 @@ def estimate_lag(
 
 
 def _as_sequences(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(as_float_array(name, value), float)
-    check_finite(name, array)
+    array = np.asarray(as_finite_array(name, value), float)
     if array.ndim not in (1, 2, 3) or array.size == 0:
         raise ValueError(
             f"`{name}` must have shape (times,), (batch, times) or (batch, times, d), got "

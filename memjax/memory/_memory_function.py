@@ -1,7 +1,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, cast, Literal, TypeAlias
+from typing import Any, cast, get_args, Literal, TypeAlias
 
 import diffrax
 import equinox as eqx
@@ -13,11 +13,24 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real
 
-from .._checks import as_float_array, check_integer, check_nonnegative, check_positive, is_traced
+from .._checks import (
+    as_pair,
+    as_plain,
+    as_positive,
+    as_share,
+    as_tolerance,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    is_traced,
+)
 from ..models import AbstractModel
 from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
 from ..targets._inner import sizes
-from ..targets._paths import as_times, even_step
+from ..targets._paths import as_steps, as_times, even_step, integrating
 from ._batches import in_batches
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
@@ -28,11 +41,10 @@ Normalisation: TypeAlias = Literal["relative", "shifted"]
 # that to no input, and over a: shape (times, outputs).
 Rates: TypeAlias = Callable[[Array, Array], Array]
 
-_KINDS = ("heaviside", "reversed", "impulse")
-_NORMALISATIONS = ("relative", "shifted")
 _CORNERS = 4  # up to how many inputs all corners of the box are tried
 _SIGNS = 8  # at how many times the best direction of small inputs is tried
 _GOLDEN = (np.sqrt(5) - 1) / 2
+_MOST = 1e8  # steps of a warm-up
 _RISING = 1e-2  # the exponent of growth in the amplitude that counts as unbounded
 
 
@@ -92,10 +104,7 @@ class MemoryFunction(eqx.Module):
 
         `ValueError` for a level outside of (0, 1).
         """
-        level = as_float_array("level", level)
-        if not is_traced(level) and not 0 < level < 1:
-            raise ValueError(f"`level` must be between 0 and 1, got {level}; pass for example 0.1.")
-        return _last_crossing(self.ts, self.values, level)
+        return _last_crossing(self.ts, self.values, as_share("level", level))
 
 
 @jax.jit
@@ -213,8 +222,10 @@ def memory_function(
         Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
         ICLR 2024, Section 2 (theory, section 1).
     """
-    _check_choice("kind", kind, _KINDS)
-    _check_choice("normalisation", normalisation, _NORMALISATIONS)
+    check_choice("kind", kind, get_args(Kind))
+    check_choice("normalisation", normalisation, get_args(Normalisation))
+    check_choice("method", method, (None, *get_args(Method)))
+    check_flag("batched", batched)
     times = _as_lags(ts)
     check_integer("num_amplitudes", num_amplitudes, 2)
     check_integer("directions", directions, 0)
@@ -222,14 +233,16 @@ def memory_function(
     check_integer("refinements", refinements, 0)
     check_integer("max_steps", max_steps)
     check_positive("amplitudes", amplitudes)
-    if np.shape(amplitudes) != (2,) or not amplitudes[0] < amplitudes[1]:
-        raise ValueError(
-            f"`amplitudes` must be (least, largest), got {amplitudes}; pass two ascending numbers."
-        )
-    low, high = amplitudes
-    for name, value in (("warm_up", warm_up), ("pulse", pulse), ("rtol", rtol), ("atol", atol)):
-        if value is not None:
-            check_positive(name, value)
+    low, high = as_pair("amplitudes", amplitudes, "pass the least and the largest")
+    warm_up = None if warm_up is None else as_plain(as_positive, "warm_up", warm_up)
+    pulse = None if pulse is None else as_plain(as_positive, "pulse", pulse)
+    rtol = None if rtol is None else as_plain(as_tolerance, "rtol", rtol)
+    atol = None if atol is None else as_plain(as_positive, "atol", atol)
+    solver = diffrax.Tsit5() if solver is None else solver
+    hint = "pass for example diffrax.Kvaerno5()"
+    check_instance("solver", solver, diffrax.AbstractSolver, "a Diffrax solver", hint)
+    if inputs is not None:
+        check_integer("inputs", inputs)
 
     if isinstance(functional, Teacher) and isinstance(functional.function, AbstractModel):
         functional = functional.function
@@ -242,7 +255,7 @@ def memory_function(
         times=tuple(times.tolist()),
         kind=kind,
         shifted=normalisation == "shifted",
-        amplitudes=(float(low), float(high)),
+        amplitudes=(low, high),
         num_amplitudes=num_amplitudes,
         directions=directions,
         starts=starts,
@@ -257,13 +270,19 @@ def memory_function(
             f"`ts` must start at 0 where it is the grid of a discrete functional, got {times[0]}; "
             "pass all times from 0 on."
         )
+    if kind == "reversed" and not continuous and options.warm_up > _MOST * (times[1] - times[0]):
+        raise ValueError(
+            f"`warm_up` must be at most {_MOST:g} steps of `ts`, got {warm_up}; shorten it."
+        )
+    if not continuous:
+        as_steps(ts)
     sampled.check_clock(times)
-    solver = diffrax.Tsit5() if solver is None else solver
     double = not continuous or _precision(sampled.source) == jnp.float64
     rtol = (1e-8 if double else 1e-4) if rtol is None else rtol
     atol = (1e-10 if double else 1e-6) if atol is None else atol
     tolerances = (jnp.asarray(rtol, float), jnp.asarray(atol, float))
-    found = _search(sampled, continuous, options, solver, tolerances)
+    with integrating(max_steps):
+        found = _search(sampled, continuous, options, solver, tolerances)
     return MemoryFunction(jnp.asarray(times), *found, exact=False)
 
 
@@ -284,15 +303,18 @@ def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
 
     `ValueError` for no memory function, `TypeError` for anything else.
     """
+    check_instance(
+        "memories", memories, Mapping, "a mapping of memory functions", "name each by a label"
+    )
     if not memories:
-        raise ValueError("`memories` must hold at least one memory function, got none.")
+        raise ValueError(
+            "`memories` must hold at least one memory function, got none; make one by "
+            "memjax.memory_function."
+        )
     parts = []
     for label, memory in memories.items():
-        if not isinstance(memory, MemoryFunction):
-            raise TypeError(
-                f"`memories` must hold memory functions, got {type(memory).__name__} for "
-                f"{label!r}; make them by memjax.memory_function."
-            )
+        hint = "make them by memjax.memory_function"
+        check_instance("memories", memory, MemoryFunction, "memory functions", hint)
         variables = {
             "memory": ("time", np.asarray(memory.values)),
             "bounded": ("time", np.asarray(memory.bounded, float)),
@@ -320,20 +342,17 @@ class _Options:
     max_steps: int
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}; choose one."
-        )
-
-
 def _as_lags(ts: Any) -> np.ndarray:
     if is_traced(ts):
         raise ValueError(
             "`ts` must be concrete, got a traced array; make the times outside of jit and vmap."
         )
     as_times(ts)
+    step = even_step(ts)
     times = np.asarray(ts, float)
+    if step is not None:
+        # Without what rounding in single precision left behind.
+        times = times[0] + step * np.arange(times.size)
     check_nonnegative("ts", times, "memory is counted from the time of the change")
     return times
 

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import get_args, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
-from .._checks import as_horizon, is_traced
+from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
 from ..models import AbstractModel
 from ..targets import StateSpaceKernel
 from ..targets._inner import describe_sizes, edges, entries, Kernel, sizes, values
@@ -63,11 +63,8 @@ def functional_norm(
         Optimization Analysis*, ICLR 2021, section 4; Wang, Li, Li, *Inverse Approximation Theory
         for Nonlinear Recurrent Neural Networks*, ICLR 2024, section 3 (theory, sections 1 and 5).
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(
-            f"`kernel` must be a kernel, got {type(kernel).__name__}; pass a target such as "
-            "`memjax.ExponentialSum`, or the `kernel()` of a linear model."
-        )
+    hint = "pass a target such as memjax.ExponentialSum, or the `kernel()` of a linear model"
+    check_instance("kernel", kernel, Kernel, "a kernel", hint)
     terms: list[Terms] = [((1.0, entry),) for entry in entries(kernel)]
     return _norm(terms, sizes(kernel)[1] or 1, norm, horizon, {"kernel": kernel})
 
@@ -100,13 +97,12 @@ def functional_distance(
     As [`memjax.functional_norm`][], `TypeError` for a model without a kernel, and `ValueError`
     for different numbers of inputs or outputs, and for an unstable model.
     """
-    kernel = model if isinstance(model, Kernel) else getattr(model, "kernel", lambda: None)()
-    for name, part, given in (("target", target, target), ("model", kernel, model)):
-        if not isinstance(part, Kernel):
-            raise TypeError(
-                f"`{name}` must have a kernel, got {type(given).__name__}; pass a kernel, or a "
-                "linear model with a method `kernel`."
-            )
+    hint = "pass a kernel, or a linear model with a method `kernel`"
+    has_one = isinstance(model, AbstractModel) and hasattr(model, "kernel")
+    kernel = model.kernel() if has_one else model  # pyright: ignore[reportAttributeAccessIssue]
+    check_instance("target", target, Kernel, "a kernel", hint)
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"`model` must have a kernel, got {shown(model)}; {hint}.")
     assert isinstance(kernel, Kernel)
     if sizes(target) != sizes(kernel):
         raise ValueError(
@@ -171,8 +167,7 @@ def _norm(
     horizon: ArrayLike,
     kernels: dict[str, Kernel],
 ) -> Float[Array, ""]:
-    if norm not in ("sup", "sobolev"):
-        raise ValueError(f"`norm` must be 'sup' or 'sobolev', got {norm!r}; choose one of these.")
+    check_choice("norm", norm, get_args(Norm))
     if is_traced((terms, horizon)):
         raise TypeError(
             f"`{next(iter(kernels))}` must be concrete, got a traced value; the search for sign "

@@ -1,5 +1,6 @@
+import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, get_args, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -10,8 +11,19 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Real
 
-from .._checks import as_float_array, as_horizon, check_integer, check_nonnegative, is_traced
-from ..losses import AbstractLoss
+from .._checks import (
+    as_horizon,
+    as_increasing,
+    as_key,
+    check_callable,
+    check_choice,
+    check_integer,
+    check_nonnegative,
+    check_scalar,
+    check_scalar_of_model,
+    shown,
+)
+from ..losses import AbstractLoss, check_trained, from_real_parts, real_parts
 from ..models import DiagonalLinearRNN, trainable
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel
@@ -75,11 +87,11 @@ def perturbation_error(
     $$E_m(\beta) = \sup_{|\theta - \theta_m| \le \beta} \|H - \hat H_\theta\|$$
 
     All trained weights are perturbed ([`memjax.trainable`][]). The ball is $|\Delta\theta|_\infty
-    \le \beta$ over all of them (`"max"`, from which the literature's code draws), or $\beta$
-    bounds the operator 2-norm of each block (`"operator"`, the published definition): the
-    spectral norm of a matrix, the Euclidean norm of a vector, and the largest modulus of
-    `free_rates` and `frequencies`, which are diagonals of matrices. Arrays of more axes are
-    stacks of matrices.
+    \le \beta$ over all of them (`"max"`, from which the literature's code draws; of a complex
+    weight over both its parts), or $\beta$ bounds the operator 2-norm of each block (`"operator"`,
+    the published definition): the spectral norm of a matrix, the Euclidean norm of a vector, and
+    the largest modulus of `free_rates` and `frequencies`, which are diagonals of matrices. Arrays
+    of more axes are stacks of matrices.
 
     *A diagonal linear model and a kernel.* The error is $\|\rho - \hat\rho\|_{L^1}$ up to the
     horizon, and its supremum is found as
@@ -134,45 +146,36 @@ def perturbation_error(
         ICLR 2024, Definitions 3.2 and 3.3 (theory, section 5).
     """
     radii = as_curve_radii(radii)
-    if norm not in ("max", "operator"):
-        raise ValueError(f"`norm` must be 'max' or 'operator', got {norm!r}; choose one of these.")
+    check_choice("norm", norm, get_args(Ball))
+    key = as_key("key", key)
     for name, value in (("restarts", restarts), ("steps", steps), ("draws", draws)):
         check_integer(name, value)
     end = as_horizon(horizon)
+    if end is not None:
+        check_scalar("horizon", end)
     if isinstance(target, AbstractKernel):
         if not isinstance(model, DiagonalLinearRNN):
             raise TypeError(
                 f"`model` must be a DiagonalLinearRNN for a kernel as the target, got "
-                f"{type(model).__name__}; pass a loss as the target instead, for example a "
+                f"{shown(model)}; pass a loss as the target instead, for example a "
                 "memjax.SampledPathLoss."
             )
         if end is None:
             check_integrable("target", target)
         return _exact(model, target, radii, end, key, norm, restarts, steps, draws)
-    if not callable(target):
-        raise TypeError(
-            f"`target` must be a kernel, a loss, or a function of a model, got "
-            f"{type(target).__name__}; pass one of these."
-        )
+    check_callable("target", target, "pass a kernel, a loss, or a function of a model")
     if end is not None:
         raise ValueError(
-            f"`horizon` must be left out with a loss, got {horizon}; the loss has its own."
+            f"`horizon` must be left out with a loss, got {shown(horizon)}; the loss has its own."
         )
+    check_trained(model)
     return _ascend(model, target, radii, key, norm, restarts, steps, draws)
 
 
 def as_curve_radii(radii: Any) -> Float[Array, " radii"]:
     """`radii` as an ascending one-dimensional array."""
-    array = as_float_array("radii", radii)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(
-            f"`radii` must be one-dimensional and not empty, got shape {array.shape}; pass them "
-            "as an array."
-        )
-    check_nonnegative("radii", array, "a ball has a radius of 0 or more")
-    if not is_traced(array) and np.any(np.diff(array) <= 0):
-        raise ValueError(f"`radii` must ascend, got {np.asarray(array)}; sort them.")
-    return array
+    check_nonnegative("radii", radii, "a ball has a radius of 0 or more")
+    return as_increasing("radii", radii)
 
 
 # --- Any model and any loss ---------------------------------------------------------------------
@@ -190,24 +193,26 @@ def _ascend(
     draws: int,
 ) -> PerturbationErrors:
     weights, rest = eqx.partition(model, trainable(model))
+    # Parts of complex weights are weights of their own but where a block is measured as a whole.
+    blocks = real_parts(weights) if norm == "max" else weights
 
     def error(change: PyTree) -> Array:
-        value = loss(eqx.combine(eqx.apply_updates(weights, change), rest))
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"`target` must map a model to a scalar, got shape {jnp.shape(value)}; take a mean."
-            )
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+        moved = from_real_parts(jax.tree.map(jnp.add, blocks, change))
+        value = loss(eqx.combine(moved, rest))
+        check_scalar_of_model("target", value)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf).astype(radii.dtype)
 
     slope = jax.value_and_grad(error)
-    still = jax.tree.map(jnp.zeros_like, weights)
+    still = jax.tree.map(jnp.zeros_like, blocks)
 
     def climb(start: PyTree, radius: Array) -> tuple[Array, PyTree]:
         def step(state: tuple, _: None) -> tuple[tuple, None]:
             at, value, corner, size = state
             # The first step reaches the corner of the ball from anywhere in it.
-            moved = jax.tree.map(lambda d, c: d + 2 * radius * size * c, at, corner)
-            moved = _per_block(lambda block, kind: _project(block, kind, radius), norm, moved)
+            ahead = lambda d, c: (d + 2 * radius * size * c).astype(d.dtype)
+            moved = jax.tree.map(ahead, at, corner)
+            inside = lambda block, kind: _project(block, kind, radius).astype(block.dtype)
+            moved = _per_block(inside, norm, moved)
             reached, gradient = slope(moved)
             better = reached >= value
             keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(better, x, y), a, b)
@@ -230,7 +235,8 @@ def _ascend(
         values = in_batches(lambda key: error(draw(key)), keys[:draws], size=32)
         # From the worst case before, the best draw, and the first draws.
         chosen = jnp.insert(jnp.arange(restarts), 0, jnp.argmax(values))
-        grown = jax.tree.map(lambda d: d * (radius / jnp.where(last > 0, last, 1)), worst)
+        growth = radius / jnp.where(last > 0, last, 1)
+        grown = jax.tree.map(lambda d: (d * growth).astype(d.dtype), worst)
         starts = jax.tree.map(
             lambda first, others: jnp.concatenate([first[None], others]),
             grown,
@@ -248,6 +254,7 @@ def _ascend(
     keys = jax.random.split(key, radii.size)
     _, (values, drawn, changes) = lax.scan(at_radius, start, (radii, keys))
     upper = jnp.full_like(values, jnp.inf)
+    changes = from_real_parts(changes)
     return PerturbationErrors(radii, values, drawn, upper, changes, jnp.isinf(values))
 
 
@@ -255,6 +262,8 @@ def _per_block(function: Callable[[Array, str], Array], norm: Ball, tree: PyTree
     """Apply a function to every array of weights, together with the kind of its block."""
 
     def apply(path: tuple, block: Array) -> Array:
+        if block.size == 0:
+            return block
         if norm == "max" or getattr(path[-1] if path else None, "name", None) in DIAGONALS:
             return function(block, "max")
         return function(block, "vector" if block.ndim < 2 else "matrix")
@@ -292,15 +301,15 @@ def _noise(key: PRNGKeyArray, like: PyTree, norm: Ball, radius: Array) -> PyTree
     parts = jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else (x,), like)
     flat, unravel = ravel_pytree(parts)
     drawn = unravel(jax.random.uniform(key, flat.shape, flat.dtype, -1, 1))
-    whole = lambda x, part: lax.complex(*part) / np.sqrt(2) if len(part) == 2 else part[0]
+    whole = lambda x, part: lax.complex(*part) / math.sqrt(2) if len(part) == 2 else part[0]
     noise = jax.tree.map(whole, like, drawn)
 
     def scale(block: Array, kind: str) -> Array:
-        if kind == "max":
-            return radius * block
         if kind == "vector":
-            return radius * block / jnp.linalg.norm(block)
-        return radius * block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
+            block = block / jnp.linalg.norm(block)
+        elif kind == "matrix":
+            block = block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
+        return (radius * block).astype(block.dtype)
 
     return _per_block(scale, norm, noise)
 
@@ -318,7 +327,8 @@ class _Problem(eqx.Module):
 
     def rates(self, free: Array) -> Array:
         # Faster modes have no weight that counts, and infinity times zero would be NaN.
-        return jnp.clip(self.reparametrisation(free), -1e100, 1e100)
+        limit = float(jnp.finfo(free.dtype).max) ** 0.3
+        return jnp.clip(self.reparametrisation(free), -limit, limit)
 
     def grid(self, rates: Array) -> Array:
         """Times that resolve the target and modes of these rates."""
@@ -337,7 +347,10 @@ class _Problem(eqx.Module):
 
     @property
     def stop(self) -> Array:
-        return jnp.asarray(1e300) if self.end is None else self.end
+        if self.end is not None:
+            return self.end
+        # In single precision there is no 1e300.
+        return jnp.asarray(min(1e300, 1e-8 * float(jnp.finfo(jnp.result_type(float)).max)))
 
     @property
     def room(self) -> int:
@@ -387,7 +400,7 @@ def _exact(
     draws: int,
 ) -> PerturbationErrors:
     problem = _Problem(target, model.reparametrisation, end, model.width)
-    centre = jnp.stack([model.amplitudes, model.free_rates])
+    centre = jnp.stack([model.amplitudes, model.free_rates]).astype(radii.dtype)
     starts_key, draws_key = jax.random.split(key)
     directions = _into_ball(_directions(model, restarts, starts_key), norm)
 
@@ -424,7 +437,10 @@ def _exact(
     perturbation = eqx.tree_at(
         lambda m: (m.amplitudes, m.free_rates),
         eqx.filter(model, trainable(model)),
-        (change[:, 0], change[:, 1]),
+        (
+            change[:, 0].astype(model.amplitudes.dtype),
+            change[:, 1].astype(model.free_rates.dtype),
+        ),
     )
     return PerturbationErrors(radii, value, drawn, upper, perturbation, whole)
 

@@ -3,25 +3,30 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.numpy as jnp
 from diffrax import ForwardMode
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
 from .._checks import (
+    as_finite_array,
     as_float_array,
+    as_inexact_array,
+    as_positive,
+    as_positive_array,
     check_finite,
+    check_flag,
     check_integer,
-    check_positive,
     check_scalar,
     is_traced,
+    valid_or_nan,
 )
+from ..losses import check_trained, coordinates
 from ..models import trainable
 from ..models._maps import as_reparametrisation
 from ..reparam import AbstractReparametrisation
 from ..targets._paths import as_times
-from ._functional import as_functional
+from ._functional import named_functional
 
 
 def hidden_variance(
@@ -73,6 +78,7 @@ def hidden_variance(
         the end of the story*, NeurIPS 2024, Section 3 (theory, section 6). Coloured input in
         continuous time is derived here.
     """
+    check_flag("normalised", normalised)
     mode = _Mode(rates, frequencies, step, correlation_rate)
     return mode.spread if normalised else mode.spread / mode.gap
 
@@ -133,6 +139,7 @@ def rate_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024, Section 3 (theory, section 6).
     """
+    check_flag("normalised", normalised)
     mode = _Mode(rates, frequencies, step, correlation_rate)
     reparametrisation = as_reparametrisation(reparametrisation)
     slope = reparametrisation.slope(reparametrisation.inverse(mode.rates))
@@ -180,6 +187,8 @@ def angle_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024, Section 4 (theory, section 6).
     """
+    check_flag("normalised", normalised)
+    check_flag("scaled", scaled)
     mode = _Mode(rates, frequencies, step, correlation_rate)
     slope = mode.modulus(False) * mode.modulus_squared
     if normalised:
@@ -225,17 +234,23 @@ def multiplier_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024, Section 3 (theory, section 6).
     """
-    values = jnp.asarray(multipliers)
-    correlation = as_float_array("correlation", correlation)
-    moduli = as_float_array("multipliers", jnp.abs(values))
-    for name, value in (("multipliers", moduli), ("correlation", correlation)):
+    values = as_inexact_array("multipliers", multipliers)
+    check_flag("normalised", normalised)
+    check_scalar("correlation", as_float_array("correlation", correlation))
+    sizes = {
+        "multipliers": jnp.abs(values),
+        "correlation": as_float_array("correlation", correlation),
+    }
+    for name, value in sizes.items():
         check_finite(name, value)
-        if not is_traced(value) and bool(jnp.any((value >= 1) | (value < 0))):
-            bad = value[(value >= 1) | (value < 0)].ravel()[0]
+        inside = (value >= 0) & (value < 1)
+        if not is_traced(inside) and not jnp.all(inside):
             raise ValueError(
-                f"`{name}` must be of modulus in [0, 1), got {bad}; only then is there a "
-                "stationary state."
+                f"`{name}` must be of modulus in [0, 1), got {value[~inside].ravel()[0]}; only "
+                "then is there a stationary state."
             )
+        sizes[name] = valid_or_nan(value, inside)
+    moduli, correlation = sizes.values()
     return _Mode(
         -jnp.log(moduli), jnp.angle(values), 1.0, -jnp.log(correlation), checked=True
     ).modulus(normalised)
@@ -250,15 +265,13 @@ class _Mode:
     def __init__(
         self, rates: Any, frequencies: Any, step: Any, correlation_rate: Any, checked: bool = False
     ):
-        w = as_float_array("rates", rates)
-        nu = as_float_array("frequencies", frequencies)
-        for name, value in (("step", step), ("correlation_rate", correlation_rate)):
-            if value is not None and not checked:
-                check_scalar(name, value)
-                check_positive(name, value)
+        w, nu = rates, frequencies
         if not checked:
-            check_positive("rates", w, "a mode of rate w decays as exp(-w t), so pass w > 0")
-            check_finite("frequencies", nu)
+            hint = "a mode of rate w decays as exp(-w t), so pass w > 0"
+            w, nu = as_positive_array("rates", w, hint), as_finite_array("frequencies", nu)
+            step = None if step is None else as_positive("step", step)
+            if correlation_rate is not None:
+                correlation_rate = as_positive("correlation_rate", correlation_rate)
         try:
             self.rates, nu = w, nu = jnp.broadcast_arrays(w, nu)
         except ValueError as error:
@@ -338,9 +351,8 @@ def output_sensitivity(
         Zucchet, Orvieto, *Recurrent neural networks: vanishing and exploding gradients are not
         the end of the story*, NeurIPS 2024 (theory, section 6).
     """
-    ts = as_times(ts)
-    xs = as_float_array("xs", xs)
-    check_finite("xs", xs)
+    given, ts = ts, as_times(ts)
+    xs = as_finite_array("xs", xs)
     check_integer("burn_in", burn_in, 0)
     check_integer("chunk", chunk)
     if xs.ndim < 2 or xs.shape[1] != ts.size or xs.shape[0] == 0:
@@ -352,33 +364,31 @@ def output_sensitivity(
         raise ValueError(
             f"`burn_in` must leave at least one of {ts.size} times, got {burn_in}; shorten it."
         )
+    named_functional("model", model)
     free, fixed = eqx.partition(model, trainable(model))
-    flat, unravel = jfu.ravel_pytree(free)
-    check_weights(flat)
+    check_trained(model)
+    flat, back = coordinates(free)
 
     def outputs(weights: Array, x: Array) -> Array:
-        functional = as_functional(eqx.combine(unravel(weights), fixed))
+        functional = named_functional("model", eqx.combine(back(weights), fixed))
         # Differentiated forwards, through every step of a solver.
         forwards = functional.method == "diffrax"
         run = partial(functional.source, adjoint=ForwardMode()) if forwards else functional
-        return run(ts, x)[burn_in:]
+        return run(given, x)[burn_in:]
 
     def of_path(x: Array) -> Array:
         def slope(index: Array) -> Array:
             direction = jnp.zeros_like(flat).at[index].set(1)
             moved = jax.jvp(lambda weights: outputs(weights, x), (flat,), (direction,))[1]
-            return jnp.sum(moved**2) / moved.shape[0]
+            return jnp.sum(jnp.abs(moved) ** 2) / moved.shape[0]
 
         indices = jnp.arange(flat.size)
         return jax.lax.map(slope, indices, batch_size=min(chunk, flat.size))
 
-    return unravel(jnp.mean(jax.lax.map(of_path, xs), axis=0))
+    return squared_lengths(back(jnp.mean(jax.lax.map(of_path, xs), axis=0)))
 
 
-def check_weights(flat: Array) -> None:
-    """Refuse a model in which there is nothing to train."""
-    if flat.size == 0:
-        raise ValueError(
-            "`model` must have trained weights, got none; they are its inexact arrays outside "
-            "reparametrisations and memjax.Fixed."
-        )
+def squared_lengths(squares: PyTree[Array]) -> PyTree[Array]:
+    """Squares of both parts of complex weights added up: of one real number for every weight."""
+    add = lambda leaf: leaf.real + leaf.imag if jnp.iscomplexobj(leaf) else leaf
+    return jax.tree.map(add, squares)

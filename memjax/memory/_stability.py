@@ -7,7 +7,15 @@ import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_float_array, check_positive, check_scalar
+from .._checks import (
+    as_float_array,
+    as_plain,
+    as_positive,
+    check_instance,
+    check_positive,
+    is_traced,
+    shown,
+)
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii
 
@@ -83,13 +91,15 @@ def stability_criterion(
         Wang, Li, Li, *Inverse Approximation Theory for Nonlinear Recurrent Neural Networks*,
         ICLR 2024, section 3; Wang, Li, *StableSSM*, ICML 2024, section 3 (theory, section 5).
     """
-    if not isinstance(reparametrisation, AbstractReparametrisation):
-        raise TypeError(
-            f"`reparametrisation` must be a reparametrisation, got "
-            f"{type(reparametrisation).__name__}; pass for example memjax.Softplus(), or wrap a "
-            "function in memjax.Elementwise."
-        )
+    hint = "pass for example memjax.Softplus(), or wrap a function in memjax.Elementwise"
+    kind = AbstractReparametrisation
+    check_instance("reparametrisation", reparametrisation, kind, "a map of rates", hint)
     radii = as_radii(radii)
+    if is_traced((reparametrisation, radii)):
+        raise TypeError(
+            "`radii` must be concrete, got a traced array; the verdict needs numbers: call it "
+            "outside of `jax.jit` and `jax.vmap`."
+        )
     growth = lambda radii, rates: reparametrisation.perturbation_growth(radii, rates=rates)
     small = jnp.asarray([1e-7, 1e-6])
     first = growth(small, rates)
@@ -257,17 +267,16 @@ def stability_radius(
         ICLR 2024, Definition 3.3 (theory, section 5).
     """
     beta, curves = _as_curves(radii, errors)
+    check_positive("widths", widths)
     m = np.asarray(as_float_array("widths", widths))
-    check_positive("widths", m)
     if m.shape != curves.shape[-2:-1] or np.any(np.diff(m) <= 0):
         raise ValueError(
-            f"`widths` must ascend and match `errors`, got {m} for errors of shape "
+            f"`widths` must ascend and match `errors`, got {shown(m)} for errors of shape "
             f"{curves.shape}; pass one width per curve."
         )
-    check_scalar("level", level)
-    check_positive("level", level)
+    level = as_plain(as_positive, "level", level)
     flat = np.reshape(curves, (-1, beta.size))
-    found = [_radius(beta, curve, float(level)) for curve in flat]
+    found = [_radius(beta, curve, level) for curve in flat]
     shaped = lambda k: np.reshape([part[k] for part in found], curves.shape[:-1])
     radius, below, above = shaped(0), shaped(1).astype(bool), shaped(2).astype(bool)
     inside = ~below & ~above

@@ -1,6 +1,7 @@
 """Hypothesis spaces: Equinox modules whose hidden state Diffrax integrates."""
 
 from ._base import AbstractModel as AbstractModel
+from ._base import check_same_state as check_same_state
 from ._base import Fixed as Fixed
 from ._base import trainable as trainable
 from ._complex import ComplexDiagonalRNN as ComplexDiagonalRNN

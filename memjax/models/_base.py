@@ -1,6 +1,6 @@
 import abc
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import diffrax
 import equinox as eqx
@@ -8,8 +8,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._checks import (
+    as_inexact_array,
+    check_callable,
+    check_choice,
+    check_instance,
+    check_integer,
+    said,
+    shown,
+    valid_or_nan,
+)
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import as_samples, as_times
+from ..targets._paths import (
+    as_samples,
+    as_steps,
+    as_times,
+    check_resolved,
+    integrating,
+    resolved,
+)
+
+Interpolation = Literal["linear", "cubic", "previous"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
 class AbstractModel(eqx.Module):
@@ -43,7 +63,7 @@ class AbstractModel(eqx.Module):
         ts: Float[Array, " times"],
         xs: Float[Array, "times ..."] | Callable[[Float[Array, ""]], Array],
         *,
-        interpolation: Literal["linear", "cubic", "previous"] = "linear",
+        interpolation: Interpolation = "linear",
         solver: diffrax.AbstractSolver | None = None,
         stepsize_controller: diffrax.AbstractStepSizeController | None = None,
         max_steps: int | None = None,
@@ -73,19 +93,41 @@ class AbstractModel(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if `ts` does not increase or does not match `xs`.
+        `ValueError` if `ts` does not increase or does not match `xs`, for an integration that
+        takes more than `max_steps`, or if the rounding of times in single precision is more than
+        0.2 % of their steps. (Traced ones give NaN or an error of Diffrax; `scan` and `residual`
+        have no such limit for even times.)
         """
+        check_choice("interpolation", interpolation, INTERPOLATIONS)
+        if max_steps is not None:
+            check_integer("max_steps", max_steps)
+        for name, given, kind, example in (
+            ("solver", solver, diffrax.AbstractSolver, "diffrax.Kvaerno5()"),
+            (
+                "stepsize_controller",
+                stepsize_controller,
+                diffrax.AbstractStepSizeController,
+                "diffrax.PIDController(rtol=1e-8, atol=1e-10)",
+            ),
+            ("adjoint", adjoint, diffrax.AbstractAdjoint, "diffrax.DirectAdjoint()"),
+        ):
+            if given is not None:
+                wanted = f"a diffrax.{kind.__name__}"
+                check_instance(name, given, kind, wanted, f"pass for example {example}")
         jump_ts = step_ts = None
         if callable(xs):
+            check_callable("xs", xs, "pass samples, or a function of time")
             ts = as_times(ts)
             path = xs
         else:
             ts, xs = as_samples(ts, xs)
-            path, kinked = _interpolate(ts, xs, interpolation)
+            check_resolved(ts)
+            path = _interpolate(ts, xs, interpolation)
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
-            elif kinked:
+            else:
                 step_ts = ts[1:-1]
+        self._check_dynamics(ts[0], _first_input(path, ts[0]))
         if solver is None:
             solver = diffrax.Kvaerno5()
         if stepsize_controller is None:
@@ -98,20 +140,28 @@ class AbstractModel(eqx.Module):
         def vector_field(t: Any, hidden: PyTree[Array], args: None) -> PyTree[Array]:
             return self.vector_field(t, hidden, path(t))
 
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(vector_field),
-            solver,
-            t0=ts[0],
-            t1=ts[-1],
-            dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
-            y0=self.initial_hidden(),
-            saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
-            stepsize_controller=stepsize_controller,
-            max_steps=4096 + 64 * ts.shape[0] if max_steps is None else max_steps,
-            adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        )
+        max_steps = 4096 + 64 * ts.shape[0] if max_steps is None else max_steps
+        with integrating(max_steps):
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(vector_field),
+                solver,
+                t0=ts[0],
+                t1=ts[-1],
+                dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
+                y0=self.initial_hidden(),
+                saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
+                stepsize_controller=stepsize_controller,
+                max_steps=max_steps,
+                adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+            )
         assert solution.ys is not None
-        return solution.ys
+        if callable(xs):
+            return solution.ys
+        return jax.tree.map(lambda ys: valid_or_nan(ys, resolved(ts)), solution.ys)
+
+    def _check_dynamics(self, t: Float[Array, ""], x: Array) -> None:
+        hidden = self.initial_hidden()
+        check_same_state("vector_field", hidden, jax.eval_shape(self.vector_field, t, hidden, x))
 
     def residual(
         self, ts: Float[Array, " times"], xs: Float[Array, "times ..."]
@@ -122,7 +172,8 @@ class AbstractModel(eqx.Module):
 
         **Arguments:**
 
-        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock.
+        - `ts`: increasing times, shape `(times,)`, in units of the model's own clock; of float32
+            as in [`memjax.DiagonalLinearRNN.scan`][].
         - `xs`: the inputs at `ts`, shape `(times, ...)`; the last one does not act any more.
 
         **Returns:**
@@ -133,7 +184,10 @@ class AbstractModel(eqx.Module):
 
         `ValueError` if `ts` does not increase or does not match `xs`.
         """
+        given = ts
         ts, xs = as_samples(ts, xs)
+        self._check_dynamics(ts[0], xs[0])
+        steps = as_steps(given)
 
         def move(hidden: PyTree[Array], now: tuple[Array, Array, Array]) -> tuple[PyTree, Array]:
             t, step, x = now
@@ -142,8 +196,18 @@ class AbstractModel(eqx.Module):
             return moved, self.readout(hidden)
 
         # The last step, of no length, only reads the last hidden state.
-        steps = jnp.diff(ts, append=ts[-1:])
+        steps = jnp.append(steps, 0)
         return jax.lax.scan(move, self.initial_hidden(), (ts, steps, xs))[1]
+
+
+def check_same_state(name: str, hidden: PyTree[Array], found: PyTree) -> None:
+    """Refuse dynamics of one's own that do not give a hidden state like the one they got."""
+    like = lambda tree: jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), tree)
+    if like(hidden) != like(found):
+        raise TypeError(
+            f"`{name}` must map a hidden state to one of the same shapes, got {shown(like(found))} "
+            f"for {shown(like(hidden))}; check the order of its arguments and what it returns."
+        )
 
 
 class Fixed(eqx.Module):
@@ -159,25 +223,30 @@ class Fixed(eqx.Module):
 _ADAPTIVE = (diffrax.AbstractAdaptiveStepSizeController, diffrax.ClipStepSizeController)
 
 
+def _first_input(path: Callable[[Any], Any], t: Array) -> Array:
+    """What a path gives at a time, of which it has to be a function."""
+    try:
+        return as_inexact_array("xs", path(t))
+    except Exception as error:
+        raise TypeError(
+            f"`xs` must be samples or a function of time, got an error: {said(error)}"
+        ) from error
+
+
 def _interpolate(
-    ts: Float[Array, " times"], xs: Float[Array, "times ..."], interpolation: str
-) -> tuple[Callable[[Any], Array], bool]:
+    ts: Float[Array, " times"], xs: Float[Array, "times ..."], interpolation: Interpolation
+) -> Callable[[Any], Array]:
     if interpolation == "linear":
-        return diffrax.LinearInterpolation(ts, xs).evaluate, True
+        return diffrax.LinearInterpolation(ts, xs).evaluate
     if interpolation == "cubic":
         coefficients = diffrax.backward_hermite_coefficients(ts, xs)
-        return diffrax.CubicInterpolation(ts, coefficients).evaluate, True
-    if interpolation == "previous":
+        return diffrax.CubicInterpolation(ts, coefficients).evaluate
 
-        def held(t: Any) -> Array:
-            index = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, ts.shape[0] - 1)
-            return xs[index]
+    def held(t: Any) -> Array:
+        index = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, ts.shape[0] - 1)
+        return xs[index]
 
-        return held, True
-    raise ValueError(
-        f"`interpolation` must be 'linear', 'cubic' or 'previous', got {interpolation!r}; "
-        "choose one of these."
-    )
+    return held
 
 
 def trainable(model: PyTree) -> PyTree[bool]:

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_positive, check_same_shape
+from .._checks import as_key, check_same_shape
 from ..reparam import AbstractReparametrisation
-from ..targets import DampedOscillation
+from ..targets import DampedOscillation, kernel_of_modes
 from ._base import AbstractModel
-from ._maps import as_modes, as_reparametrisation, check_input
+from ._maps import as_free_rates, as_modes, as_rates, as_reparametrisation, check_input
 from ._scan import scan_diagonal
 
 
@@ -61,14 +61,13 @@ class ComplexDiagonalRNN(AbstractModel):
     ):
         self.cosine = as_modes("cosine", cosine)
         self.sine = as_modes("sine", sine)
-        rates = as_modes("rates", rates)
+        rates = as_rates(rates)
         self.frequencies = as_modes("frequencies", frequencies)
-        check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
         check_same_shape("cosine", self.cosine, "sine", self.sine)
         check_same_shape("cosine", self.cosine, "rates", rates)
         check_same_shape("cosine", self.cosine, "frequencies", self.frequencies)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
 
     @classmethod
     def init(
@@ -88,8 +87,8 @@ class ComplexDiagonalRNN(AbstractModel):
         - `reparametrisation`: as above.
         - `key`: the PRNG key.
         """
-        rates = as_float_array("rates", rates)
-        amplitudes = jax.random.normal(key, (2, *rates.shape), rates.dtype)
+        rates = as_rates(rates)
+        amplitudes = jax.random.normal(as_key("key", key), (2, *rates.shape), rates.dtype)
         cosine, sine = amplitudes / jnp.sqrt(rates.size)
         return cls(cosine, sine, rates, frequencies, reparametrisation)
 
@@ -105,7 +104,13 @@ class ComplexDiagonalRNN(AbstractModel):
 
     def kernel(self) -> DampedOscillation:
         """The memory kernel of the model, in closed form."""
-        return DampedOscillation(self.cosine, self.sine, self.rates, self.frequencies)
+        return kernel_of_modes(
+            DampedOscillation,
+            cosine=self.cosine,
+            sine=self.sine,
+            rates=self.rates,
+            frequencies=self.frequencies,
+        )
 
     def initial_hidden(self) -> Float[Array, "2 width"]:
         """The hidden state at rest: real parts, then imaginary parts."""

@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_positive
+from .._checks import as_key
 from ..reparam import AbstractReparametrisation
 from ._base import AbstractModel
-from ._linear import random_input, random_readout
+from ._linear import check_sizes, random_input, random_readout
 from ._maps import (
     as_activation,
     as_bias,
+    as_free_rates,
     as_input,
-    as_modes,
+    as_rates,
     as_readout,
     as_reparametrisation,
     drive,
@@ -67,10 +68,9 @@ class DiagonalNonlinearRNN(AbstractModel):
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        rates = as_modes("rates", rates)
-        check_positive("rates", rates, "a small state of rate w decays as exp(-w t), so pass w > 0")
+        rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = as_input(input, self.width)
         self.bias = as_bias(bias, self.width, rates.dtype)
         self.readout_weights = as_readout(readout, self.width)
@@ -97,8 +97,10 @@ class DiagonalNonlinearRNN(AbstractModel):
         - `activation`, `reparametrisation`: as above.
         - `key`: the PRNG key.
         """
-        width = as_modes("rates", rates).shape[0]
-        first, second = jax.random.split(key)
+        width = as_rates(rates).shape[0]
+        check_sizes(inputs, outputs)
+        activation = as_activation(activation)
+        first, second = jax.random.split(as_key("key", key))
         return cls(
             rates,
             random_input(width, inputs, first),

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_integer, check_positive, check_scalar
+from .._checks import as_key, as_positive, check_choice, check_instance, check_integer
 from ._base import AbstractModel, Fixed
-from ._linear import random_readout
+from ._linear import check_sizes, random_readout
 from ._maps import as_readout, check_input
 
 
@@ -49,17 +49,12 @@ class GatedRNN(AbstractModel):
         readout: Float[Array, "*outputs width"],
         rate: float | Float[Array, ""] = 1.0,
     ):
-        if not isinstance(cell, (eqx.nn.GRUCell, eqx.nn.LSTMCell)):
-            raise TypeError(
-                f"`cell` must be an equinox.nn.GRUCell or LSTMCell, got {cell!r}; write other "
-                "cells as an AbstractModel of your own."
-            )
+        kinds = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
+        hint = "write other cells as a memjax.AbstractModel of your own"
+        check_instance("cell", cell, kinds, "an equinox.nn.GRUCell or LSTMCell", hint)
         self.cell = cell
         self.readout_weights = as_readout(readout, cell.hidden_size)
-        rate = as_float_array("rate", rate)
-        check_scalar("rate", rate)
-        check_positive("rate", rate)
-        self.rate = Fixed(rate)
+        self.rate = Fixed(as_positive("rate", rate))
 
     @classmethod
     def init(
@@ -84,11 +79,12 @@ class GatedRNN(AbstractModel):
         - `key`: the PRNG key.
         """
         check_integer("width", width)
-        check_integer("inputs", inputs)
         cells = {"gru": eqx.nn.GRUCell, "lstm": eqx.nn.LSTMCell}
-        if cell not in cells:
-            raise ValueError(f"`cell` must be 'gru' or 'lstm', got {cell!r}; choose one of these.")
-        first, second = jax.random.split(key)
+        check_choice("cell", cell, cells)
+        check_integer("inputs", inputs)
+        check_sizes(None, outputs)
+        rate = as_positive("rate", rate)
+        first, second = jax.random.split(as_key("key", key))
         return cls(
             cells[cell](inputs, width, key=first), random_readout(width, outputs, second), rate
         )

@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_integer, check_positive, is_traced
+from .._checks import (
+    as_key,
+    as_positive,
+    as_range,
+    check_integer,
+    is_traced,
+    shown,
+    valid_or_nan,
+)
 
 
 def uniform_rates(
-    width: int, low: float, high: float, *, key: PRNGKeyArray
+    width: int, low: float | Float[Array, ""], high: float | Float[Array, ""], *, key: PRNGKeyArray
 ) -> Float[Array, " width"]:
     """Independent decay rates, uniform between two.
 
@@ -28,31 +36,32 @@ def uniform_rates(
     `ValueError` unless `0 < low < high`.
     """
     check_integer("width", width)
-    _check_range("low", low, "high", high)
-    return jax.random.uniform(key, (width,), minval=low, maxval=high)
+    low, high = as_range("low", low, "high", high)
+    return jax.random.uniform(as_key("key", key), (width,), minval=low, maxval=high)
 
 
 def log_uniform_rates(
-    width: int, low: float, high: float, *, key: PRNGKeyArray
+    width: int, low: float | Float[Array, ""], high: float | Float[Array, ""], *, key: PRNGKeyArray
 ) -> Float[Array, " width"]:
     """Independent decay rates with uniform logarithms, so that every time scale is as likely.
 
     Arguments, returns and errors as in [`memjax.uniform_rates`][].
     """
     check_integer("width", width)
-    _check_range("low", low, "high", high)
-    logarithms = jax.random.uniform(key, (width,), minval=jnp.log(low), maxval=jnp.log(high))
+    low, high = as_range("low", low, "high", high)
+    first, last = jnp.log(low), jnp.log(high)
+    logarithms = jax.random.uniform(as_key("key", key), (width,), minval=first, maxval=last)
     # The exponential of a logarithm may lie a rounding outside.
     return jnp.clip(jnp.exp(logarithms), low, high)
 
 
 def ring(
     width: int,
-    inner: float,
-    outer: float,
+    inner: float | Float[Array, ""],
+    outer: float | Float[Array, ""],
     *,
-    max_phase: float = 2 * np.pi,
-    step: float = 1.0,
+    max_phase: float | Float[Array, ""] = 2 * np.pi,
+    step: float | Float[Array, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
     r"""Eigenvalues whose discrete-time multipliers are uniform on a ring, as in the LRU.
@@ -83,12 +92,14 @@ def ring(
         Section 3.2.1.
     """
     check_integer("width", width)
-    _check_range("inner", inner, "outer", outer)
+    inner, outer = as_range("inner", inner, "outer", outer)
     if not is_traced(outer) and outer > 1:
-        raise ValueError(f"`outer` must be at most 1, got {outer}; pass a radius of a stable ring.")
-    check_positive("max_phase", max_phase)
-    check_positive("step", step)
-    first, second = jax.random.split(key)
+        raise ValueError(
+            f"`outer` must be at most 1, got {shown(outer)}; pass a radius of a stable ring."
+        )
+    outer = valid_or_nan(outer, outer <= 1)
+    max_phase, step = as_positive("max_phase", max_phase), as_positive("step", step)
+    first, second = jax.random.split(as_key("key", key))
     # One minus the squared modulus: near the unit circle it has all its digits.
     share = jax.random.uniform(first, (width,), minval=jnp.finfo(float).eps)
     inside = (1 - outer) * (1 + outer) + share * (outer - inner) * (outer + inner)
@@ -96,7 +107,7 @@ def ring(
     return -jnp.log1p(-inside) / (2 * step), phases / step
 
 
-def s4d_real(width: int, *, scale: float = 1.0) -> Float[Array, " width"]:
+def s4d_real(width: int, *, scale: float | Float[Array, ""] = 1.0) -> Float[Array, " width"]:
     r"""The rates $1, 2, \dots, m$ of S4D-Real, the diagonal of the HiPPO matrix, over a scale.
 
     **Arguments:**
@@ -114,12 +125,11 @@ def s4d_real(width: int, *, scale: float = 1.0) -> Float[Array, " width"]:
         Models*, NeurIPS 2022, Section 4.
     """
     check_integer("width", width)
-    check_positive("scale", scale)
-    return jnp.arange(1.0, width + 1) / scale
+    return jnp.arange(1.0, width + 1) / as_positive("scale", scale)
 
 
 def s4d_lin(
-    width: int, *, scale: float = 1.0
+    width: int, *, scale: float | Float[Array, ""] = 1.0
 ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
     r"""The eigenvalues $-\tfrac12 + i \pi n$, $n = 0, \dots, m - 1$, of S4D-Lin, over a scale.
 
@@ -139,12 +149,16 @@ def s4d_lin(
         Models*, NeurIPS 2022, Section 4.
     """
     check_integer("width", width)
-    check_positive("scale", scale)
+    scale = as_positive("scale", scale)
     return jnp.full(width, 0.5) / scale, jnp.pi * jnp.arange(0.0, width) / scale
 
 
 def stable_gaussian(
-    width: int, *, gain: float = 1.0, margin: float = 0.1, key: PRNGKeyArray
+    width: int,
+    *,
+    gain: float | Float[Array, ""] = 1.0,
+    margin: float | Float[Array, ""] = 0.1,
+    key: PRNGKeyArray,
 ) -> Float[Array, "width width"]:
     r"""A dense Gaussian matrix, shifted so that $|e^{Wt}| \le e^{-\mu t}$.
 
@@ -166,18 +180,7 @@ def stable_gaussian(
     The matrix, shape `(width, width)`, for a [`memjax.LinearRNN`][].
     """
     check_integer("width", width)
-    check_positive("gain", gain)
-    check_positive("margin", margin)
-    noise = gain * jax.random.normal(key, (width, width)) / jnp.sqrt(width)
+    gain, margin = as_positive("gain", gain), as_positive("margin", margin)
+    noise = gain * jax.random.normal(as_key("key", key), (width, width)) / jnp.sqrt(width)
     shift = margin + jnp.linalg.eigvalsh((noise + noise.T) / 2)[-1]
     return noise - shift * jnp.eye(width)
-
-
-def _check_range(low_name: str, low: float, high_name: str, high: float) -> None:
-    check_positive(low_name, low)
-    check_positive(high_name, high)
-    if not is_traced((low, high)) and low >= high:
-        raise ValueError(
-            f"`{low_name}` must be less than `{high_name}`, got {low} and {high}; swap or spread "
-            "them."
-        )

@@ -2,11 +2,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_finite, is_traced
-from ..targets import StateSpaceKernel
+from .._checks import as_finite_array, as_key, check_integer
+from ..targets import check_stable, StateSpaceKernel
 from ._base import AbstractModel
 from ._init import stable_gaussian
 from ._maps import as_input, as_readout, drive
@@ -60,8 +59,8 @@ class LinearRNN(AbstractModel):
         inputs: int | None = None,
         outputs: int | None = None,
         *,
-        gain: float = 1.0,
-        margin: float = 0.1,
+        gain: float | Float[Array, ""] = 1.0,
+        margin: float | Float[Array, ""] = 0.1,
         key: PRNGKeyArray,
     ) -> "LinearRNN":
         r"""A random model: a stable Gaussian $W$, Gaussian $U$ and $C$ of unit input and output.
@@ -73,7 +72,8 @@ class LinearRNN(AbstractModel):
         - `gain`, `margin`: as in [`memjax.stable_gaussian`][].
         - `key`: the PRNG key.
         """
-        first, second, third = jax.random.split(key, 3)
+        check_sizes(inputs, outputs)
+        first, second, third = jax.random.split(as_key("key", key), 3)
         return cls(
             stable_gaussian(width, gain=gain, margin=margin, key=first),
             random_input(width, inputs, second),
@@ -120,8 +120,7 @@ class LinearRNN(AbstractModel):
 
 
 def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width width"]:
-    array = as_float_array("recurrent", value)
-    check_finite("recurrent", array)
+    array = as_finite_array("recurrent", value)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
         raise ValueError(
             f"`recurrent` must be a square matrix of at least one row, got shape {array.shape}; "
@@ -130,16 +129,11 @@ def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width widt
     return array
 
 
-def check_stable(recurrent: Float[Array, "width width"]) -> None:
-    """Refuse a matrix with an eigenvalue outside the open left half-plane."""
-    if is_traced(recurrent):
-        return
-    largest = np.max(np.linalg.eigvals(np.asarray(recurrent)).real)
-    if largest >= 0:
-        raise ValueError(
-            f"`recurrent` must have all eigenvalues in the open left half-plane, got one of real "
-            f"part {largest:.6g}; subtract a larger multiple of the unit matrix."
-        )
+def check_sizes(inputs: int | None, outputs: int | None) -> None:
+    """Refuse numbers of inputs and outputs below 1; `None` stands for a scalar."""
+    for name, value in (("inputs", inputs), ("outputs", outputs)):
+        if value is not None:
+            check_integer(name, value)
 
 
 def random_input(width: int, inputs: int | None, key: PRNGKeyArray) -> Float[Array, "..."]:

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, check_finite
+from .._checks import (
+    as_finite_array,
+    as_inexact_array,
+    as_positive_array,
+    check_choice,
+    check_instance,
+    is_traced,
+)
 from ..reparam import AbstractReparametrisation, as_callable, Direct
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -23,11 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def as_activation(value: Any) -> Callable[[Array], Array]:
     """An activation by its name, or any function of an array."""
     if isinstance(value, str):
-        if value not in ACTIVATIONS:
-            raise ValueError(
-                f"`activation` must be one of {', '.join(map(repr, ACTIVATIONS))} or a function, "
-                f"got {value!r}; choose one of these."
-            )
+        check_choice("activation", value, ACTIVATIONS, "choose one, or pass a function")
         value = ACTIVATIONS[value]
     return as_callable("activation", value)
 
@@ -36,28 +39,49 @@ def as_reparametrisation(value: Any) -> AbstractReparametrisation:
     """A reparametrisation, by default the direct one."""
     if value is None:
         return Direct()
-    if not isinstance(value, AbstractReparametrisation):
-        raise TypeError(
-            "`reparametrisation` must be an instance of AbstractReparametrisation, got "
-            f"{value!r}; pass memjax.Direct() or memjax.Exp()."
-        )
+    hint = "pass for example memjax.Exp(), or wrap a function in memjax.Elementwise"
+    check_instance("reparametrisation", value, AbstractReparametrisation, "a map of rates", hint)
     return value
 
 
-def check_real_modes(name: str, value: Any) -> None:
-    """Refuse complex numbers: without its conjugate an eigenvalue has no real output."""
-    if np.iscomplexobj(value):
-        raise TypeError(
-            f"`{name}` must be real, got dtype {jnp.asarray(value).dtype}; a complex eigenvalue "
-            "needs its conjugate, so pass rates and frequencies to memjax.ComplexDiagonalRNN."
+def as_free_rates(
+    rates: Float[Array, " width"], reparametrisation: AbstractReparametrisation
+) -> Float[Array, " width"]:
+    """The free weights of rates, which a map of one's own may not reach."""
+    free = reparametrisation.inverse(rates)
+    if jnp.shape(free) != rates.shape:
+        raise ValueError(
+            f"`reparametrisation` must have an elementwise `inverse`, got shape {jnp.shape(free)} "
+            f"for rates of shape {rates.shape}; return one free weight per rate."
         )
+    if not is_traced(free) and not np.all(np.isfinite(free)):
+        missed = np.asarray(rates)[~np.isfinite(free)][0]
+        raise ValueError(
+            f"`rates` must be in the reach of {type(reparametrisation).__name__}, got {missed}; "
+            "pass others, or another map."
+        )
+    return free
+
+
+def as_rates(value: Any) -> Float[Array, " width"]:
+    """A positive rate for each of at least one mode."""
+    dtype = as_inexact_array("rates", value).dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        # Without its conjugate an eigenvalue has no real output.
+        raise TypeError(
+            f"`rates` must be real, got dtype {dtype}; a complex eigenvalue needs its conjugate, "
+            "so pass rates and frequencies to memjax.ComplexDiagonalRNN."
+        )
+    hint = "a mode of rate w decays as exp(-w t), so pass w > 0"
+    return _one_each("rates", as_positive_array("rates", value, hint))
 
 
 def as_modes(name: str, value: Any) -> Float[Array, " width"]:
     """One finite number for each of at least one mode."""
-    check_real_modes(name, value)
-    array = as_float_array(name, value)
-    check_finite(name, array)
+    return _one_each(name, as_finite_array(name, value))
+
+
+def _one_each(name: str, array: Array) -> Float[Array, " width"]:
     if array.ndim != 1 or array.shape[0] == 0:
         raise ValueError(
             f"`{name}` must be a 1-D array of at least one mode, got shape {array.shape}; "
@@ -68,8 +92,7 @@ def as_modes(name: str, value: Any) -> Float[Array, " width"]:
 
 def as_input(value: Any, width: int) -> Float[Array, "width *inputs"]:
     """The weights of a scalar input, shape `(width,)`, or of several, `(width, inputs)`."""
-    array = as_float_array("input", value)
-    check_finite("input", array)
+    array = as_finite_array("input", value)
     if array.ndim not in (1, 2) or array.shape[0] != width:
         raise ValueError(
             f"`input` must have shape ({width},) or ({width}, inputs), got {array.shape}; "
@@ -80,8 +103,7 @@ def as_input(value: Any, width: int) -> Float[Array, "width *inputs"]:
 
 def as_readout(value: Any, width: int) -> Float[Array, "*outputs width"]:
     """The weights of a scalar output, shape `(width,)`, or of several, `(outputs, width)`."""
-    array = as_float_array("readout", value)
-    check_finite("readout", array)
+    array = as_finite_array("readout", value)
     if array.ndim not in (1, 2) or array.shape[-1] != width:
         raise ValueError(
             f"`readout` must have shape ({width},) or (outputs, {width}), got {array.shape}; "
@@ -92,8 +114,7 @@ def as_readout(value: Any, width: int) -> Float[Array, "*outputs width"]:
 
 def as_bias(value: Any, width: int, dtype: Any) -> Float[Array, " width"]:
     """One bias for each neuron, by default 0."""
-    array = as_float_array("bias", jnp.zeros(width, dtype) if value is None else value)
-    check_finite("bias", array)
+    array = as_finite_array("bias", jnp.zeros(width, dtype) if value is None else value)
     if array.shape != (width,):
         raise ValueError(
             f"`bias` must have shape ({width},), got {array.shape}; pass one entry per neuron."

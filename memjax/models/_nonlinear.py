@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_integer, check_positive
+from .._checks import as_key, as_positive, check_flag, check_integer
 from ._base import AbstractModel
 from ._init import stable_gaussian
-from ._linear import as_recurrent, random_input, random_readout
+from ._linear import as_recurrent, check_sizes, random_input, random_readout
 from ._maps import as_activation, as_bias, as_input, as_readout, drive
 
 
@@ -63,9 +63,7 @@ class NonlinearRNN(AbstractModel):
         self.bias = as_bias(bias, self.width, self.recurrent.dtype)
         self.readout_weights = as_readout(readout, self.width)
         self.activation = as_activation(activation)
-        if not isinstance(leak, bool):
-            raise TypeError(f"`leak` must be True or False, got {leak!r}.")
-        self.leak = leak
+        self.leak = check_flag("leak", leak)
 
     @classmethod
     def init(
@@ -74,8 +72,8 @@ class NonlinearRNN(AbstractModel):
         inputs: int | None = None,
         outputs: int | None = None,
         *,
-        gain: float = 1.0,
-        margin: float = 0.1,
+        gain: float | Float[Array, ""] = 1.0,
+        margin: float | Float[Array, ""] = 0.1,
         activation: str | Callable[[Array], Array] = "tanh",
         leak: bool = False,
         key: PRNGKeyArray,
@@ -94,8 +92,11 @@ class NonlinearRNN(AbstractModel):
         - `key`: the PRNG key.
         """
         check_integer("width", width)
-        check_positive("gain", gain)
-        first, second, third = jax.random.split(key, 3)
+        check_sizes(inputs, outputs)
+        check_flag("leak", leak)
+        activation = as_activation(activation)
+        gain, margin = as_positive("gain", gain), as_positive("margin", margin)
+        first, second, third = jax.random.split(as_key("key", key), 3)
         if leak:
             recurrent = gain * jax.random.normal(first, (width, width)) / jnp.sqrt(width)
         else:

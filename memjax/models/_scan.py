@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ..targets._paths import as_samples, even_step
+from .._checks import check_choice, shown
+from ..targets._paths import as_samples, as_steps, even_step
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
 # the cache, and shorter ones are mostly overhead.
@@ -33,8 +34,8 @@ def scan_diagonal(
     Within a block of times the steps are composed by an associative scan; the blocks follow each
     other, so that memory grows with the length of the inputs and outputs only.
     """
-    ts, xs = _as_scannable(ts, xs, interpolation)
-    count = ts.shape[0] - 1
+    steps, xs = _as_scannable(ts, xs, interpolation)
+    count = steps.shape[0]
     block = min(_BLOCK, count)
     blocks = -(-count // block)
     padding = blocks * block - count
@@ -59,12 +60,12 @@ def scan_diagonal(
         return hidden[-1], jax.vmap(readout)(hidden)
 
     driven = jax.eval_shape(drive, xs[0]).dtype
-    hidden = jnp.zeros(eigenvalues.shape, jnp.result_type(eigenvalues, ts, driven))
+    hidden = jnp.zeros(eigenvalues.shape, jnp.result_type(eigenvalues, steps, driven))
     # Differentiated in reverse, each block is computed again instead of kept.
     _, outputs = jax.lax.scan(
         jax.checkpoint(move),
         hidden,
-        (in_blocks(jnp.diff(ts)), in_blocks(xs[:-1]), in_blocks(xs[1:])),
+        (in_blocks(steps), in_blocks(xs[:-1]), in_blocks(xs[1:])),
     )
     outputs = outputs.reshape(blocks * block, *outputs.shape[2:])[:count]
     return jnp.concatenate([readout(hidden)[None], outputs])
@@ -100,9 +101,9 @@ def scan_dense(
 
     Where all steps are known to have one length there is one exponential; otherwise one a step.
     """
-    ts, xs = _as_scannable(ts, xs, interpolation)
-    step = even_step(ts)
-    steps = jnp.diff(ts)
+    given = ts
+    steps, xs = _as_scannable(ts, xs, interpolation)
+    step = even_step(given)
     if step is not None:
         shared = _step_matrices(recurrent, jnp.asarray(step, recurrent.dtype))
 
@@ -116,7 +117,7 @@ def scan_dense(
         return hidden, readout(hidden)
 
     driven = jax.eval_shape(drive, xs[0]).dtype
-    hidden = jnp.zeros(recurrent.shape[0], jnp.result_type(recurrent, ts, driven))
+    hidden = jnp.zeros(recurrent.shape[0], jnp.result_type(recurrent, steps, driven))
     _, outputs = jax.lax.scan(move, hidden, (steps, xs[:-1], xs[1:]))
     return jnp.concatenate([readout(hidden)[None], outputs])
 
@@ -142,15 +143,13 @@ def _step_matrices(
 
 
 def _as_scannable(ts: Any, xs: Any, interpolation: str) -> tuple[Array, Array]:
-    """Times and samples as arrays, or the reason why a scan of them cannot be exact."""
+    """Steps and samples as arrays, or the reason why a scan of them cannot be exact."""
     if callable(xs):
         raise TypeError(
-            f"`xs` must be samples in `scan`, got {xs!r}; call the model itself for an input "
+            f"`xs` must be samples in `scan`, got {shown(xs)}; call the model itself for an input "
             "that is a function of time."
         )
-    if interpolation not in ("linear", "previous"):
-        raise ValueError(
-            f"`interpolation` must be 'linear' or 'previous' in `scan`, got {interpolation!r}; "
-            "call the model itself for other paths."
-        )
-    return as_samples(ts, xs)
+    hint = "call the model itself for other paths"
+    check_choice("interpolation", interpolation, ("linear", "previous"), hint)
+    _, xs = as_samples(ts, xs)
+    return as_steps(ts), xs

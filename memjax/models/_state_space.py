@@ -4,18 +4,26 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_positive, check_same_shape
+from .._checks import (
+    as_inexact_array,
+    as_key,
+    as_list,
+    check_flag,
+    check_instance,
+    check_same_shape,
+)
 from ..reparam import AbstractReparametrisation, Exp
 from ._base import AbstractModel
-from ._linear import random_input, random_readout
+from ._linear import check_sizes, random_input, random_readout
 from ._maps import (
     as_activation,
     as_bias,
+    as_free_rates,
     as_input,
     as_modes,
+    as_rates,
     as_readout,
     as_reparametrisation,
     drive,
@@ -68,10 +76,9 @@ class StateSpaceLayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        rates = as_modes("rates", rates)
-        check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
+        rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = as_input(input, self.width)
         self.bias = as_bias(bias, self.width, rates.dtype)
         self.readout_weights = as_readout(readout, self.width)
@@ -98,8 +105,10 @@ class StateSpaceLayer(AbstractModel):
         - `activation`, `reparametrisation`: as above.
         - `key`: the PRNG key.
         """
-        width = as_modes("rates", rates).shape[0]
-        first, second = jax.random.split(key)
+        width = as_rates(rates).shape[0]
+        check_sizes(inputs, outputs)
+        activation = as_activation(activation)
+        first, second = jax.random.split(as_key("key", key))
         return cls(
             rates,
             random_input(width, inputs, first),
@@ -204,13 +213,12 @@ class LRULayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        rates = as_modes("rates", rates)
-        check_positive("rates", rates, "a mode of rate w decays as exp(-w t), so pass w > 0")
+        rates = as_rates(rates)
         self.frequencies = as_modes("frequencies", frequencies)
         check_same_shape("rates", rates, "frequencies", self.frequencies)
-        self.reparametrisation = Exp() if reparametrisation is None else reparametrisation
-        as_reparametrisation(self.reparametrisation)
-        self.free_rates = self.reparametrisation.inverse(rates)
+        given = Exp() if reparametrisation is None else reparametrisation
+        self.reparametrisation = as_reparametrisation(given)
+        self.free_rates = as_free_rates(rates, self.reparametrisation)
         self.input = jnp.stack([as_input(part, self.width) for part in _parts("input", input)])
         self.readout_weights = jnp.stack(
             [as_readout(part, self.width) for part in _parts("readout", readout)]
@@ -239,8 +247,10 @@ class LRULayer(AbstractModel):
         - `activation`, `reparametrisation`: as above.
         - `key`: the PRNG key.
         """
-        width = as_modes("rates", rates).shape[0]
-        keys = jax.random.split(key, 4)
+        width = as_rates(rates).shape[0]
+        check_sizes(inputs, outputs)
+        activation = as_activation(activation)
+        keys = jax.random.split(as_key("key", key), 4)
         # Two parts of half the variance each make complex numbers of the usual one.
         real, imaginary = (random_input(width, inputs, k) / jnp.sqrt(2) for k in keys[:2])
         readouts = [random_readout(width, outputs, k) for k in keys[2:]]
@@ -334,15 +344,13 @@ class StateSpaceStack(AbstractModel):
     skip: bool = eqx.field(static=True)
 
     def __init__(self, layers: Sequence[AbstractModel], skip: bool = True):
-        self.layers = tuple(layers)
+        self.layers = tuple(as_list("layers", layers, "models"))
         if not self.layers:
             raise ValueError("`layers` must have at least one layer, got none; pass models.")
         for layer in self.layers:
-            if not isinstance(layer, AbstractModel):
-                raise TypeError(
-                    f"`layers` must be models, got {layer!r}; pass instances of AbstractModel."
-                )
-        self.skip = skip
+            hint = "pass instances of memjax.AbstractModel"
+            check_instance("layers", layer, AbstractModel, "models", hint)
+        self.skip = check_flag("skip", skip)
 
     def initial_hidden(self) -> tuple[Any, ...]:
         return tuple(layer.initial_hidden() for layer in self.layers)
@@ -405,8 +413,5 @@ class StateSpaceStack(AbstractModel):
 
 def _parts(name: str, value: Any) -> tuple[Array, Array]:
     """Real and imaginary parts, of which a real array has but one."""
-    if np.iscomplexobj(value):
-        array = jnp.asarray(value)
-        return array.real, array.imag
-    array = as_float_array(name, value)
-    return array, jnp.zeros_like(array)
+    array = as_inexact_array(name, value)
+    return array.real, array.imag

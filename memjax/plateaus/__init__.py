@@ -6,10 +6,11 @@ from ._exits import LossChange as LossChange
 from ._exits import ParameterDistance as ParameterDistance
 from ._exits import RelativeLossDrop as RelativeLossDrop
 from ._exits import TrainingState as TrainingState
-from ._measure import LossCurve as LossCurve
 from ._measure import measure_plateau as measure_plateau
-from ._measure import Plateau as Plateau
-from ._measure import RESULTS as RESULTS
+from ._outcomes import LossCurve as LossCurve
+from ._outcomes import OUTCOMES as OUTCOMES
+from ._outcomes import Plateau as Plateau
+from ._outcomes import RESULTS as RESULTS
 from ._scaling import fit_scaling_law as fit_scaling_law
 from ._scaling import plateau_asymptotics as plateau_asymptotics
 from ._scaling import plateau_lower_bound as plateau_lower_bound

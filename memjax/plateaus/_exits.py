@@ -1,4 +1,5 @@
 import abc
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from .._checks import as_float_array, check_positive, check_scalar, is_traced
+from .._checks import as_positive, check_instance, is_traced, valid_or_nan
 from ..flows import DisplacedFlow
 from ..models import AbstractModel
 
@@ -42,6 +43,15 @@ class AbstractExit(eqx.Module):
         It should be of order one on the plateau: it is located to an absolute 1e-10.
         """
 
+    @property
+    def monotone(self) -> bool:
+        """Whether the margin falls whenever the loss does.
+
+        Then it is enough to look at the ends of the steps of a flow that only descends. Others
+        are looked at within every step, since the margin may fall to 0 and rise again there.
+        """
+        return False
+
     def event(
         self,
         flow: DisplacedFlow,
@@ -62,6 +72,12 @@ class AbstractExit(eqx.Module):
         if root_finder is None:
             root_finder = optx.Bisection(rtol=1e-12, atol=1e-10, flip=True)
         return diffrax.Event(ExitCondition(self, flow, flow.loss(flow.model)), root_finder)
+
+
+def check_exit(name: str, value: Any) -> None:
+    """Refuse what is not an exit condition."""
+    hint = "pass for example memjax.RelativeLossDrop(0.02)"
+    check_instance(name, value, AbstractExit, "an exit condition", hint)
 
 
 class ExitCondition(eqx.Module):
@@ -111,25 +127,25 @@ class RelativeLossDrop(AbstractExit):
     def __init__(
         self, delta: float | Float[Array, ""], reference: float | Float[Array, ""] | None = None
     ):
-        self.delta = as_float_array("delta", delta)
-        check_scalar("delta", self.delta)
-        check_positive("delta", self.delta, "pass a share between 0 and 1")
-        if not is_traced(self.delta) and bool(jnp.any(self.delta >= 1)):
+        delta = as_positive("delta", delta, "pass a share between 0 and 1")
+        if not is_traced(delta) and delta >= 1:
             raise ValueError(
-                f"`delta` must be below 1, got {self.delta}; the loss cannot fall by more than "
-                "all of itself, so pass a share between 0 and 1."
+                f"`delta` must be below 1, got {delta}; the loss cannot fall by more than all of "
+                "itself, so pass a share between 0 and 1."
             )
-        self.reference = None if reference is None else as_float_array("reference", reference)
-        if self.reference is not None:
-            check_scalar("reference", self.reference)
-            check_positive("reference", self.reference)
+        self.delta = valid_or_nan(delta, delta < 1)
+        self.reference = None if reference is None else as_positive("reference", reference)
+
+    @property
+    def monotone(self) -> bool:
+        return True
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
         reference = state.initial_loss if self.reference is None else self.reference
         # A loss that starts at zero has nothing to fall by.
-        positive = reference > 0
-        share = state.loss / jnp.where(positive, reference, 1)
-        return jnp.where(positive, (share - 1) / self.delta + 1, 1.0)
+        nothing = reference <= 0
+        share = state.loss / jnp.where(nothing, 1, reference)
+        return jnp.where(nothing, 1.0, (share - 1) / self.delta + 1)
 
 
 class LossChange(AbstractExit):
@@ -145,9 +161,11 @@ class LossChange(AbstractExit):
     delta: Float[Array, ""]
 
     def __init__(self, delta: float | Float[Array, ""]):
-        self.delta = as_float_array("delta", delta)
-        check_scalar("delta", self.delta)
-        check_positive("delta", self.delta)
+        self.delta = as_positive("delta", delta)
+
+    @property
+    def monotone(self) -> bool:
+        return True
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
         return 1 - jnp.abs(state.loss - state.initial_loss) / self.delta
@@ -167,9 +185,7 @@ class ParameterDistance(AbstractExit):
     delta: Float[Array, ""]
 
     def __init__(self, delta: float | Float[Array, ""]):
-        self.delta = as_float_array("delta", delta)
-        check_scalar("delta", self.delta)
-        check_positive("delta", self.delta)
+        self.delta = as_positive("delta", delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
         return 1 - state.distance / self.delta
@@ -187,14 +203,14 @@ class FirstOf(AbstractExit):
 
     def __init__(self, *exits: AbstractExit):
         for exit in exits:
-            if not isinstance(exit, AbstractExit):
-                raise TypeError(
-                    f"`exits` must be exit conditions, got {exit!r}; pass for example "
-                    "memjax.RelativeLossDrop(0.02)."
-                )
+            check_exit("exits", exit)
         if not exits:
             raise ValueError("`exits` must not be empty, got (); pass at least one exit.")
         self.exits = exits
+
+    @property
+    def monotone(self) -> bool:
+        return all(exit.monotone for exit in self.exits)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
         return jnp.min(jnp.stack([exit.margin(state) for exit in self.exits]))

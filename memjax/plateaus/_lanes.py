@@ -32,17 +32,21 @@ from ..solvers._radau import (
     TIMES,
 )
 from ..solvers._shifted import ShiftedComplex, ShiftedReal
+from ._crossing import Crossing, first_crossing, grazes
 from ._exits import AbstractExit, ExitCondition, TrainingState
-from ._measure import (
+from ._outcomes import (
     CONVERGED,
     CROSSED,
     EXITED,
+    INVALID,
     MAX_STEPS_REACHED,
     MAX_TIME_REACHED,
     RUNNING,
+    time_of,
+    UNDECIDED,
     UNRESOLVED,
 )
-from ._rounding import newton_to_rest, smallest_curvature
+from ._rounding import newton_to_rest, smallest_curvature, smallest_displacement
 
 # A lane that seems to have come to rest: at a minimum, or where its gradient is all noise.
 _RESTING = -3
@@ -73,6 +77,11 @@ class Runs(eqx.Module):
     def compensable(self) -> bool:
         """Whether the gradient is there in double-double."""
         return self.dynamics.compensable
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the margin never rises."""
+        return self.exit.monotone and self.flow.flow.descends
 
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
@@ -120,7 +129,7 @@ class Lanes(eqx.Module):
     # What y is short of in float64, if that is kept.
     low: Float[Array, "n lanes"] | None
     initial_loss: Float[Array, " lanes"]
-    floor: Float[Array, " lanes"]
+    floor: Float[Array, "n lanes"]
     time: Float[Array, " lanes"]
     dt: Float[Array, " lanes"]
     # The last accepted step, or the one that crosses the exit: its interpolation predicts the
@@ -128,9 +137,12 @@ class Lanes(eqx.Module):
     polynomial: Float[Array, "n 3 lanes"]
     last_dt: Float[Array, " lanes"]
     last_error: Float[Array, " lanes"]
-    # The margin of the exit here, and at the end of the step that crosses it.
+    # The margin of the exit here, and where in the last step it was met.
     margin: Float[Array, " lanes"]
-    margin_after: Float[Array, " lanes"]
+    crossing: Crossing
+    # That of the margin's minima so far that came nearest to 0, and the state there.
+    nearest: Float[Array, " lanes"]
+    nearest_y: Float[Array, "n lanes"]
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
     direction: Float[Array, "n lanes"]
@@ -169,28 +181,31 @@ class LaneMethod(eqx.Module):
         here = runs.dynamics.linearise(y, low)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
-        speed = jnp.linalg.norm(here.gradient, axis=0)
+        turn = jnp.einsum("lnk,kl->nl", here.hessian, here.gradient)
+        floor = _mapped(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
         direction = np.cos(np.arange(n) + 1.0)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
         margin = runs.margin(here.loss, here.loss, y)
-        sound = jnp.isfinite(here.loss)
+        sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
         sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
         still = jnp.all(here.gradient == 0, axis=0)
         result = jnp.where(still, _RESTING, RUNNING)
         result = jnp.where(margin <= 0, EXITED, result)
-        result = jnp.where(sound, result, UNRESOLVED)
+        result = jnp.where(sound, result, INVALID)
         state = Lanes(
             y=y,
             low=low,
             initial_loss=here.loss,
-            floor=jnp.clip(0.01 * speed, jnp.finfo(y.dtype).tiny * 1e10, 0.01),
+            floor=floor,
             time=zero,
             dt=dt,
             polynomial=jnp.zeros((n, 3, lanes)),
             last_dt=zero,
             last_error=zero + 1,
             margin=margin,
-            margin_after=margin,
+            crossing=first_crossing(None, margin, margin),
+            nearest=jnp.full(lanes, jnp.inf),
+            nearest_y=y,
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
             direction=jnp.broadcast_to((direction / np.linalg.norm(direction))[:, None], y.shape),
@@ -243,10 +258,17 @@ class LaneMethod(eqx.Module):
         sound = sound & jnp.isfinite(loss)
         keep = running & sound & (size_of_error <= 1)
         margin = runs.margin(state.initial_loss, loss, y1)
-        crossed = keep & (margin <= 0)
+        polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
+
+        def margin_at(share: Float[Array, " lanes"]) -> Float[Array, " lanes"]:
+            y = state.y + _evaluate(polynomial, share)
+            return runs.margin(state.initial_loss, runs.dynamics.loss(y), y)
+
+        crossing = first_crossing(None if runs.monotone else margin_at, state.margin, margin)
+        crossed = keep & crossing.crossed
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
-        inert = jnp.all(here.hessian == 0, axis=1).T
+        inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
         share = jnp.where(inert, 0, REAL / dt * real.scale**2)
         resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
@@ -267,7 +289,10 @@ class LaneMethod(eqx.Module):
         noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
         # Time means nothing any more where a step moves by less than its tolerance.
         shift = jnp.where(_rms(stages[:, 2] / scale) > 1, noise / jnp.where(moved > 0, moved, 1), 0)
-        polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
+        nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
+        nearest = jnp.where(nearer, crossing.nearest, state.nearest)
+        there = y + _evaluate(polynomial, crossing.share)
+        nearest_y = jnp.where(nearer, there, state.nearest_y)
         new = Lanes(
             y=y1,
             low=low,
@@ -279,7 +304,9 @@ class LaneMethod(eqx.Module):
             last_dt=dt,
             last_error=jnp.maximum(size_of_error, 1e-2),
             margin=margin,
-            margin_after=margin,
+            crossing=crossing,
+            nearest=nearest,
+            nearest_y=nearest_y,
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / jnp.where(size > 0, size, 1),
@@ -299,9 +326,9 @@ class LaneMethod(eqx.Module):
         )
         # The step that crosses the exit is kept for what it says of the way there.
         at_exit = eqx.tree_at(
-            lambda s: (s.dt, s.polynomial, s.last_dt, s.margin_after, s.num_accepted_steps),
+            lambda s: (s.dt, s.polynomial, s.last_dt, s.crossing, s.num_accepted_steps),
             stay,
-            (dt, polynomial, dt, margin, new.num_accepted_steps),
+            (dt, polynomial, dt, crossing, new.num_accepted_steps),
         )
         choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
         return choose(running, choose(advance, new, choose(crossed, at_exit, stay)), state)
@@ -440,15 +467,19 @@ class LaneMethod(eqx.Module):
         settled, curvature = self._settled(runs, state, here)
         result = jnp.where(crossed, EXITED, state.result)
         result = jnp.where(state.result == _RESTING, settled, result)
+        # One loop, so that the gradient of the margin is compiled once.
+        doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
+        end = jnp.where(crossed, slope * time, state.margin)
+        grazing = grazes(result, self.rtol, end, doubt[0], state.nearest, doubt[1])
+        result = jnp.where(grazing & (time > 0), UNDECIDED, result)
         # Steps run out where the error control chases rounding noise.
         noisy = (result == MAX_STEPS_REACHED) & (state.peak_noise > 1)
         result = jnp.where(noisy, UNRESOLVED, result)
         exact = (state.time == 0) & ~crossed
         # An estimate that is not a number vouches for nothing.
         result = jnp.where(~(rounding <= self.resolution) & ~exact, UNRESOLVED, result)
-        without = jnp.where(result == CONVERGED, jnp.inf, jnp.nan)
         rows = {
-            "time": jnp.where(result == EXITED, time, without),
+            "time": time_of(result, time),
             "result": result,
             "time_reached": time,
             "initial_loss": state.initial_loss,
@@ -474,13 +505,13 @@ class LaneMethod(eqx.Module):
         trusted = n * 100 * float(jnp.finfo(state.y.dtype).eps)
 
         def look(args: tuple) -> tuple[Array, Array]:
-            hessian, gradient, scale, symmetric = args
+            hessian, gradient, noise, scale, symmetric = args
             # Modes that started as equals stay equal, whatever the curvature across.
             across = (jnp.eye(n) - symmetric) * jnp.max(jnp.abs(hessian))
             within = symmetric @ hessian @ symmetric + across
-            newton = newton_to_rest(within, symmetric @ gradient, trusted)
+            newton = newton_to_rest(within, symmetric @ gradient, noise, trusted)
             close = _rms(newton[:, None] / scale[:, None])[0] <= 1
-            resting = close | jnp.all(gradient == 0)
+            resting = close | jnp.all((gradient == 0) & (noise == 0))
             result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
             return result, smallest_curvature(hessian)
 
@@ -491,7 +522,17 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
         symmetric = jnp.broadcast_to(runs.dynamics.symmetry(n), here.hessian.shape)
-        return lax.map(one, (ended, here.hessian, here.gradient.T, scale.T, symmetric))
+        sides = (here.gradient.T, here.noise.T, scale.T)
+        return lax.map(one, (ended, here.hessian, *sides, symmetric))
+
+    def _doubt(self, runs: Runs, state: Lanes, y: Float[Array, "n lanes"]) -> Array:
+        """By how much errors of the size of the tolerance move the margin."""
+
+        def margins(y: Float[Array, "n lanes"]) -> Float[Array, ""]:
+            return jnp.sum(runs.margin(state.initial_loss, runs.dynamics.loss(y), y))
+
+        scale = self.rtol * (state.floor + jnp.abs(y))
+        return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
     def _located(
         self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
@@ -527,8 +568,9 @@ class LaneMethod(eqx.Module):
                 slope,
             )
 
-        zero, above, below = jnp.zeros_like(dt), state.margin, state.margin_after
-        ends = (zero, zero + 1, above, below, zero, above, below - above)
+        zero, step = jnp.zeros_like(dt), state.crossing
+        slope = (step.below - step.above) / (step.high - step.low)
+        ends = (step.low, step.high, step.above, step.below, step.low, step.above, slope)
         low, high, above, below, *_, slope = lax.fori_loop(0, 6, narrow, ends)
         theta = low + (high - low) * above / jnp.where(above > below, above - below, 1)
         span, slope = theta * dt, slope / dt

@@ -9,7 +9,26 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
+from ..flows import DisplacedFlow
 from ..solvers._shifted import inverse_root
+
+_SHARE = 0.05
+
+
+def smallest_displacement(
+    flow: DisplacedFlow,
+    velocity: Float[Array, " state"],
+    acceleration: Float[Array, " state"],
+    curvature: Float[Array, ""],
+) -> Float[Array, " state"]:
+    """Down to which displacement errors count relative to it, for every number of the state.
+
+    A share of what the flow moves in the time of its largest curvature. It is taken leaf by leaf,
+    since each leaf has units of its own: a rate in samples is 1e-5 of one in seconds.
+    """
+    time = 1 / jnp.maximum(curvature, 1)
+    moved = flow.leaf_norms(velocity) * time + flow.leaf_norms(acceleration) * time**2
+    return jnp.maximum(_SHARE * moved, jnp.finfo(moved.dtype).tiny * 1e10)
 
 
 class StepResponse(eqx.Module):
@@ -54,11 +73,14 @@ def step_noise(response: StepResponse, noise: Float[Array, " n"]) -> Float[Array
 
 
 def newton_to_rest(
-    hessian: Float[Array, "n n"], gradient: Float[Array, " n"], trusted: float
+    hessian: Float[Array, "n n"],
+    gradient: Float[Array, " n"],
+    noise: Float[Array, " n"],
+    trusted: float,
 ) -> Float[Array, " n"]:
     """The Newton step to a minimum; NaN unless all curvatures, in units of a unit diagonal,
-    exceed `trusted`."""
-    scaled, scale = _scaled(hessian)
+    exceed `trusted`. Weights without curvature rest only if their gradient has no error."""
+    scaled, scale = _scaled(hessian, noise == 0)
     factor = jnp.linalg.cholesky(scaled - trusted * jnp.eye(len(gradient)))
     return scale * cho_solve((factor, True), scale * gradient)
 
@@ -68,11 +90,13 @@ def smallest_curvature(hessian: Float[Array, "n n"]) -> Float[Array, ""]:
     return jnp.linalg.eigvalsh(_scaled(hessian)[0])[0]
 
 
-def _scaled(hessian: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+def _scaled(
+    hessian: Float[Array, "n n"], may_rest: Bool[Array, " n"] | bool = True
+) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
     scale = inverse_root(jnp.diagonal(hessian))
     scaled = scale[:, None] * hessian * scale[None, :]
     # A weight that neither feels nor makes any gradient is at rest, whatever the others do.
-    inert = jnp.all(hessian == 0, axis=1)
+    inert = jnp.all(hessian == 0, axis=1) & may_rest
     return scaled + jnp.diag(jnp.where(inert, 1.0, 0.0)), scale
 
 

@@ -8,10 +8,22 @@ import scipy.stats
 import xarray as xr
 from jaxtyping import Array, Float
 
-from .._checks import as_float_array, check_positive, check_scalar, is_traced
-from ..targets import AbstractKernel, KernelSum, split_exponential
+from .._checks import (
+    as_list,
+    as_pair,
+    as_plain,
+    as_positive,
+    as_positive_array,
+    as_share,
+    check_dataset,
+    is_traced,
+    shown,
+    valid_or_nan,
+)
+from ..targets import AbstractKernel, check_kernel, KernelSum, split_exponential
 
 CORRECTIONS = ("none", "omega^2")
+_SWEEP = "memjax.sweep over 'omega'"
 
 
 def plateau_lower_bound(
@@ -49,11 +61,9 @@ def plateau_lower_bound(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
         and Optimization Analysis*, ICLR 2021, Theorem 5.1.
     """
-    arrays = {"omega": omega, "delta": delta, "decay_rate": decay_rate, "width": width}
-    for name, value in arrays.items():
-        arrays[name] = as_float_array(name, value)
-        check_positive(name, arrays[name])
-    omega, delta, decay_rate, width = arrays.values()
+    omega, delta = as_positive_array("omega", omega), as_positive_array("delta", delta)
+    decay_rate = as_positive_array("decay_rate", decay_rate)
+    width = as_positive_array("width", width)
     threshold = jnp.minimum(delta / jnp.sqrt(width), jnp.log1p(delta))
     return omega**2 * jnp.exp(decay_rate / omega) * threshold
 
@@ -88,20 +98,21 @@ def plateau_asymptotics(
 
     `ValueError` if the target has no remainder, or for a rate that is not positive.
     """
+    check_kernel("target", target)
     active, terms = split_exponential(target)
     if not terms:
         raise ValueError(
-            f"`target` must have a remainder beside its exponentials, got {target}; add for "
-            "example a memjax.GaussianBump."
+            f"`target` must have a remainder beside its exponentials, got {shown(target)}; add "
+            "for example a memjax.GaussianBump."
         )
-    silent_rate = as_float_array("silent_rate", silent_rate)
-    check_scalar("silent_rate", silent_rate)
-    check_positive("silent_rate", silent_rate)
-    if not is_traced((silent_rate, active.rates)) and bool(jnp.any(silent_rate >= active.rates)):
+    silent_rate = as_positive("silent_rate", silent_rate)
+    below = jnp.all(silent_rate < active.rates)
+    if not is_traced(below) and not below:
         raise ValueError(
-            f"`silent_rate` must be below the target's own rates, got {silent_rate} for "
-            f"{active.rates}; a faster mode follows another law."
+            f"`silent_rate` must be below the target's own rates, got {shown(silent_rate)} for "
+            f"{shown(active.rates)}; a faster mode follows another law."
         )
+    silent_rate = valid_or_nan(silent_rate, below)
     remainder = terms[0] if len(terms) == 1 else KernelSum(terms)
     rates = active.rates
 
@@ -149,29 +160,17 @@ def fit_scaling_law(
 
     `ValueError` for a dataset without these variables or for a bad range or level.
     """
-    for name in ("time", "result"):
-        if name not in dataset:
-            raise ValueError(
-                f"`dataset` must have a variable {name!r}, got {sorted(map(str, dataset))}; pass "
-                "the dataset of a sweep."
-            )
-    if "omega" not in dataset["time"].dims:
-        raise ValueError(
-            f"`dataset` must be swept over 'omega', got the dimensions "
-            f"{tuple(dataset['time'].dims)}; sweep omega to fit the law."
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.95 is usual.")
-    if memory_range is not None and not memory_range[0] < memory_range[1]:
-        raise ValueError(
-            f"`memory_range` must increase, got {memory_range}; pass (shortest, longest)."
-        )
-    pool = (pool,) if isinstance(pool, str) else tuple(pool)
+    check_dataset("dataset", dataset, {"time": ["omega"], "result": ["omega"]}, _SWEEP)
+    confidence = as_plain(as_share, "confidence", confidence, "0.95 is usual")
+    if memory_range is not None:
+        memory_range = as_pair("memory_range", memory_range, "pass (shortest, longest)")
+    pool = [pool] if isinstance(pool, str) else as_list("pool", pool, "dimensions")
+    poolable = [dim for dim in (*dataset["time"].dims, "seed") if dim != "omega"]
     for name in pool:
-        if name == "omega" or (name != "seed" and name not in dataset["time"].dims):
+        if not isinstance(name, Hashable) or name not in poolable:
             raise ValueError(
-                f"`pool` must name dimensions other than 'omega', got {name!r}; the dimensions "
-                f"are {tuple(dataset['time'].dims)}."
+                f"`pool` must name dimensions other than 'omega', got {shown(name)}; the "
+                f"dimensions are {tuple(dataset['time'].dims)}."
             )
     pooled = [dim for dim in pool if dim in dataset["time"].dims]
     groups = [dim for dim in dataset["time"].dims if dim != "omega" and dim not in pooled]

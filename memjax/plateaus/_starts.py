@@ -2,10 +2,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_float_array, check_integer, check_positive
+from .._checks import (
+    as_key,
+    as_nonnegative,
+    as_positive_array,
+    as_range,
+    check_instance,
+    check_integer,
+    shown,
+)
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation
-from ..targets import AbstractKernel, split_exponential
+from ..targets import AbstractKernel, check_kernel, split_exponential
 
 
 def on_plateau(
@@ -40,19 +48,19 @@ def on_plateau(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation
         and Optimization Analysis*, ICLR 2021, Section 5.
     """
+    check_kernel("target", target)
     active, _ = split_exponential(target)
     if active.rates.shape[0] == 0:
         raise ValueError(
-            f"`target` must have an exponential part to start from, got {target}; add a "
+            f"`target` must have an exponential part to start from, got {shown(target)}; add a "
             "memjax.ExponentialSum, or use memjax.random_start."
         )
     check_integer("copies", copies)
-    silent_rates = jnp.atleast_1d(as_float_array("silent_rates", silent_rates))
+    silent_rates = jnp.atleast_1d(as_positive_array("silent_rates", silent_rates))
     if silent_rates.ndim != 1:
         raise ValueError(
             f"`silent_rates` must be 1-D, got shape {silent_rates.shape}; pass one rate per mode."
         )
-    check_positive("silent_rates", silent_rates)
     return DiagonalLinearRNN(
         jnp.concatenate(
             [jnp.repeat(active.amplitudes / copies, copies), jnp.zeros_like(silent_rates)]
@@ -76,9 +84,15 @@ def near_plateau(
     **Returns:**
 
     A model of the same width and reparametrisation.
+
+    **Raises:**
+
+    `TypeError` for another model, or what is no key; `ValueError` for a negative scale.
     """
-    scale = as_float_array("scale", scale)
-    first, second = jax.random.split(key)
+    hint = "pass for example that of memjax.on_plateau"
+    check_instance("model", model, DiagonalLinearRNN, "a memjax.DiagonalLinearRNN", hint)
+    scale = as_nonnegative("scale", scale)
+    first, second = jax.random.split(as_key("key", key))
     a, w = model.amplitudes, model.rates
     return DiagonalLinearRNN(
         a + scale * jax.random.normal(first, a.shape, a.dtype),
@@ -109,12 +123,16 @@ def random_start(
     **Returns:**
 
     A model of width `width`.
+
+    **Raises:**
+
+    `ValueError` for a width below 1, a negative amplitude, or rates that are not positive and
+    increasing.
     """
     check_integer("width", width)
-    slowest, fastest = as_float_array("slowest", slowest), as_float_array("fastest", fastest)
-    check_positive("slowest", slowest)
-    check_positive("fastest", fastest - slowest, "pass an interval with slowest < fastest")
-    first, second = jax.random.split(key)
+    amplitude = as_nonnegative("amplitude", amplitude)
+    slowest, fastest = as_range("slowest", slowest, "fastest", fastest)
+    first, second = jax.random.split(as_key("key", key))
     uniform = jax.random.uniform(second, (width,), slowest.dtype)
     return DiagonalLinearRNN(
         amplitude * jax.random.normal(first, (width,), slowest.dtype),

@@ -2,18 +2,18 @@
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Scalar
 
 from ..flows import AbstractTraining, GradientFlow
-from ..losses import weights
+from ..losses import coordinates, weights
 from ..models import AbstractModel
 from ._exits import AbstractExit
-from ._measure import (
+from ._outcomes import (
     DIVERGED,
     EXITED,
+    INVALID,
     item,
     LossCurve,
     MAX_STEPS_REACHED,
@@ -46,12 +46,12 @@ def measure_training(
     max_time: Scalar,
     max_steps: Int[Array, ""],
     curve_times: Float[Array, " times"] | None,
-    resolution: float,
+    resolution: Float[Array, ""],
 ) -> Plateau:
     """Update the weights until the exit is met; times are those of whole updates."""
     # A displaced flow of the same loss says what an exit sees of a displacement.
     condition = exit.event(GradientFlow(training.loss).displaced(model)).cond_fn
-    start, unravel = jfu.ravel_pytree(weights(model))
+    start, back = coordinates(weights(model))
     times = jnp.zeros(0) if curve_times is None else curve_times
     last = times.shape[0]
 
@@ -63,7 +63,8 @@ def measure_training(
         result = jnp.where(time >= max_time, MAX_TIME_REACHED, RUNNING)
         result = jnp.where(progress.updates >= max_steps, MAX_STEPS_REACHED, result)
         result = jnp.where(margin <= 0, EXITED, result)
-        result = jnp.where(jnp.isfinite(seen.loss) & ~jnp.isnan(margin), result, DIVERGED)
+        wrong = jnp.where(progress.updates == 0, INVALID, DIVERGED)
+        result = jnp.where(jnp.isfinite(seen.loss) & ~jnp.isnan(margin), result, wrong)
 
         def due(carry: tuple) -> Array:
             index = carry[0]
@@ -80,11 +81,11 @@ def measure_training(
         if last > 0:
             curve = lax.while_loop(due, write, curve)
 
-        change, state = training.update(model, unravel(progress.y), progress.state)
+        change, state = training.update(model, back(progress.y), progress.state)
         going = result == RUNNING
         choose = lambda new, old: jnp.where(going, new, old)
         return _Progress(
-            y=choose(jfu.ravel_pytree(change)[0], progress.y),
+            y=choose(coordinates(change)[0], progress.y),
             state=_chosen(going, state, progress.state),
             updates=progress.updates + going,
             margin=margin,

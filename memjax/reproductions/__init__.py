@@ -1,12 +1,13 @@
 """Published results, measured again: what is said, what is found, and whether they agree."""
 
-import difflib
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import xarray as xr
 
+from .._checks import check_flag, check_instance, shown, unknown_name
 from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
 from ._base import Verdict as Verdict
@@ -44,11 +45,11 @@ def find_reproduction(name: str) -> Reproduction:
 
     `ValueError` if there is none.
     """
+    check_instance("name", name, str, "the name of a reproduction", "pass text")
     if name in REPRODUCTIONS:
         return REPRODUCTIONS[name]
-    close = difflib.get_close_matches(name, REPRODUCTIONS, 1)
-    hint = f"did you mean {close[0]!r}? They" if close else "they"
-    raise ValueError(f"no reproduction is named {name!r}; {hint} are {', '.join(REPRODUCTIONS)}.")
+    hint = unknown_name(name, list(REPRODUCTIONS))
+    raise ValueError(f"`name` must be that of a reproduction, got {shown(name)}; {hint}")
 
 
 def reproduce(
@@ -69,8 +70,17 @@ def reproduce(
 
     **Raises:**
 
-    `ValueError` if there is no reproduction of that name.
+    `ValueError` if there is no reproduction of that name, or for a wrong value of an option,
+    `TypeError` for an option that it does not have.
     """
+    check_flag("progress", progress)
     reproduction = find_reproduction(name)
+    known = list(inspect.signature(reproduction.run).parameters)[1:]
+    for option, value in options.items():
+        if option not in known:
+            raise TypeError(
+                f"`{option}` must be an option of {name!r}, got {shown(value)} for it; "
+                f"{unknown_name(option, known)}"
+            )
     dataset = reproduction.run(progress, **options)
     return dataset, reproduction.check(dataset)

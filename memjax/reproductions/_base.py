@@ -1,11 +1,21 @@
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
-from ..plateaus._measure import DIVERGED, MAX_STEPS_REACHED, UNRESOLVED
+from .._checks import (
+    as_increasing,
+    as_list,
+    as_positive_array,
+    check_choice,
+    check_nonnegative,
+)
+from ..plateaus._outcomes import FAILED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Reproduction:
     description: str
     run: Callable[..., xr.Dataset]
     check: Callable[[xr.Dataset], list[Verdict]]
-    plot: Callable[[xr.Dataset], Figure]
+    plot: "Callable[[xr.Dataset], Figure]"
 
 
 def whole(dataset: xr.Dataset) -> xr.Dataset:
@@ -57,16 +67,27 @@ def whole(dataset: xr.Dataset) -> xr.Dataset:
 
 def check_known(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that are not among those there are, and none at all."""
-    given, known = list(given), list(known)
-    for value in given or [""]:
-        if value not in known:
-            raise ValueError(
-                f"`{name}` must be among {', '.join(map(repr, known))}, got {value!r}; choose "
-                "from these."
-            )
+    for value in as_list(name, given, "names") or [""]:
+        check_choice(name, value, known, "choose from these")
+
+
+def as_positives(name: str, value: Any) -> np.ndarray:
+    """A list of at least one positive number."""
+    array = np.asarray(as_positive_array(name, value))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"`{name}` must be a list of at least one number, got shape {array.shape}; pass a list."
+        )
+    return array
+
+
+def as_radii(value: Any) -> list[float]:
+    """Ascending radii of 0 or more."""
+    check_nonnegative("radii", value, "a ball has a radius of 0 or more")
+    return np.asarray(as_increasing("radii", value)).tolist()
 
 
 def num_failed(dataset: xr.Dataset) -> int:
     """How many measurements of a dataset ended without an answer."""
     codes = dataset["result"].values
-    return int(np.isin(codes, (MAX_STEPS_REACHED, UNRESOLVED, DIVERGED)).sum())
+    return int(np.isin(codes, FAILED).sum())

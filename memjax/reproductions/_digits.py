@@ -12,13 +12,13 @@ import xarray as xr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import viz
 from .._checks import check_integer
 from ..memory import perturbation_error
 from ..models import Fixed, log_uniform_rates, LRULayer, ring, StateSpaceLayer, trainable
 from ..models._scan import _phi
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
-from ..viz import plot_digits_stability
-from ._base import check_known, Reproduction, Verdict
+from ._base import as_positives, as_radii, check_known, Reproduction, Verdict
 from ._training import batched, select
 
 DIRECT = "direct"
@@ -170,7 +170,15 @@ def run(
     perturbed models over `weights` and `radius`."""
     check_known("models", models, MODELS)
     check_known("reparametrisations", reparametrisations, REPARAMETRISATIONS)
-    for name, value in (("seeds", seeds), ("updates", updates), ("width", width)):
+    learning_rates = as_positives("learning_rates", learning_rates).tolist()
+    radii = as_radii(radii)
+    for name, value in (
+        ("seeds", seeds),
+        ("updates", updates),
+        ("width", width),
+        ("draws", draws),
+        ("steps", steps),
+    ):
         check_integer(name, value)
     (images, classes), (others, rest) = jax.tree.map(jnp.asarray, load_digits())
     names = {"model": list(models), "reparametrisation": list(reparametrisations)}
@@ -404,5 +412,5 @@ DIGITS_STABILITY = Reproduction(
     "the free rates by projected gradient ascent on the loss of the test images.",
     run=run,
     check=check,
-    plot=plot_digits_stability,
+    plot=lambda dataset: viz.plot_digits_stability(dataset),
 )

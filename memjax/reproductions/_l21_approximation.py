@@ -9,15 +9,15 @@ import optax
 import tqdm
 import xarray as xr
 
-from .._checks import check_integer
+from .. import viz
+from .._checks import as_integers, as_list, as_plain, as_positive, check_integer
 from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
-from ..viz import plot_l21_approximation
-from ._base import check_known, Reproduction, Verdict
+from ._base import as_positives, check_known, Reproduction, Verdict
 
 SUM = "24 exponentials"
 # Made when asked for: importing memjax computes nothing, least of all in float32.
@@ -102,9 +102,10 @@ def run(
     """Errors over `kernel` and `neurons`, and over `omega`, `min_rate` and `width`; losses over
     `start` and `training_time`."""
     check_known("kernels", kernels, KERNELS)
-    for name, orders in (("neurons", neurons), ("widths", widths)):
-        for order in orders:
-            check_integer(name, order)
+    neurons, widths = as_integers("neurons", neurons), as_integers("widths", widths)
+    omegas = as_positives("omegas", omegas).tolist()
+    margin = as_plain(as_positive, "margin", margin)
+    seeds = [check_integer("seeds", seed, 0) for seed in as_list("seeds", seeds, "integers")]
     check_integer("updates", updates)
     neurons, widths = sorted(neurons), sorted(widths)
     runs = 1 if not seeds else 2 + 2 * len(seeds)
@@ -384,5 +385,5 @@ L21_APPROXIMATION = Reproduction(
     f"{_DELAY:g} with {_NEURONS} neurons of complex rates.",
     run=run,
     check=check,
-    plot=plot_l21_approximation,
+    plot=lambda dataset: viz.plot_l21_approximation(dataset),
 )

@@ -10,13 +10,13 @@ import optax
 import tqdm
 import xarray as xr
 
+from .. import viz
 from .._checks import check_integer
 from ..flows import OptaxTraining
 from ..losses import SampledPathLoss
 from ..models import AbstractModel, LinearRNN, NonlinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractTarget, Airy, ExponentialSum, Lorenz96
-from ..viz import plot_training_comparison
 from ._base import check_known, Reproduction, Verdict
 
 MODELS: dict[str, Callable[..., AbstractModel]] = {
@@ -51,6 +51,8 @@ def run(
     check_known("models", models, MODELS)
     check_known("optimisers", optimisers, OPTIMISERS)
     check_integer("updates", updates, 2)
+    check_integer("width", width)
+    check_integer("batch", batch)
     names = {"target": targets, "model": models, "optimiser": optimisers}
     times = np.unique(np.round(np.geomspace(1, updates, 200)))
     shape = tuple(map(len, names.values()))
@@ -192,5 +194,5 @@ L21_TRAINING = Reproduction(
     "loss falls to less than half of it later.",
     run=run,
     check=check,
-    plot=plot_training_comparison,
+    plot=lambda dataset: viz.plot_training_comparison(dataset),
 )

@@ -11,6 +11,7 @@ import tqdm
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import viz
 from .._checks import check_integer
 from ..memory import as_functional, memory_decay, memory_function, MemoryFunction
 from ..models import (
@@ -23,7 +24,6 @@ from ..models import (
     StateSpaceLayer,
 )
 from ..targets import Attention, ExponentialSum, PowerLaw
-from ..viz import plot_memory_architectures
 from ._base import check_known, Reproduction, Verdict
 from ._training import batched, select, train
 
@@ -100,8 +100,8 @@ def run(
 ) -> xr.Dataset:
     """Memory functions over `architecture`, `stage` and `seed`, with what they decay like."""
     check_known("architectures", architectures, ARCHITECTURES)
-    for name, value, least in (("seeds", seeds, 1), ("updates", updates, 1), ("width", width, 1)):
-        check_integer(name, value, least)
+    for name, value in (("seeds", seeds), ("updates", updates), ("width", width)):
+        check_integer(name, value)
     check_integer("samples", samples, 16)
     ts, times = jnp.asarray(_TRAIN_TIMES), 0.5 * jnp.arange(samples)
     xs = jax.random.normal(jax.random.key(0), (_PATHS, ts.size))
@@ -271,5 +271,5 @@ MEMORY_ARCHITECTURES = Reproduction(
     "exponentials, as in ALiBi, or power laws, as in KERPLE, of trained decay.",
     run=run,
     check=check,
-    plot=plot_memory_architectures,
+    plot=lambda dataset: viz.plot_memory_architectures(dataset),
 )

@@ -6,13 +6,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
+from .. import viz
+from .._checks import shown
 from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
 from ..losses import AbstractLoss, WhiteNoiseLoss
 from ..plateaus import on_plateau, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
-from ..viz import plot_plateau_flows
-from ._base import check_known, Reproduction, Verdict, whole
+from ._base import as_positives, check_known, Reproduction, Verdict, whole
 
 GRADIENT = "gradient flow"
 BALL = "heavy ball, friction 4"
@@ -54,9 +55,10 @@ def run(
     check_known("flows", flows, FLOWS)
     if GRADIENT not in flows:
         raise ValueError(
-            f"`flows` must hold {GRADIENT!r}, got {tuple(flows)}; the others are compared with it."
+            f"`flows` must hold {GRADIENT!r}, got {shown(tuple(flows))}; the others are compared "
+            "with it."
         )
-    every = np.asarray(memories, float)
+    every = as_positives("memories", memories)
     parts = []
     for group in _groups(flows):
         reach = _LONGEST.get(group[0], np.inf)
@@ -220,5 +222,5 @@ PLATEAU_FLOWS = Reproduction(
     "of the memories. They agree within 5 % of what is expected, ratios of times within 10 %.",
     run=run,
     check=check,
-    plot=plot_plateau_flows,
+    plot=lambda dataset: viz.plot_plateau_flows(dataset),
 )

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from .. import viz
 from ..sweeps import PlateauSweep
-from ..viz import plot_plateau_width
 from ._base import Reproduction, Verdict, whole
 
 
@@ -17,7 +17,10 @@ def run(
 ) -> xr.Dataset:
     """Plateau times over `omega`, `width` and `seed`, with `lower_bound` beside them."""
     sweep = PlateauSweep(
-        memories=tuple(memories), widths=tuple(widths), seeds=tuple(seeds), curve_points=0
+        memories=memories,  # pyright: ignore[reportArgumentType]
+        widths=widths,  # pyright: ignore[reportArgumentType]
+        seeds=seeds,  # pyright: ignore[reportArgumentType]
+        curve_points=0,
     )
     return whole(sweep.run(progress=progress)).squeeze(("delta", "reparametrisation"))
 
@@ -83,5 +86,5 @@ PLATEAU_WIDTH = Reproduction(
     "holds if no wider model leaves more than 10 % earlier than it then says.",
     run=run,
     check=check,
-    plot=plot_plateau_width,
+    plot=lambda dataset: viz.plot_plateau_width(dataset),
 )

@@ -7,13 +7,13 @@ import numpy as np
 import tqdm
 import xarray as xr
 
-from .._checks import check_integer
+from .. import viz
+from .._checks import as_integers, check_integer
 from ..memory import functional_distance, functional_norm, perturbation_error, stability_criterion
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw, ScaledKernel
-from ..viz import plot_s24_reparametrisations
-from ._base import check_known, Reproduction, Verdict
+from ._base import as_radii, check_known, Reproduction, Verdict
 
 DIRECT = "direct"
 # Made when asked for: importing memjax computes nothing.
@@ -94,8 +94,9 @@ def run(
     """Errors of perturbed models over `kernel`, `reparametrisation`, `width` and `radius`."""
     check_known("kernels", kernels, KERNELS)
     check_known("reparametrisations", reparametrisations, REPARAMETRISATIONS)
-    for width in widths:
-        check_integer("widths", width, 2)
+    widths, radii = as_integers("widths", widths, 2), as_radii(radii)
+    for name, value in (("draws", draws), ("restarts", restarts), ("steps", steps)):
+        check_integer(name, value)
     names = {
         "kernel": list(kernels),
         "reparametrisation": list(reparametrisations),
@@ -289,5 +290,5 @@ S24_REPARAMETRISATIONS = Reproduction(
     "approximate the kernel to that level.",
     run=run,
     check=check,
-    plot=plot_s24_reparametrisations,
+    plot=lambda dataset: viz.plot_s24_reparametrisations(dataset),
 )

@@ -10,14 +10,14 @@ import tqdm
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_integer
+from .. import viz
+from .._checks import as_integers, check_choice, check_integer
 from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
 from ..models import AbstractModel, DiagonalNonlinearRNN, NonlinearRNN, trainable, uniform_rates
-from ..plateaus._measure import DIVERGED, MAX_TIME_REACHED
+from ..plateaus._outcomes import DIVERGED, MAX_TIME_REACHED
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
-from ..viz import plot_perturbation_grid
 from ._base import check_known, Reproduction, Verdict
 from ._training import batched, train
 
@@ -86,11 +86,19 @@ def run(
     The supremum is over the ball of the definition (`"operator"`), or over that from which the
     public code draws (`"max"`).
     """
-    check_known("norm", [norm], _BALLS)
+    check_choice("norm", norm, _BALLS)
+    widths = as_integers("widths", widths)
     check_known("kernels", kernels, KERNELS)
     check_known("activations", activations, ACTIVATIONS)
     check_known("parametrisations", parametrisations, PARAMETRISATIONS)
-    for name, value in (("seeds", seeds), ("updates", updates), ("batch", batch)):
+    for name, value in (
+        ("seeds", seeds),
+        ("updates", updates),
+        ("batch", batch),
+        ("draws", draws),
+        ("restarts", restarts),
+        ("steps", steps),
+    ):
         check_integer(name, value)
     names = {
         "kernel": list(kernels),
@@ -385,5 +393,5 @@ W24_PERTURBATION = Reproduction(
     "for the exponential kernel.",
     run=run,
     check=check,
-    plot=plot_perturbation_grid,
+    plot=lambda dataset: viz.plot_perturbation_grid(dataset),
 )

@@ -1,6 +1,7 @@
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree, Scalar
 
 
@@ -43,3 +44,17 @@ class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
             return s * (increment + (1 - s) * jnp.polyval(bubble[::-1], s))
 
         return jax.tree.map(gain, self.increment, self.bubble)
+
+
+def rows_at(
+    times: np.ndarray, increment: np.ndarray, bubble: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights with which the stages make up such a polynomial, less its start, at some times
+    of a unit step, and its slope there, from those with which they make up its coefficients."""
+    s = np.polynomial.Polynomial([0.0, 1.0])
+    stages = [
+        s * (end + (1 - s) * np.polynomial.Polynomial(column))
+        for end, column in zip(increment, bubble.T, strict=True)
+    ]
+    values = np.array([stage(times) for stage in stages]).T
+    return values, np.array([stage.deriv()(times) for stage in stages]).T

@@ -4,16 +4,39 @@ from typing import Any, ClassVar
 import diffrax
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
+import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
-from .._checks import check_integer
-from ._interpolation import BubbleInterpolation
-from ._shared import check_fields, Matrix, problem_of, product, Vector
+from .._checks import (
+    check_callable,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+)
+from ._interpolation import BubbleInterpolation, rows_at
+from ._shared import (
+    all_finite,
+    attempt,
+    check_fields,
+    Coordinates,
+    Factors,
+    finish,
+    fixed,
+    Matrix,
+    Outcome,
+    Problem,
+    problem_of,
+    product,
+    split_by_tangents,
+    Start,
+    Vector,
+)
 
 # Hairer & Wanner II, Table IV.5.6 and Section IV.8.
 _ROOT = np.sqrt(6)
@@ -59,6 +82,15 @@ def _bubble() -> np.ndarray:
 
 _BUBBLE = _bubble()
 
+# Where the polynomial is compared with the equation: at the start, and between the stages where
+# the interpolation of a smooth function is furthest from it.
+_PLACES = np.append(0, np.sort(np.polynomial.Polynomial.fromroots([0, *TIMES]).deriv().roots())[1:])
+_VALUES, _SLOPES = rows_at(_PLACES, np.array([0.0, 0.0, 1.0]), _BUBBLE)
+# At the start its value is right and only its slope is off, and by more than elsewhere. This
+# weight makes up for it where nothing is stiff.
+_SIZES = np.abs(np.polynomial.Polynomial.fromroots(TIMES)(_PLACES))
+_WEIGHT = np.array([_SIZES[1] / _SIZES[0], 1, 1])
+
 
 Stages = Float[Array, "3 n"]
 
@@ -88,6 +120,9 @@ class RadauNewton(optx.AbstractRootFinder):
     - `kappa`: the share of the tolerance at which to stop.
     - `full`: whether to evaluate the Jacobian at every stage of every iteration.
 
+    **Raises:** `ValueError` and `TypeError` for negative tolerances and arguments of the wrong
+    kind, and where anything but the stages of [`memjax.RadauIIA5`][] is to be solved.
+
     ??? cite "Reference"
 
         Hairer, Wanner, *Solving Ordinary Differential Equations II*, Section IV.8.
@@ -99,31 +134,45 @@ class RadauNewton(optx.AbstractRootFinder):
     kappa: float = 1e-2
     full: bool = eqx.field(default=False, static=True)
 
+    def __check_init__(self):
+        for name in ("rtol", "atol"):
+            # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
+            if not np.array_equal(getattr(self, name), np.inf):
+                check_nonnegative(name, getattr(self, name), "pass a tolerance such as 1e-8")
+        check_callable("norm", self.norm, "pass a norm of PyTrees such as optimistix.rms_norm")
+        check_positive("kappa", self.kappa, "pass a share of the tolerance such as 0.01")
+        check_flag("full", self.full)
+
     def init(
         self, fn: Any, y: Any, args: Any, options: Any, f_struct: Any, aux_struct: Any, tags: Any
     ) -> _NewtonState:
-        if "update" not in options:
-            raise ValueError("`RadauNewton` solves the stages of `RadauIIA5` only.")
-        dtype = jnp.result_type(*jax.tree.leaves(y))
-        infinite = jnp.array(jnp.inf, dtype)
+        if "correct" not in options:
+            raise ValueError(
+                "`RadauNewton` solves the stages of `RadauIIA5` only; pass "
+                "optimistix.Newton(rtol=..., atol=...) elsewhere."
+            )
+        infinite = jnp.array(jnp.inf, jnp.result_type(*jax.tree.leaves(y)))
         return _NewtonState(infinite, infinite, jnp.array(0))
 
     def step(
         self, fn: Any, y: Any, args: Any, options: Any, state: _NewtonState, tags: Any
     ) -> tuple[Any, _NewtonState, Any]:
         residual, aux = fn(y, args)
-        start = options["start"]
-        stack = jax.vmap(lambda stage: jfu.ravel_pytree(stage)[0])
-        unstack = jax.vmap(jfu.ravel_pytree(start)[1])
-        update = unstack(options["update"](y, stack(residual)))
+        coordinates, start = options["coordinates"], options["start"]
+        pack, unpack = jax.vmap(coordinates.pack), jax.vmap(coordinates.parts)
+        update = unpack(options["correct"](pack(y), pack(residual)))
         new_y = jax.tree.map(jnp.subtract, y, update)
+        join = coordinates.join
 
         def scaled(update: Array, start: Array, stage: Array) -> Array:
             size = jnp.maximum(jnp.abs(start), jnp.abs(start + stage))
             rounding = 10 * jnp.finfo(size.dtype).eps * size
             return update / jnp.maximum(self.atol + self.rtol * size, rounding / self.kappa)
 
-        size = self.norm(jax.tree.map(scaled, update, start, new_y))
+        # The tolerances may be of any precision, and `atol` of the shape of the state.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            size = self.norm(jax.tree.map(scaled, join(update), start, join(new_y)))
+        size = size.astype(state.size.dtype)
         return new_y, _NewtonState(size, state.size, state.step + 1), aux
 
     def terminate(
@@ -143,49 +192,54 @@ class RadauNewton(optx.AbstractRootFinder):
     def postprocess(
         self, fn: Any, y: Any, aux: Any, args: Any, options: Any, state: Any, tags: Any, result: Any
     ) -> tuple[Any, Any, dict[str, Any]]:
-        # A refused step is differentiated as well, and must not raise an error then.
-        okay = result == optx.RESULTS.successful
-        return jax.tree.map(lambda x: jnp.where(okay, x, 0), y), aux, {}
+        return y, aux, {}
+
+
+# What `diffrax.with_stepsize_controller_tols` puts in the place of tolerances, for Diffrax to find.
+_FROM_CONTROLLER = diffrax.with_stepsize_controller_tols(RadauNewton)()
 
 
 class _Simplified(eqx.Module):
     """Solves for an update of the stages, with the Jacobian of the start for that of each."""
 
-    linear_solver: lx.AbstractLinearSolver
-    real: PyTree
-    pair: PyTree
+    real: Factors
+    pair: Factors
 
-    def __init__(self, linear_solver: lx.AbstractLinearSolver, jacobian: Matrix):
-        self.linear_solver = linear_solver
+    @staticmethod
+    def of(linear_solver: lx.AbstractLinearSolver, jacobian: Matrix) -> "_Simplified":
         eye = jnp.eye(jacobian.shape[0], dtype=jacobian.dtype)
-        self.real = linear_solver.init(lx.MatrixLinearOperator(REAL * eye - jacobian), {})
-        self.pair = linear_solver.init(lx.MatrixLinearOperator(PAIR * eye - jacobian), {})
+        imaginary = lax.complex(jnp.zeros_like(jacobian), PAIR.imag * eye)
+        pair = (PAIR.real * eye - jacobian).astype(imaginary.dtype) + imaginary
+        return _Simplified(
+            Factors.of(linear_solver, REAL * eye - jacobian), Factors.of(linear_solver, pair)
+        )
 
-    def __call__(self, stages: PyTree, right: Stages) -> Stages:
-        real = self.solve_real(product(REAL_ROW, right))
-        right = right.astype(jnp.result_type(right.dtype, jnp.complex64))
-        pair, _, _ = self.linear_solver.compute(self.pair, product(PAIR_ROW, right), {})
-        real = jnp.outer(jnp.asarray(REAL_COLUMN, real.dtype), real)
-        return real + 2 * jnp.outer(jnp.asarray(PAIR_COLUMN, pair.dtype), pair).real
-
-    def solve_real(self, right: Vector) -> Vector:
-        return self.linear_solver.compute(self.real, right, {})[0]
+    def __call__(self, stages: Stages, right: Stages) -> Stages:
+        real = self.real(product(REAL_ROW, right))
+        rows = product(PAIR_ROW.real, right), product(PAIR_ROW.imag, right)
+        pair = self.pair(lax.complex(*rows))
+        twice = 2 * PAIR_COLUMN
+        return (
+            jnp.outer(jnp.asarray(REAL_COLUMN, real.dtype), real)
+            + jnp.outer(jnp.asarray(twice.real, real.dtype), pair.real)
+            - jnp.outer(jnp.asarray(twice.imag, real.dtype), pair.imag)
+        )
 
 
 class _Full(eqx.Module):
     """The same with the Jacobian of every stage."""
 
     linear_solver: lx.AbstractLinearSolver
-    jacobians: Callable[[PyTree], Float[Array, "3 n n"]]
+    problem: Problem
+    start: Start
 
-    def __call__(self, stages: PyTree, right: Stages) -> Stages:
-        jacobians = self.jacobians(stages)
-        eye = np.eye(right.shape[1])
-        matrix = jnp.asarray(np.einsum("ij,ab->iajb", INVERSE, eye), right.dtype)
-        matrix -= jnp.einsum("ij,iab->iajb", np.eye(3, dtype=right.dtype), jacobians)
-        operator = lx.MatrixLinearOperator(matrix.reshape(right.size, right.size))
-        state = self.linear_solver.init(operator, {})
-        return self.linear_solver.compute(state, right.ravel(), {})[0].reshape(right.shape)
+    def __call__(self, stages: Stages, right: Stages) -> Stages:
+        jacobians = _of_each(self.problem.jacobian_at, self.start, TIMES, stages)
+        dtype, eye = right.dtype, np.eye(right.shape[1])
+        matrix = jnp.asarray(np.einsum("ij,ab->iajb", INVERSE, eye), dtype)
+        matrix -= jnp.einsum("ij,iab->iajb", jnp.eye(3, dtype=dtype), jacobians)
+        solve = Factors.of(self.linear_solver, matrix.reshape(right.size, right.size))
+        return solve(right.ravel()).reshape(right.shape)
 
 
 class _Past(eqx.Module):
@@ -204,26 +258,34 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
 
     The method is collocation at the Radau points, stiffly accurate and L-stable, and of order 3
     in every stage, so that its order suffers little from stiffness. Its dense output is the
-    collocation polynomial. The error is estimated against an embedded method of order 3, and
-    filtered twice by $(\gamma_0 I - h J)^{-1}$ so that components that have decayed do not
-    count. Newton's method starts from the polynomial of the step before; if it fails, the step
+    collocation polynomial $p$. The error is estimated by its defect, filtered once,
+    $(\gamma_0 I - h J)^{-1} (h f(t, p(t)) - h p'(t))$: at the start, where it is the estimate of
+    Hairer & Wanner, and between the stages, where the polynomial is furthest from a smooth
+    solution. Newton's method starts from the polynomial of the step before; if it fails, the step
     is refused.
+
+    A complex state is taken apart into real and imaginary parts, in which the vector field need
+    not be holomorphic; its matrices are then twice as large.
 
     **Arguments:**
 
     - `root_finder`: by default [`memjax.RadauNewton`][] with the tolerances of the step
         size controller, `diffrax.with_stepsize_controller_tols(RadauNewton)()`. Where Jacobians
         vary fast within a step, pass `...(full=True)`. Any Optimistix root finder will do; others
-        differentiate the stages by themselves, and do not use `jacobian`.
+        differentiate the stages by themselves, and do not use `jacobian`. Where there is no
+        step size controller to take tolerances from, pass `RadauNewton(rtol=1e-8, atol=1e-10)`.
     - `root_find_max_steps`: the number of iterations after which a step is refused.
-    - `linear_solver`: the Lineax solver of the linear systems, one of them complex.
+    - `linear_solver`: the Lineax solver of the linear systems, one of them complex: a direct one
+        that takes any matrix.
     - `jacobian`: a function `(t, y, args)` that returns $\partial f / \partial y$ as a matrix of
-        shape `(n, n)`, for a state of `n` numbers in the order of
-        `jax.flatten_util.ravel_pytree`. By default the vector field is differentiated forwards.
-        An approximation costs iterations, not accuracy.
+        shape `(n, n)`, for a state of `n` real numbers in the order of
+        `jax.flatten_util.ravel_pytree`, where a complex leaf counts as its real parts followed by
+        its imaginary parts. By default the vector field is differentiated forwards. An
+        approximation costs iterations, not accuracy.
 
-    **Raises:** `TypeError` for a complex state and for arguments of the wrong kind; `ValueError`
-    for a Jacobian of the wrong shape, and for a given one with a term whose control is not time.
+    **Raises:** `TypeError` and `ValueError` for arguments of the wrong kind; `ValueError` for a
+    Jacobian of the wrong shape, for a given one with a term whose control is not time, and where
+    `root_finder` has no tolerances.
 
     !!! Example
 
@@ -249,6 +311,13 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
 
     def __check_init__(self):
         check_fields(self.jacobian, self.linear_solver)
+        check_instance(
+            "root_finder",
+            self.root_finder,
+            optx.AbstractRootFinder,
+            "an Optimistix root finder",
+            "pass for example memjax.RadauNewton(rtol=1e-8, atol=1e-10)",
+        )
         check_integer("root_find_max_steps", self.root_find_max_steps)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
@@ -265,9 +334,9 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         y0: PyTree[Array],
         args: PyTree,
     ) -> _Past:
-        flat, _ = jfu.ravel_pytree(y0)
-        length = jnp.full_like(jnp.asarray(t1 - t0), jnp.inf)
-        return _Past(jnp.zeros((3, flat.size), flat.dtype), length)
+        _, _, start = problem_of(terms, t0, t1, y0, args, None)
+        stages = jnp.zeros((3, start.y.size), start.y.dtype)
+        return _Past(stages, jnp.full_like(start.length, jnp.inf))
 
     def step(
         self,
@@ -279,51 +348,15 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         solver_state: _Past,
         made_jump: Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], _Past, diffrax.RESULTS]:
-        problem = problem_of(terms, t0, t1, y0, args, self.jacobian)
-        start = problem.ravel(y0)
-        length = jnp.asarray(t1 - t0)
-        times = t0 + length * TIMES.astype(length.dtype)
-        stack, unstack = jax.vmap(problem.ravel), jax.vmap(problem.unravel)
-
-        def residual(stages: PyTree, _: None) -> PyTree:
-            increments = stack(stages)
-            slopes = jax.vmap(problem.increment)(times, start + increments)
-            return unstack(product(INVERSE, increments) - slopes)
-
-        # What follows from here to the stages steers the iteration, and not where it ends.
-        value, _, jacobian = jax.lax.stop_gradient(problem.linearise(t0, start, length))
-        simplified = _Simplified(self.linear_solver, jacobian)
-        guess = unstack(jnp.where(made_jump, 0, _extrapolated(solver_state, length)))
-        if isinstance(self.root_finder, RadauNewton) and self.root_finder.full:
-            jacobians = lambda stages: jax.vmap(problem.jacobian_at)(times, start + stack(stages))
-            update = _Full(self.linear_solver, eqx.filter_closure_convert(jacobians, guess))
-        else:
-            update = simplified
-        found = optx.root_find(
-            residual,
-            self.root_finder,
-            guess,
-            options={"start": y0, "update": update},
-            max_steps=self.root_find_max_steps,
-            adjoint=optx.ImplicitAdjoint(self.linear_solver),
-            throw=False,
-        )
-        stages = stack(found.value)
-
-        # Hairer & Wanner evaluate the vector field at `start + error` for the second filter.
-        # The Jacobian serves as well, at the price of another solve.
-        error = value + product(ERROR, jax.lax.stop_gradient(stages))
-        error = REAL * simplified.solve_real(simplified.solve_real(error))
-        error = jnp.where(found.result == optx.RESULTS.successful, error, jnp.inf)
-
-        dense = {
-            "y0": y0,
-            "increment": problem.unravel(stages[2]),
-            "bubble": unstack(product(_BUBBLE, stages)),
-        }
-        y1 = problem.unravel(start + stages[2])
-        past = jax.lax.stop_gradient(_Past(stages, length))
-        return y1, problem.unravel(error), dense, past, diffrax.RESULTS.promote(found.result)
+        if self.root_finder.rtol is _FROM_CONTROLLER.rtol:
+            raise ValueError(
+                "`root_finder` must have tolerances where there is no step size controller to take "
+                "them from; pass RadauIIA5(root_finder=RadauNewton(rtol=1e-8, atol=1e-10))."
+            )
+        problem, coordinates, start = problem_of(terms, t0, t1, y0, args, self.jacobian)
+        guess = jnp.where(made_jump, 0, _extrapolated(solver_state, start.length))
+        stages, outcome = attempt(_attempt, (self, coordinates, problem, start, guess))
+        return finish(coordinates, start, stages[2], product(_BUBBLE, stages), outcome)
 
     def func(
         self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
@@ -331,10 +364,101 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
 
+def _attempt(
+    solver: RadauIIA5, coordinates: Coordinates, problem: Problem, start: Start, guess: Stages
+) -> tuple[Stages, Outcome]:
+    moving = problem, start
+    # What follows finds the stages; their derivatives are those of an implicit function.
+    solver, problem, start, guess = fixed((solver, problem, start, guess))
+    value, _, jacobian = problem.linearise(start.time, start.y, start.length)
+    simplified = _Simplified.of(solver.linear_solver, jacobian)
+    if isinstance(solver.root_finder, RadauNewton) and solver.root_finder.full:
+        correct = _Full(solver.linear_solver, problem, start)
+    else:
+        correct = simplified
+
+    # In the structure of the state, for root finders with a norm of their own.
+    pack, unpack = jax.vmap(coordinates.pack), jax.vmap(coordinates.parts)
+    found = optx.root_find(
+        lambda stages, _: unpack(_residual(problem, start, pack(stages))),
+        solver.root_finder,
+        unpack(guess),
+        options={
+            "coordinates": coordinates,
+            "start": jax.vmap(coordinates.state)(start.y[None]),
+            "correct": correct,
+        },
+        max_steps=solver.root_find_max_steps,
+        throw=False,
+    )
+    stages = pack(found.value)
+    error = _error(problem, start, simplified.real, stages)
+
+    possible = all_finite(value, jacobian)
+    okay = (found.result == optx.RESULTS.successful) & all_finite(stages, error)
+    result = lx.RESULTS.where(all_finite(stages, error), lx.RESULTS.successful, lx.RESULTS.singular)
+    result = optx.RESULTS.where(
+        found.result == optx.RESULTS.successful, optx.RESULTS.promote(result), found.result
+    )
+    past = _Past(stages, start.length)
+    outcome = Outcome(error, possible, okay, diffrax.RESULTS.promote(result), past)
+    return _implicit(stages, moving, solver.linear_solver), outcome
+
+
+def _of_each(function: Callable, start: Start, times: np.ndarray, increments: Array) -> Array:
+    """The function at several times of the step, and where increments lead to by then."""
+    shares = jnp.asarray(times, start.length.dtype)
+    return jax.vmap(function)(start.time + start.length * shares, start.y[None] + increments)
+
+
+def _residual(problem: Problem, start: Start, stages: Stages) -> Stages:
+    return product(INVERSE, stages) - _of_each(problem.increment, start, TIMES, stages)
+
+
+@eqx.filter_custom_jvp
+def _implicit(
+    stages: Stages, equation: tuple[Problem, Start], linear_solver: lx.AbstractLinearSolver
+) -> Stages:
+    """The stages, as a function of the equation that they solve."""
+    return stages
+
+
+@_implicit.def_jvp
+def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[Stages, Stages]:
+    stages, equation, linear_solver = primals
+    _, moving, _ = tangents
+    stages = _implicit(*primals)
+    constant, variable = split_by_tangents(equation, moving)
+
+    def residual(variable: PyTree) -> Stages:
+        problem, start = eqx.combine(variable, constant)
+        return _residual(problem, start, stages)
+
+    _, change = jax.jvp(residual, (variable,), (moving,))
+    problem, start = equation
+    # A given Jacobian need not be exact.
+    correct = _Full(linear_solver, Problem(problem.increment, None), start)
+    return stages, -correct(stages, change)
+
+
+def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Vector:
+    r"""How far the polynomial of the step is from the equation, filtered.
+
+    The defect at the start is the estimate of Hairer & Wanner. Alone it says too little, or too
+    much: where a stiff component only follows its input, it is divided by the stiffness and the
+    error between the ends is not; it also holds all of what the start itself is off by, which
+    the step is about to damp. Filtered twice it would be divided by the stiffness once more, and
+    with it the error at the end.
+    """
+    increments = product(_VALUES, stages)
+    defects = _of_each(problem.increment, start, _PLACES, increments) - product(_SLOPES, stages)
+    weight = jnp.asarray(_WEIGHT, defects.dtype)[:, None]
+    return jnp.max(weight * jnp.abs(jax.vmap(solve)(defects)), axis=0)
+
+
 def _extrapolated(past: _Past, length: Scalar) -> Stages:
     """The stages on the polynomial of the last step."""
     ratio = (length / past.length).astype(past.stages.dtype)
-    s = 1 + ratio * TIMES.astype(ratio.dtype)[:, None]
-    first, second = product(_BUBBLE, past.stages)
-    end = past.stages[2]
-    return (s - 1) * end + s * (1 - s) * (first + s * second)
+    s = 1 + ratio * jnp.asarray(TIMES, ratio.dtype)[:, None]
+    bubble = product(_BUBBLE, past.stages)
+    return (s - 1) * past.stages[2:] + s * (1 - s) * (bubble[:1] + s * bubble[1:])

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from ..plateaus._crossing import REFINEMENT
 from ..plateaus._lanes import LaneMethod, Lanes, Runs
-from ..plateaus._measure import RUNNING
+from ..plateaus._outcomes import RUNNING
 
 # Finished batches: the number of their program, of their cells, and their variables.
 Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]
@@ -140,13 +141,26 @@ class Program:
         self.compiling = {function: threading.Lock() for function in functions}
         self.compiled: set[tuple[Any, Any]] = set()
 
+    @property
+    def rtol(self) -> float:
+        """The tolerance."""
+        return float(self.method.rtol)
+
     def compensated(self, cells: np.ndarray) -> "Program":
         """Some of the cells, in double-double."""
-        columns = {name: column[cells] for name, column in self.columns.items()}
-        method = dataclasses.replace(self.method, compensated=True)
         # A lane of these costs more, and has fewer fellows.
         lanes = min(self.lanes, 8 * -(-len(cells) // 8))
-        return Program(self.build, columns, method, lanes, compensable=False)
+        return self._again(cells, lanes, False, compensated=True)
+
+    def refined(self, cells: np.ndarray) -> "Program":
+        """Some of the cells, with a smaller tolerance."""
+        rtol = self.method.rtol * REFINEMENT
+        return self._again(cells, self.lanes, self.compensable, rtol=rtol)
+
+    def _again(self, cells: np.ndarray, lanes: int, compensable: bool, **changes: Any) -> "Program":
+        columns = {name: column[cells] for name, column in self.columns.items()}
+        method = dataclasses.replace(self.method, **changes)
+        return Program(self.build, columns, method, lanes, compensable)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         if (function, device) in self.compiled:

@@ -1,5 +1,4 @@
 import dataclasses
-import difflib
 import tomllib
 import typing
 from pathlib import Path
@@ -12,6 +11,24 @@ import tomli_w
 import xarray as xr
 from jaxtyping import Array
 
+from .._checks import (
+    as_existing_file,
+    as_list,
+    as_number,
+    as_path,
+    as_range,
+    as_seed,
+    as_tolerance,
+    check_choice,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    said,
+    shown,
+    unknown_name,
+)
 from ..flows import GradientFlow
 from ..losses import WhiteNoiseLoss
 from ..models import DiagonalLinearRNN
@@ -34,6 +51,9 @@ ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
 Reparametrisation = Literal["direct", "exp", "softplus", "inverse", "best"]
 Precision = Literal["auto", "float64", "double-double"]
 
+# No specification is longer, in bytes.
+_LARGEST = 2**20
+
 REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = {
     "direct": Direct,
     "exp": Exp,
@@ -50,21 +70,35 @@ def make_exit(name: str, delta: Any, plateau: Array | None = None) -> AbstractEx
     return {"loss-change": LossChange, "parameter-distance": ParameterDistance}[name](delta)
 
 
-def read_toml(path: str | Path, kind: type) -> dict[str, Any]:
+def read_toml(path: str | Path, kind: type, name: str = "path") -> dict[str, Any]:
     """The keys of a TOML file, all of which are fields of the dataclass `kind`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"specification {str(path)!r} does not exist; pass a TOML file.")
+    path = as_existing_file(name, path)
     try:
-        given = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"specification {str(path)!r} is not TOML: {error}.") from error
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise type(error)(
+            f"`{name}` must be a file that can be read, got {shown(str(path))}: {error.strerror}."
+        ) from error
+    if len(content) > _LARGEST:
+        raise ValueError(
+            f"`{name}` must be a TOML file of at most {_LARGEST} bytes, got {shown(str(path))}; "
+            "shorten it."
+        )
+    try:
+        given = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        # Integers with too many digits and tables in tables without end are no `TOMLDecodeError`.
+        raise ValueError(
+            f"`{name}` must be a TOML file, got {shown(str(path))}: {said(error)}"
+        ) from error
     known = [field.name for field in dataclasses.fields(kind)]
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}."
-            raise ValueError(f"unknown key `{key}` in specification {str(path)!r}; {hint}")
+            raise ValueError(
+                f"`{name}` must have known keys, got {shown(key)} in {shown(str(path))}; "
+                f"{unknown_name(key, known)}"
+            )
     return given
 
 
@@ -125,22 +159,27 @@ class PlateauSweep:
             value = checked(type(self), field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         for name in (
-            "memories", "widths", "deltas", "target_rates", "bump_width", "slowest", "fastest",
-            "rtol", "max_time", "max_steps", "curve_start", "curve_stop",
+            "memories", "deltas", "target_rates", "bump_width", "slowest", "fastest", "max_time",
+            "curve_start", "curve_stop",
         ):  # fmt: skip
-            for value in np.atleast_1d(getattr(self, name)):
-                if not value > 0:
-                    raise ValueError(f"`{name}` must be positive, got {value}; pass a value > 0.")
+            check_positive(name, np.asarray(getattr(self, name)))
+        for width in self.widths:
+            check_integer("widths", width)
+        check_integer("max_steps", self.max_steps)
+        as_tolerance("rtol", self.rtol)
         for name in ("memories", "widths", "seeds", "deltas", "reparametrisations"):
             given = getattr(self, name)
             if not given:
                 raise ValueError(f"`{name}` must not be empty, got (); pass at least one value.")
             if len(set(given)) != len(given):
-                raise ValueError(f"`{name}` must not repeat a value, got {given}.")
+                raise ValueError(
+                    f"`{name}` must not repeat a value, got {shown(given)}; keep one of each."
+                )
         if len(self.target_amplitudes) != len(self.target_rates):
             raise ValueError(
                 f"`target_amplitudes` and `target_rates` must have the same length, got "
-                f"{len(self.target_amplitudes)} and {len(self.target_rates)}."
+                f"{len(self.target_amplitudes)} and {len(self.target_rates)}; pass one of each "
+                "per exponential."
             )
         modes = len(self.target_rates)
         if self.start != "random" and min(self.widths) <= modes:
@@ -153,19 +192,12 @@ class PlateauSweep:
                 "`target_rates` must not be empty for a start on or near the plateau, got (); "
                 "pass a rate, or start='random'."
             )
-        if self.jitter < 0:
-            raise ValueError(f"`jitter` must not be negative, got {self.jitter}.")
-        if not self.slowest < self.fastest:
-            raise ValueError(
-                f"`slowest` must be below `fastest`, got {self.slowest} and {self.fastest}."
-            )
-        if self.curve_points and not self.curve_start < self.curve_stop:
-            raise ValueError(
-                f"`curve_start` must be below `curve_stop`, got {self.curve_start} and "
-                f"{self.curve_stop}."
-            )
-        if self.curve_points < 0 or self.curve_points == 1:
-            raise ValueError(f"`curve_points` must be 0 or at least 2, got {self.curve_points}.")
+        check_nonnegative("jitter", self.jitter)
+        as_range("slowest", self.slowest, "fastest", self.fastest)
+        if check_integer("curve_points", self.curve_points, 0) == 1:
+            raise ValueError("`curve_points` must be 0 or at least 2, got 1; a curve has two ends.")
+        if self.curve_points:
+            as_range("curve_start", self.curve_start, "curve_stop", self.curve_stop)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "PlateauSweep":
@@ -193,8 +225,9 @@ class PlateauSweep:
         self, omega: float | Array, width: int, seed: int | Array, reparametrisation: str = "direct"
     ) -> DiagonalLinearRNN:
         """The start of a run."""
+        check_choice("reparametrisation", reparametrisation, REPARAMETRISATIONS)
         reparam = REPARAMETRISATIONS[reparametrisation]()
-        key = jax.random.key(seed)
+        key = jax.random.key(as_seed("seed", seed))
         if self.start == "random":
             return random_start(
                 width,
@@ -203,7 +236,7 @@ class PlateauSweep:
                 reparametrisation=reparam,
                 key=key,
             )
-        silent = width - len(self.target_rates)
+        silent = check_integer("width", width, len(self.target_rates) + 1) - len(self.target_rates)
         steps = jnp.arange(silent) / max(silent - 1, 1)
         rates = self.slowest * (self.fastest / self.slowest) ** steps
         first, second = jax.random.split(key)
@@ -248,6 +281,7 @@ class PlateauSweep:
         `reparametrisation`, with `decay_rate` (the smallest rate in play, $c_0$) and
         `lower_bound` (the published bound, up to its constant) for every cell.
         """
+        check_flag("progress", progress)
         omegas = 1 / np.asarray(self.memories)
         times = None
         if self.curve_points:
@@ -308,30 +342,25 @@ def _as(name: str, kind: Any, value: Any) -> Any:
         (kind,) = (option for option in options if option is not type(None))
         options = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, (str, bytes)) or not np.iterable(value):
-            raise TypeError(f"`{name}` must be a list of values, got {value!r}.")
-        value = tuple(_as(name, options[0], entry) for entry in value)
+        value = tuple(_as(name, options[0], entry) for entry in as_list(name, value, "values"))
         if options[-1] is not Ellipsis and len(value) != len(options):
-            raise ValueError(f"`{name}` must have {len(options)} values, got {value}.")
-        return value
-    if typing.get_origin(kind) is Literal:
-        if value not in options:
             raise ValueError(
-                f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}."
+                f"`{name}` must have {len(options)} values, got {shown(value)}; pass so many."
             )
         return value
-    if kind is Path:
-        if not isinstance(value, (str, Path)):
-            raise TypeError(f"`{name}` must be a path, got {value!r}.")
-        return Path(value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"`{name}` must be true or false, got {value!r}.")
+    if typing.get_origin(kind) is Literal:
+        check_choice(name, value, options)
         return value
-    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not numeric or (kind is int and value != int(value)):
-        what = "an integer" if kind is int else "a number"
-        raise TypeError(f"`{name}` must be {what}, got {value!r}.")
-    if not np.isfinite(value):
-        raise ValueError(f"`{name}` must be finite, got {value}; pass a finite number.")
-    return kind(value)
+    if kind is Path:
+        return as_path(name, value)
+    if kind is bool:
+        return check_flag(name, value)
+    if kind is str:
+        check_instance(name, value, str, "text", "put it in quotes")
+        return value
+    if kind is int:
+        # Whole numbers with a decimal point are integers to those who write them.
+        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        return as_seed(name, int(value) if whole else value)
+    as_number(name, value)
+    return float(value)

@@ -1,89 +1,39 @@
+import json
 import os
-import shutil
-import uuid
+import re
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from .._checks import as_path, check_instance, shown
+from ._output import left_behind, LIST, read_files, replacing
 
-def check_output(path: str | Path, overwrite: bool = False) -> Path:
-    """Refuse, before any work is done, an output that could not be written.
-
-    **Arguments:**
-
-    - `path`: the file or folder to be written.
-    - `overwrite`: whether it may replace what is there.
-
-    **Returns:**
-
-    The path.
-
-    **Raises:**
-
-    `FileExistsError` if it exists and may not be replaced, `PermissionError` or
-    `NotADirectoryError` if it cannot be created.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"output {str(path)!r} exists already; choose another name, or overwrite it "
-            "(`overwrite=True`, `--overwrite`)."
-        )
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"output {str(path)!r} cannot be written since {str(folder)!r} is a file; choose "
-            "another name."
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"output {str(path)!r} cannot be written: no permission for {str(folder)!r}; choose "
-            "another folder."
-        )
-    return path
-
-
-@contextmanager
-def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A path to write to, which takes the name `path` only once it is whole.
-
-    If the body raises, what it wrote is removed and what was at `path` stays.
-    """
-    path = check_output(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        if path.exists():
-            old = partial.with_suffix(".old")
-            path.rename(old)
-            partial.rename(path)
-            _remove(old)
-        else:
-            partial.rename(path)
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+# What the arrays of a store may be encoded by. Other codecs are refused before anything is decoded:
+# some of them run code that is in the data.
+_CODECS = ("bytes", "vlen-utf8", "zstd", "crc32c")
+_KEY = re.compile(r"([^/]+/)?zarr\.json|[^/]+/c(/\d+)*")
+# The attribute in which the store keeps which variables are coordinates, as xarray reads it.
+_COORDINATES = "coordinates"
 
 
 def save_dataset(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the dataset of a sweep to a Zarr store, all or nothing.
 
+    The store has Zarr's format 3, with a checksum in every chunk, and xarray opens it
+    (`xarray.open_zarr`). A list of its files with their digests, `memjax.json`, is written last.
+
     **Arguments:**
 
-    - `dataset`: the dataset.
+    - `dataset`: the dataset, of numbers, truth values and text.
     - `path`: the folder of the store.
-    - `overwrite`: whether a store of that name may be replaced.
+    - `overwrite`: whether a store of that name may be replaced: one that memjax wrote, if nothing
+        else was put into it since.
 
     **Returns:**
 
@@ -91,21 +41,27 @@ def save_dataset(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = Fal
 
     **Raises:**
 
-    `FileExistsError`, `PermissionError` or `NotADirectoryError` if the output cannot be
-    written.
+    `FileExistsError` for a path that exists and may not be replaced, or at which something is being
+    written; `PermissionError`, `NotADirectoryError` or another `OSError` if the output cannot be
+    written; `TypeError` or `ValueError` for a dataset that a store cannot hold.
     """
+    check_instance("dataset", dataset, xr.Dataset, "an xarray.Dataset", "pass that of a sweep")
+    attributes, arrays = _encoded(dataset)
     with replacing(path, overwrite) as partial:
-        # Format 2: it has a specification for fixed-length text, which axes of names are.
-        dataset.to_zarr(partial, mode="w-", zarr_format=2, consolidated=True)
+        _write(partial, attributes, arrays)
     return Path(path)
 
 
 def load_dataset(path: str | Path) -> xr.Dataset:
     """Read the dataset of a sweep into memory.
 
+    Every file of the store is compared with what was written: one that was changed, cut short,
+    removed, added, or is another's, is an error and never a wrong number.
+
     **Arguments:**
 
-    - `path`: the folder of a Zarr store, or that of a run of `memjax sweep`.
+    - `path`: the folder of a Zarr store that [`memjax.save_dataset`][] wrote, or that of a run of
+        `memjax sweep`.
 
     **Returns:**
 
@@ -113,20 +69,207 @@ def load_dataset(path: str | Path) -> xr.Dataset:
 
     **Raises:**
 
-    `FileNotFoundError` if there is no such store, `ValueError` if it is not a dataset.
+    `FileNotFoundError` if there is no such store, `PermissionError` if it may not be read, and
+    `ValueError` that names the file if it is damaged; `ValueError`, too, for what is no store of
+    memjax or was not finished, and for stores of version 0.1.0, which have no checksums: save
+    `xarray.open_zarr(path).load()` anew if you trust it.
     """
-    path = Path(path)
-    if (path / "plateaus.zarr").is_dir():
-        path = path / "plateaus.zarr"
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"dataset {str(path)!r} does not exist; pass the folder that `memjax sweep` wrote."
-        )
+    path = as_path("path", path)
     try:
-        with xr.open_zarr(path, consolidated=None) as dataset:
-            return dataset.load()
-    except Exception as error:
-        raise ValueError(
-            f"dataset {str(path)!r} cannot be read as Zarr ({error}); pass the folder that "
-            "`memjax sweep` wrote."
+        store = path / "plateaus.zarr" if (path / "plateaus.zarr").is_dir() else path
+        return _decoded(_read(store))
+    except FileNotFoundError as error:
+        old = left_behind(path)
+        fix = "pass the folder that `memjax sweep` wrote"
+        if old is not None:
+            fix = f"it was about to be replaced and is now {str(old)!r}, which you may rename"
+        raise FileNotFoundError(f"dataset {str(path)!r} does not exist; {fix}.") from error
+    except OSError as error:
+        raise type(error)(
+            f"dataset {str(path)!r} cannot be read: {error.strerror or error}; check the name and "
+            "its permissions."
         ) from error
+    except Exception as error:
+        # Anything at all may be wrong with a store that somebody made by hand.
+        text = " ".join(str(error).split())
+        raise ValueError(f"dataset {str(store)!r} cannot be read: {text}.") from error
+
+
+def _read(store: Path) -> dict[str, bytes]:
+    """The files of a store, all of one time: it may be replaced while they are read."""
+    for _ in range(100):
+        before = _identity(store)
+        if before is None and left_behind(store) is None:
+            break
+        try:
+            return read_files(store)
+        except (OSError, ValueError) as error:
+            if before is not None and before == _identity(store):
+                gone = (FileNotFoundError, NotADirectoryError)
+                if isinstance(error, OSError) and not isinstance(error, gone):
+                    raise
+                raise ValueError(_reason(store, error)) from error
+        time.sleep(0.01)
+    raise FileNotFoundError(str(store))
+
+
+def _identity(store: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(store)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _reason(store: Path, error: Exception) -> str:
+    if not store.is_dir():
+        return "it is a file; pass the folder that `memjax sweep` wrote"
+    if (store / LIST).exists() or not isinstance(error, FileNotFoundError):
+        return str(error)
+    if any((store / file).exists() for file in (".zgroup", ".zattrs", ".zmetadata")):
+        return (
+            "it has Zarr's format 2, as memjax 0.1.0 wrote it, and no checksums; if you trust it, "
+            "save `xarray.open_zarr(path).load()` anew by `memjax.save_dataset`"
+        )
+    if (store / "zarr.json").exists():
+        return f"it has no {LIST!r}, so that it was not finished or memjax did not write it"
+    return "it is no Zarr store; pass the folder that `memjax sweep` wrote"
+
+
+# --- From a dataset to arrays, and back -----------------------------------------------------------
+
+
+def _encoded(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, tuple]]:
+    """The attributes of the store, and of each array dimensions, values, fill and attributes."""
+    arrays = {}
+    for name, variable in dataset.variables.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\\s.][^/\\\s]*", name):
+            raise ValueError(
+                f"`dataset` must have names that can be those of folders, got {shown(name)}; "
+                "rename it to a word."
+            )
+        values = np.asarray(variable.values)
+        if values.dtype.kind in "OT" and all(isinstance(text, str) for text in values.ravel()):
+            values = _text(values)
+        if values.dtype.kind not in "biufcU" or values.dtype in (np.longdouble, np.clongdouble):
+            raise TypeError(
+                f"`dataset` must hold numbers, truth values and text, got {name!r} of dtype "
+                f"{values.dtype}; convert it."
+            )
+        arrays[name] = (variable.dims, values, _fill(values.dtype), _plain(name, variable.attrs))
+    if _COORDINATES in dataset.attrs:
+        raise ValueError(
+            f"`dataset` must not have the attribute {_COORDINATES!r}, in which stores keep what "
+            "variables are coordinates; rename it."
+        )
+    coordinates = {_COORDINATES: " ".join(map(str, dataset.coords))}
+    return _plain("dataset", dataset.attrs) | coordinates, arrays
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    """Text of fixed length, as axes of a sweep are, from text of any kind."""
+    return values.astype(object).astype(str)
+
+
+def _fill(dtype: np.dtype) -> Any:
+    """What an array reads as where nothing was written: no outcome, and no measured number."""
+    if dtype.kind in "fc":
+        return dtype.type(np.nan if dtype.kind == "f" else complex(np.nan, np.nan))
+    if dtype.kind == "u":
+        return np.iinfo(dtype).max
+    return {"i": -1, "b": False, "U": ""}[dtype.kind]
+
+
+def _plain(name: str, attributes: Any) -> dict[str, Any]:
+    """Attributes as JSON has them."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, np.generic)):
+            return value.tolist()
+        raise TypeError
+
+    try:
+        return json.loads(json.dumps(attributes, default=convert))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`dataset` must have attributes that JSON knows, got {shown(attributes)} of {name!r}; "
+            "convert them to text or numbers."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Zarr's warnings that text and consolidated metadata are extensions of its format."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* not part in the Zarr format 3 specification")
+        yield
+
+
+def _write(folder: Path, attributes: dict[str, Any], arrays: dict[str, tuple]) -> None:
+    import zarr  # slow to import
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    with _quiet():
+        group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+        for name, (dims, values, fill, own) in arrays.items():
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=str if values.dtype.kind == "U" else values.dtype,
+                chunks=tuple(max(1, size) for size in values.shape),
+                compressors=(ZstdCodec(), Crc32cCodec()),
+                fill_value=fill,
+                dimension_names=dims,
+                attributes=own,
+                # A chunk that is missing is then one that was never written.
+                config={"write_empty_chunks": True},
+            )
+            array[...] = values
+        # So that nobody has to look for arrays among the files, and meets the list.
+        zarr.consolidate_metadata(folder)
+
+
+def _decoded(files: dict[str, bytes]) -> xr.Dataset:
+    import zarr  # slow to import
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    for key, data in files.items():
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no part of a Zarr store of format 3")
+        if key.endswith("zarr.json"):
+            metadata = json.loads(data)
+            for codec in _codecs(metadata):
+                if codec not in _CODECS:
+                    raise ValueError(
+                        f"{key!r} asks for the codec {shown(codec)}, and only "
+                        f"{', '.join(_CODECS)} are allowed"
+                    )
+    buffer = default_buffer_prototype().buffer.from_bytes
+    # From what was checked, and not from the files, which may be others by now.
+    store = MemoryStore({key: buffer(data) for key, data in files.items()}, read_only=True)
+    with _quiet():
+        group = zarr.open_group(store, mode="r", zarr_format=3)
+        variables = {}
+        for name, array in group.arrays():
+            values = np.asarray(array[...])
+            values = _text(values) if values.dtype.kind in "OT" else values
+            dims: Any = getattr(array.metadata, "dimension_names", None)
+            variables[name] = (dims or (), values, array.attrs.asdict())
+    attributes = group.attrs.asdict()
+    coordinates = str(attributes.pop(_COORDINATES)).split()
+    return xr.Dataset(variables, attrs=attributes).set_coords(coordinates)
+
+
+def _codecs(metadata: Any) -> Iterator[Any]:
+    """The names of all codecs, filters and compressors anywhere in the metadata of a store."""
+    if isinstance(metadata, list):
+        for each in metadata:
+            yield from _codecs(each)
+    elif isinstance(metadata, dict):
+        for key, value in metadata.items():
+            if key in ("codecs", "filters", "compressor", "storage_transformers"):
+                for codec in value if isinstance(value, list) else [value]:
+                    yield codec.get("name", codec.get("id")) if isinstance(codec, dict) else codec
+            if key != "attributes":
+                yield from _codecs(value)

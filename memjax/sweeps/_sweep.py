@@ -17,14 +17,30 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Scalar
 from threadpoolctl import threadpool_limits
 
-from .._checks import check_float64, check_integer
-from ..flows import AbstractTraining, GradientFlow
-from ..plateaus import measure_plateau
+from .._checks import (
+    as_list,
+    as_number_array,
+    as_positive,
+    as_tolerance,
+    check_callable,
+    check_choice,
+    check_flag,
+    check_float64,
+    check_instance,
+    check_integer,
+    check_scalar,
+    shown,
+)
+from ..flows import AbstractFlow, AbstractTraining, GradientFlow
+from ..models import AbstractModel
+from ..plateaus import AbstractExit, measure_plateau
+from ..plateaus._crossing import REFINEMENT, SMALLEST_RTOL
 from ..plateaus._lanes import LaneMethod, Runs
-from ..plateaus._measure import checked_times, MAX_STEPS_REACHED, OUTCOMES, UNRESOLVED
+from ..plateaus._measure import as_curve_times, as_max_time
+from ..plateaus._outcomes import MAX_STEPS_REACHED, OUTCOMES, UNDECIDED, UNRESOLVED
 from ._engine import cores, default_lanes, Program, Stream, stream
 
 # What every cell of a sweep holds: type and attributes of the variables.
@@ -62,6 +78,7 @@ _VARIABLES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 _ROW = "row of the grid"
 _UNFINISHED = -1
+_OPTIONS = ("solver", "stepsize_controller", "rtol", "max_time", "max_steps", "resolution")
 
 
 def sweep(
@@ -71,11 +88,11 @@ def sweep(
     static: Sequence[str] = (),
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
-    rtol: float | None = None,
-    max_time: float = 1e300,
+    rtol: float | Scalar | None = None,
+    max_time: float | Scalar = 1e300,
     max_steps: int | None = None,
     curve_times: Float[Array, " times"] | None = None,
-    resolution: float = 1e-3,
+    resolution: float | Scalar = 1e-3,
     precision: Literal["auto", "float64", "double-double"] = "auto",
     lanes: int | None = None,
     progress: bool = True,
@@ -135,19 +152,26 @@ def sweep(
     `ValueError` or `TypeError` for axes that are empty, repeat a value, hold NaN or do not
     match `build`; whatever `build` raises at the first and last value of any axis.
     """
-    names = list(axes)
-    values = {name: _axis(name, axes[name]) for name in names}
-    for name in names:
-        if name in (*_VARIABLES, "curve_loss", "training_time", "memory"):
-            raise ValueError(
-                f"`axes` must not use the name {name!r}, which the dataset gives to a variable or "
-                "coordinate of its own; choose another."
-            )
+    check_callable("build", build, "pass a function of one keyword argument an axis")
+    values = _axes(axes)
+    names = list(values)
+    static = as_list("static", static, "names of axes")
     for name in static:
-        if name not in names:
-            raise ValueError(f"`static` names no axis: {name!r}; the axes are {names}.")
+        check_choice("static", name, names, "name an axis")
+    check_flag("progress", progress)
+    if rtol is not None:
+        as_tolerance("rtol", rtol)
+    max_time, resolution = as_max_time(max_time), as_positive("resolution", resolution)
+    if max_steps is not None:
+        check_integer("max_steps", max_steps)
+    if curve_times is not None:
+        curve_times = as_curve_times("curve_times", curve_times)
+    if lanes is not None:
+        check_integer("lanes", lanes)
+    check_choice("precision", precision, ("auto", "float64", "double-double"))
+    attrs = _attributes(attrs)
+
     static = [name for name in names if name in static or values[name].dtype.kind in "US"]
-    _check_build(build, names, static, values)
     dynamic = [name for name in names if name not in static]
     grid = np.meshgrid(*(values[name] for name in dynamic), indexing="ij")
     columns = {name: column.ravel() for name, column in zip(dynamic, grid, strict=True)}
@@ -160,35 +184,14 @@ def sweep(
         _Build(build, tuple((n, values[n][i].item()) for n, i in zip(static, index, strict=True)))
         for index in combinations
     ]
-    flows = [eqx.filter_eval_shape(build, _one(columns))[0] for build in builds]
+    flows = [_checked_build(build, columns) for build in builds]
     own = solver is not None or stepsize_controller is not None
     own = own or not all(isinstance(flow, GradientFlow) for flow in flows)
     if rtol is None:
         rtol = 1e-6 if own else 1e-5
-    for name, value in (("rtol", rtol), ("max_time", max_time), ("resolution", resolution)):
-        if not isinstance(value, (int, float, np.number, jax.Array)) or np.ndim(value) > 0:
-            raise TypeError(f"`{name}` must be a number, got {value!r}; pass a value above 0.")
-        if name == "rtol" and not value < 1:
-            raise ValueError(f"`rtol` must be below 1, got {value}; pass a relative tolerance.")
-        if not value > 0:
-            raise ValueError(f"`{name}` must be positive, got {value}; pass a value above 0.")
     if max_steps is None:
         discrete = any(isinstance(flow, AbstractTraining) for flow in flows)
         max_steps = 1_000_000 if discrete else 4096
-    check_integer("max_steps", max_steps)
-    if max_steps >= 2**31:
-        raise ValueError(f"`max_steps` must be below 2**31, got {max_steps}.")
-    if curve_times is not None:
-        curve_times = checked_times("curve_times", curve_times)
-        if len(curve_times) == 0:
-            raise ValueError("`curve_times` must not be empty, got []; leave it out instead.")
-    if lanes is not None:
-        check_integer("lanes", lanes)
-    if precision not in ("auto", "float64", "double-double"):
-        raise ValueError(
-            f"`precision` must be 'auto', 'float64' or 'double-double', got {precision!r}; "
-            "choose one."
-        )
     if own and precision == "double-double":
         raise ValueError(
             "`precision` must not be 'double-double' with a `solver` or `stepsize_controller` "
@@ -200,17 +203,18 @@ def sweep(
         solver,
         stepsize_controller,
         jnp.asarray(rtol, float),
-        jnp.asarray(max_time, float),
+        jnp.asarray(max_time),
         max_steps,
-        resolution,
+        jnp.asarray(resolution),
     )
 
     if own:
-        finished = _through_diffrax(builds, columns, options, curve_times)
+        jobs = [_Measurements(build, columns, options, curve_times) for build in builds]
+        finished = _climbing(jobs, _through_diffrax, precision == "auto")
     else:
         times = jnp.zeros(0) if curve_times is None else curve_times
-        programs = _programs(builds, columns, options, times, lanes, precision)
-        finished = _climbing(programs) if precision == "auto" else stream(programs)
+        jobs = _programs(builds, columns, options, times, lanes, precision)
+        finished = _climbing(jobs, stream, precision == "auto")
 
     shape = (*(sizes[name] for name in static), count)
     cells: dict[str, np.ndarray] = {"result": np.full(shape, _UNFINISHED, np.int8)}
@@ -226,7 +230,7 @@ def sweep(
                     break
                 program, where, rows = item
                 again = int(np.sum(cells["result"][(*combinations[program], where)] != _UNFINISHED))
-                bar.set_description("in double-double" if again else "plateaus", refresh=False)
+                bar.set_description("again, finer" if again else "plateaus", refresh=False)
                 bar.update(len(where) - again)
                 for name, array in rows.items():
                     if name not in cells:
@@ -275,7 +279,7 @@ def sweep(
         max_steps=int(max_steps),
         resolution=float(resolution),
         complete=int(complete),
-        **(attrs or {}),
+        **attrs,
     )
 
 
@@ -287,7 +291,7 @@ class _Options(eqx.Module):
     rtol: Float[Array, ""]
     max_time: Float[Array, ""]
     max_steps: int
-    resolution: float
+    resolution: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +305,8 @@ class _Build:
     def __call__(self, varied: dict[str, Array]) -> tuple[Any, Any, Any, dict[str, Array]]:
         varied = {name: value for name, value in varied.items() if name != _ROW}
         flow, model, exit, record = _built(self.build, dict(self.fixed) | varied)
-        return flow, model, exit, {name: jnp.asarray(value) for name, value in record.items()}
+        numbers = {n: as_number_array(f"record[{n!r}]", v) for n, v in record.items()}
+        return flow, model, exit, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +334,7 @@ def _programs(
         rtol=options.rtol,
         max_time=options.max_time,
         max_steps=jnp.asarray(options.max_steps),
-        resolution=jnp.asarray(options.resolution),
+        resolution=options.resolution,
         curve_times=curve_times,
         compensated=precision == "double-double",
     )
@@ -347,21 +352,31 @@ def _programs(
     return programs
 
 
-def _climbing(programs: list[Program]) -> Stream:
-    """The stream of all programs, and after it, in double-double, that of the cells which
-    float64 left unresolved."""
-    left: dict[int, list[np.ndarray]] = {}
-    for index, where, rows in stream(programs):
-        yield index, where, rows
-        # Steps run out where the error control chases rounding errors, too.
-        unresolved = where[np.isin(rows["result"], (UNRESOLVED, MAX_STEPS_REACHED))]
-        if programs[index].compensable and len(unresolved) > 0:
-            left.setdefault(index, []).append(unresolved)
-    numbers = list(left)
-    where = [np.concatenate(left[index]) for index in numbers]
-    again = [programs[i].compensated(w) for i, w in zip(numbers, where, strict=True)]
-    for index, cell, rows in stream(again) if again else ():
-        yield numbers[index], where[index][cell], rows
+def _climbing(jobs: list[Any], run: Callable[[list[Any]], Stream], auto: bool) -> Stream:
+    """The stream of all jobs, and after it that of the cells that get another try: in
+    double-double what float64 leaves unresolved, if `auto`, and with a smaller tolerance what that
+    leaves undecided."""
+    tried = [(number, job, np.arange(job.count)) for number, job in enumerate(jobs)]
+    while tried:
+        left: dict[tuple[int, str], list[np.ndarray]] = {}
+        for index, where, rows in run([job for _, job, _ in tried]):
+            number, job, cells = tried[index]
+            yield number, cells[where], rows
+            # Steps run out where the error control chases rounding errors, too.
+            unresolved = np.isin(rows["result"], (UNRESOLVED, MAX_STEPS_REACHED))
+            undecided = rows["result"] == UNDECIDED
+            if auto and job.compensable:
+                left.setdefault((index, "compensated"), []).append(where[unresolved])
+            if job.rtol > SMALLEST_RTOL:
+                left.setdefault((index, "refined"), []).append(where[undecided])
+        again = [
+            (index, how, np.sort(np.concatenate(chosen))) for (index, how), chosen in left.items()
+        ]
+        tried = [
+            (tried[index][0], getattr(tried[index][1], how)(where), tried[index][2][where])
+            for index, how, where in again
+            if len(where) > 0
+        ]
 
 
 @eqx.filter_jit
@@ -396,35 +411,62 @@ def _measure_cells(
     return jax.vmap(one)(varied)
 
 
-def _through_diffrax(
-    builds: list[_Build],
-    columns: dict[str, np.ndarray],
-    options: _Options,
-    curve_times: Array | None,
-) -> Stream:
+@dataclasses.dataclass(frozen=True)
+class _Measurements:
+    """Runs that go through `measure_plateau`, as a job beside `Program`."""
+
+    build: _Build
+    columns: dict[str, np.ndarray]
+    options: _Options
+    curve_times: Array | None
+    compensable: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.columns[_ROW])
+
+    @property
+    def rtol(self) -> float:
+        # A controller of the user's own has tolerances of its own.
+        own = self.options.stepsize_controller is not None
+        return 0.0 if own else float(self.options.rtol)
+
+    def refined(self, cells: np.ndarray) -> "_Measurements":
+        """Some of the cells, with a smaller tolerance."""
+        columns = {name: column[cells] for name, column in self.columns.items()}
+        options = dataclasses.replace(self.options, rtol=self.options.rtol * REFINEMENT)
+        return dataclasses.replace(self, columns=columns, options=options)
+
+
+def _through_diffrax(jobs: list[_Measurements]) -> Stream:
     """Every run through `measure_plateau`, as `stream` yields them."""
     on_cpu = jax.default_backend() == "cpu"
-    count = len(columns[_ROW])
-    length = min(8 if on_cpu else 1024, count)
-    compiling = [threading.Lock() for _ in builds]
+    compiling = [threading.Lock() for _ in jobs]
     compiled: set[int] = set()
     stopped = threading.Event()
 
-    def work(program: int, start: int) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
-        where = np.arange(start, min(start + length, count))
+    def work(index: int, start: int) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
+        job = jobs[index]
+        where = np.arange(start, min(start + length, job.count))
         if stopped.is_set():
-            return program, where[:0], {}
+            return index, where[:0], {}
         # Filled up with repeats, so that all chunks share one compilation.
-        rows = np.minimum(np.arange(start, start + length), count - 1)
-        varied = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
-        with nullcontext() if program in compiled else compiling[program]:
-            out = _measure_cells(builds[program], options, curve_times, varied)
-        compiled.add(program)
-        return program, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
+        rows = np.minimum(np.arange(start, start + length), job.count - 1)
+        varied = {name: jnp.asarray(column[rows]) for name, column in job.columns.items()}
+        with nullcontext() if index in compiled else compiling[index]:
+            out = _measure_cells(job.build, job.options, job.curve_times, varied)
+        compiled.add(index)
+        return index, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
 
     # The first chunks of all programs first, so that the compilations overlap.
-    starts = range(0, count, length)
-    tasks = [(program, start) for start in starts for program in range(len(builds))]
+    most = max(job.count for job in jobs)
+    length = min(8 if on_cpu else 1024, most)
+    tasks = [
+        (index, start)
+        for start in range(0, most, length)
+        for index, job in enumerate(jobs)
+        if start < job.count
+    ]
     with ThreadPoolExecutor(cores() if on_cpu else 1) as executor:
         try:
             for future in as_completed([executor.submit(work, *task) for task in tasks]):
@@ -444,54 +486,148 @@ def _order(name: str) -> int:
     return list(_VARIABLES).index(name) if name in _VARIABLES else len(_VARIABLES)
 
 
-def _axis(name: str, given: Sequence[Any]) -> np.ndarray:
-    array = np.asarray(given)
+def _axes(axes: Any) -> dict[str, np.ndarray]:
+    """The values of every axis."""
+    check_instance("axes", axes, Mapping, "a mapping from names to values", "pass a dictionary")
+    if not axes:
+        raise ValueError("`axes` must not be empty, got {}; pass at least one named axis.")
+    taken = (*_VARIABLES, "curve_loss", "training_time", "memory")
+    for name in axes:
+        check_instance("axes", name, str, "a mapping from names", "name every axis by text")
+        if name in taken or not name.isidentifier():
+            raise ValueError(
+                f"`axes` must not use the name {name!r}, which is no name of an argument or one "
+                "that the dataset gives to a variable or coordinate of its own; choose another."
+            )
+    return {name: _axis(name, given) for name, given in axes.items()}
+
+
+def _axis(name: str, given: Any) -> np.ndarray:
+    try:
+        array = np.asarray(as_list(f"axes[{name!r}]", given, "values"))
+    except ValueError:
+        array = np.empty(0, object)  # of lists of different lengths
+    if array.dtype.kind not in "fiubUS" and array.size > 0:
+        raise TypeError(
+            f"axis `{name}` must hold numbers or strings, got {shown(given)}; pass names and look "
+            "objects up in `build`."
+        )
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
-            f"axis `{name}` must be a 1-D sequence of at least one value, got shape "
-            f"{array.shape}; pass the values to sweep."
-        )
-    if array.dtype.kind not in "fiubUS":
-        raise TypeError(
-            f"axis `{name}` must hold numbers or strings, got {given!r}; pass names and look "
-            "objects up in `build`."
+            f"axis `{name}` must be a 1-D sequence of at least one value, got {shown(given)}; pass "
+            "the values to sweep."
         )
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         bad = array[~np.isfinite(array)][0]
         raise ValueError(f"axis `{name}` must be finite, got {bad}; remove that value.")
     if len(np.unique(array)) != array.size:
         raise ValueError(
-            f"axis `{name}` must not repeat a value, got {array.tolist()}; remove the repeats."
+            f"axis `{name}` must not repeat a value, got {shown(given)}; remove the repeats."
         )
     return array
 
 
-def _check_build(build: Callable, names: list[str], static: list[str], values: Mapping) -> None:
-    if not names:
-        raise ValueError("`axes` must not be empty, got {}; pass at least one named axis.")
+def _attributes(attrs: Any) -> dict[str, Any]:
+    """Attributes that a store can hold."""
+    if attrs is None:
+        return {}
+    check_instance("attrs", attrs, Mapping, "a mapping from names to values", "pass a dictionary")
+    for name, value in attrs.items():
+        check_instance("attrs", name, str, "a mapping from names", "name every attribute by text")
+        if name in ("axes", "complete", *_OPTIONS, *_provenance()):
+            raise ValueError(
+                f"`attrs` must not use the name {name!r}, which sweep itself writes; choose "
+                "another."
+            )
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`attrs` must hold what JSON knows, got {shown(value)} for {name!r}; pass text, "
+                "numbers and lists of them."
+            ) from error
+    return dict(attrs)
+
+
+def _checked_build(build: "_Build", columns: dict[str, np.ndarray]) -> Any:
+    """The flow that `build` makes, as shapes; refused is what any cell of the grid gets wrong."""
+    names = [*dict(build.fixed), *(name for name in columns if name != _ROW)]
     try:
-        inspect.signature(build).bind(**dict.fromkeys(names))
+        inspect.signature(build.build).bind(**dict.fromkeys(names))
     except TypeError as error:
         raise TypeError(
             f"`build` must take the axes {names} as keyword arguments: {error}."
         ) from error
-    # Traced values cannot be checked: build once at both ends of every axis in the open.
-    first = {name: values[name][0].item() for name in names}
-    ends = [first]
-    for name in names:
-        order = np.argsort(values[name])
-        ends += [first | {name: values[name][i].item()} for i in (order[0], order[-1])]
-    for point in [point for i, point in enumerate(ends) if point not in ends[:i]]:
-        arguments = {n: v if n in static else jnp.asarray(v) for n, v in point.items()}
-        flow, model, exit, record = _built(build, arguments)
-        for name in record:
-            if name in _VARIABLES or name in names or name == "curve_loss":
-                raise ValueError(
-                    f"`build` must not record {name!r}, which is a variable or an axis of the "
-                    "dataset already; give it another name."
-                )
-        for what, value in (("flow", flow), ("model", model), ("exit", exit)):
-            check_float64(what, eqx.filter(value, eqx.is_inexact_array))
+    except ValueError:
+        pass  # a function of C has no signature
+    cell = lambda row: {name: column[row].item() for name, column in columns.items()}
+    flow, model, exit, record = _in_cell(build, cell(0))
+    check_instance(
+        "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
+        "return for example memjax.GradientFlow(loss)",
+    )  # fmt: skip
+    check_instance(
+        "build", model, AbstractModel, "a function that returns second a model",
+        "return for example memjax.DiagonalLinearRNN(amplitudes, rates)",
+    )  # fmt: skip
+    check_instance(
+        "build", exit, AbstractExit, "a function that returns third an exit condition",
+        "return for example memjax.RelativeLossDrop(0.02)",
+    )  # fmt: skip
+    for name, value in record.items():
+        if name in _VARIABLES or name in names or name in ("curve_loss", "training_time"):
+            raise ValueError(
+                f"`build` must not record {name!r}, which is a variable or an axis of the "
+                "dataset already; give it another name."
+            )
+        check_scalar(f"record[{name!r}]", value)
+    for what, value in (("flow", flow), ("model", model), ("exit", exit)):
+        check_float64(what, eqx.filter(value, eqx.is_inexact_array))
+    # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
+    # built once more in the open, where the check says what is wrong.
+    try:
+        shapes = eqx.filter_eval_shape(build, _one(columns))
+        for row in np.flatnonzero(_suspicious(build, columns))[:1]:
+            _in_cell(build, cell(row))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
+            "place of `if`, or name the axis in `static`."
+        ) from error
+    return shapes[0]
+
+
+def _in_cell(build: "_Build", cell: dict[str, Any]) -> tuple:
+    """What `build` makes of concrete values."""
+    try:
+        return build({name: jnp.asarray(value) for name, value in cell.items()})
+    except (TypeError, ValueError) as error:
+        values = {name: value for name, value in cell.items() if name != _ROW}
+        where = ", ".join(f"{k}={v!r}" for k, v in (dict(build.fixed) | values).items())
+        raise type(error)(f"{error} (In the cell {where}.)") from error
+
+
+@eqx.filter_jit
+def _bad_cells(build: "_Build", columns: dict[str, Array]) -> Bool[Array, " cells"]:
+    def bad(cell: dict[str, Array]) -> Bool[Array, ""]:
+        leaves = jax.tree.leaves(eqx.filter(build(cell)[:3], eqx.is_inexact_array))
+        return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves]))
+
+    # In batches, since a build may make large arrays.
+    return jax.lax.map(bad, columns, batch_size=64)
+
+
+def _suspicious(build: "_Build", columns: dict[str, np.ndarray]) -> np.ndarray:
+    """The cells in which `build` makes NaN of something."""
+    count = len(columns[_ROW])
+    # Filled up with repeats, so that grids of different sizes share a compilation.
+    length = min(2**14, 64 * 2 ** int(np.ceil(np.log2(max(count, 64) / 64))))
+    found = np.zeros(count, bool)
+    for start in range(0, count, length):
+        rows = np.minimum(np.arange(start, start + length), count - 1)
+        out = _bad_cells(build, {name: jnp.asarray(c[rows]) for name, c in columns.items()})
+        found[start : start + length] = np.asarray(out)[: count - start]
+    return found
 
 
 def _built(build: Callable, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any, dict]:
@@ -499,10 +635,15 @@ def _built(build: Callable, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any
     if not isinstance(out, tuple) or len(out) not in (3, 4):
         raise TypeError(
             f"`build` must return (flow, model, exit) or (flow, model, exit, record), got "
-            f"{type(out).__name__}."
+            f"{shown(out)}; return a tuple of these."
         )
     flow, model, exit = out[:3]
-    return flow, model, exit, dict(out[3]) if len(out) == 4 else {}
+    record = out[3] if len(out) == 4 else {}
+    check_instance(
+        "build", record, Mapping, "a function whose record is a mapping from names to numbers",
+        "return a dictionary",
+    )  # fmt: skip
+    return flow, model, exit, dict(record)
 
 
 def _provenance() -> dict[str, str]:

@@ -10,10 +10,9 @@ from jaxtyping import Array, Float, Real
 from .._checks import (
     as_float_array,
     as_horizon,
-    check_finite,
+    as_nonnegative,
+    as_positive,
     check_nonnegative,
-    check_positive,
-    check_scalar,
     is_traced,
 )
 from ._base import AbstractKernel, Memory
@@ -49,13 +48,8 @@ class Airy(AbstractKernel):
         **Raises:** `ValueError` for a scale that is not positive, a negative delay, for NaN or
         infinity, and for arrays.
         """
-        self.scale = as_float_array("scale", scale)
-        self.delay = as_float_array("delay", delay)
-        check_scalar("scale", self.scale)
-        check_scalar("delay", self.delay)
-        check_finite("delay", self.delay)
-        check_positive("scale", self.scale)
-        check_nonnegative("delay", self.delay)
+        self.scale = as_positive("scale", scale)
+        self.delay = as_nonnegative("delay", delay)
 
     @property
     def memory(self) -> Memory:

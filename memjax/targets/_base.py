@@ -1,20 +1,24 @@
 import abc
 from collections.abc import Callable, Iterable
-from typing import Literal, TYPE_CHECKING
+from typing import get_args, Literal, TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from ._paths import as_samples, convolve, even_step
+from ._paths import as_samples, as_steps, convolve, even_step
 
 if TYPE_CHECKING:
     from ._composed import ScaledKernel
     from ._sum import KernelSum
 
-Memory = Literal["none", "finite", "exponential", "polynomial", "unknown"]
+Memory = Literal["finite", "exponential", "polynomial", "none", "unknown"]
+
+# In the order of how slowly they decay.
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 
 
 class AbstractTarget(eqx.Module):
@@ -92,6 +96,9 @@ class AbstractKernel(AbstractTarget):
         Optimization Analysis*, ICLR 2021, sections 3 and 5 (theory, sections 1 and 3).
     """
 
+    # NumPy's arrays leave it to kernels what a product with them is, and do not try entry by entry.
+    __array_ufunc__ = None
+
     @property
     def linear(self) -> bool:
         return True
@@ -150,17 +157,38 @@ class AbstractKernel(AbstractTarget):
         The outputs at `ts`, shape `(times,)`.
 
         **Raises:** `ValueError` for times that do not increase, for samples that do not match
-        them, and for NaN or infinity.
+        them, and for NaN or infinity; in single precision also for more than 88 samples, unless
+        the kernel has a state space, and for uneven times that are rounded by more than a
+        0.2 % of a step (traced ones give NaN).
         """
-        step = even_step(ts)
-        ts, xs = as_samples(ts, xs, inputs=None)
-        elapsed = ts - ts[0]
+        given = ts
+        ts, xs = as_samples(given, xs, inputs=None)
+        step = even_step(given)
+        leaves = jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))
+        dtype = jnp.result_type(ts, *leaves)
+        # Weights of samples are second differences of ramp responses, which grow with time: their
+        # rounding was up to ten times `eps * n**1.5` of the outputs where it was measured.
+        most = (1e-3 / (10 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
+        if ts.size > most:
+            from ._state_space import state_space, StateSpaceKernel  # they build on kernels
+
+            system = state_space(self)
+            if system is not None:
+                recurrent, inputs, readout = system
+                return StateSpaceKernel(recurrent, inputs[:, 0], readout[0]).response(given, xs)
+            raise ValueError(
+                f"`ts` must have at most {int(most)} times for {type(self).__name__} in {dtype}, "
+                f"got {ts.size}, since the weights of samples are lost in rounding; call "
+                '`jax.config.update("jax_enable_x64", True)` before making any array.'
+            )
         if step is None:
+            elapsed = ts - ts[0]
             # The input is a jump and then a sum of ramps, one for each change of slope.
-            kinks = jnp.diff(jnp.diff(xs) / jnp.diff(ts), prepend=0)
+            kinks = jnp.diff(jnp.diff(xs) / as_steps(given), prepend=0)
             since = lambda t: jnp.dot(kinks, self.ramp_response(t - ts[:-1]))
             ramps = jax.lax.map(since, ts, batch_size=max(1, 2**20 // ts.size))
             return xs[0] * self.heaviside_response(elapsed) + ramps
+        elapsed = jnp.asarray(step * np.arange(ts.size), dtype)
         # The input is a hat around each sample. The first hat has no left half, but the jump.
         rises = jnp.diff(self.ramp_response(elapsed), prepend=0) / step
         first = self.heaviside_response(elapsed) - rises
@@ -294,8 +322,7 @@ class AbstractKernel(AbstractTarget):
 
 def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
     """The memory class of a sum: that of its slowest term, unless one does not say."""
-    order: tuple[Memory, ...] = ("finite", "exponential", "polynomial", "none", "unknown")
-    return order[max(order.index(target.memory) for target in targets)]
+    return MEMORIES[max(MEMORIES.index(target.memory) for target in targets)]
 
 
 def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:

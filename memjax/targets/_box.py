@@ -1,15 +1,16 @@
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
     as_float_array,
     as_horizon,
-    check_finite,
+    as_nonnegative,
+    as_number,
     check_nonnegative,
-    check_scalar,
     is_traced,
+    shown,
+    valid_or_nan,
 )
 from ._base import AbstractKernel, Memory
 from ._special import exponential_moment
@@ -86,11 +87,10 @@ def as_window(
     start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The checked ends of an interval of the past."""
-    start, stop = as_float_array("start", start), as_float_array("stop", stop)
-    for name, value in (("start", start), ("stop", stop)):
-        check_scalar(name, value)
-        check_finite(name, value)
-    check_nonnegative("start", start, "a causal kernel starts at time 0 or later")
-    if not is_traced((start, stop)) and np.asarray(stop) <= np.asarray(start):
-        raise ValueError(f"`stop` must be above `start`, got {start} to {stop}; swap them.")
-    return start, stop
+    start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")
+    stop = as_number("stop", stop)
+    if not is_traced((start, stop)) and not stop > start:
+        raise ValueError(
+            f"`stop` must be above `start`, got {shown(stop)} and {shown(start)}; swap them."
+        )
+    return start, valid_or_nan(stop, stop > start)

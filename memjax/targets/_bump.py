@@ -1,15 +1,17 @@
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
     as_float_array,
     as_horizon,
-    check_finite,
+    as_number,
+    as_positive,
     check_nonnegative,
     check_positive,
+    check_scalar,
     is_traced,
+    valid_or_nan,
 )
 from ._base import AbstractKernel, Memory
 from ._special import gaussian_moment, gaussian_moments, gaussian_transform
@@ -58,21 +60,12 @@ class GaussianBump(AbstractKernel):
         **Raises:** `ValueError` for `omega` or `width` of 0 or less, for NaN, and for arrays.
         """
         omega = as_float_array("omega", omega)
-        amplitude = as_float_array("amplitude", amplitude)
-        width = as_float_array("width", width)
-        for name, value in (("omega", omega), ("amplitude", amplitude), ("width", width)):
-            if value.ndim > 0:
-                raise ValueError(
-                    f"`{name}` must be a scalar, got shape {value.shape}; "
-                    "batch kernels with `jax.vmap`."
-                )
-        if not is_traced(omega) and not np.isposinf(omega):
+        check_scalar("omega", omega)
+        if not is_traced(omega) and not jnp.isposinf(omega):
             check_positive("omega", omega, "the bump sits at time 1/omega; `inf` is no delay")
-        check_finite("amplitude", amplitude)
-        check_positive("width", width)
-        self.omega = omega
-        self.amplitude = amplitude
-        self.width = width
+        self.omega = valid_or_nan(omega, omega > 0)
+        self.amplitude = as_number("amplitude", amplitude)
+        self.width = as_positive("width", width)
 
     @property
     def memory(self) -> Memory:

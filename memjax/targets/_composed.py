@@ -5,9 +5,10 @@ from jaxtyping import Array, Float, Real
 from .._checks import (
     as_float_array,
     as_horizon,
-    check_finite,
+    as_nonnegative,
+    as_number,
+    check_instance,
     check_nonnegative,
-    check_scalar,
 )
 from ._base import AbstractKernel, Memory
 from ._box import as_window
@@ -29,11 +30,9 @@ class ScaledKernel(AbstractKernel):
         **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
         and arrays.
         """
-        check_kernel(kernel)
+        check_kernel("kernel", kernel)
         self.kernel = kernel
-        self.factor = as_float_array("factor", factor)
-        check_scalar("factor", self.factor)
-        check_finite("factor", self.factor)
+        self.factor = as_number("factor", factor)
 
     @property
     def memory(self) -> Memory:
@@ -93,11 +92,9 @@ class DelayedKernel(AbstractKernel):
         **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
         NaN, infinite, or an array.
         """
-        check_kernel(kernel)
+        check_kernel("kernel", kernel)
         self.kernel = kernel
-        self.delay = as_float_array("delay", delay)
-        check_scalar("delay", self.delay)
-        check_nonnegative("delay", self.delay, "a causal kernel cannot start before time 0")
+        self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
 
     @property
     def memory(self) -> Memory:
@@ -164,7 +161,7 @@ class WindowedKernel(AbstractKernel):
         **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
         negative, for NaN or infinity, and for arrays.
         """
-        check_kernel(kernel)
+        check_kernel("kernel", kernel)
         self.kernel = kernel
         self.start, self.stop = as_window(start, stop)
 
@@ -210,10 +207,8 @@ class WindowedKernel(AbstractKernel):
         return self.stop if horizon is None else jnp.clip(horizon, self.start, self.stop)
 
 
-def check_kernel(kernel: object) -> None:
+def check_kernel(name: str, kernel: object) -> None:
     """Refuse anything but a scalar kernel."""
-    if not isinstance(kernel, AbstractKernel):
-        raise TypeError(
-            f"`kernel` must be a scalar kernel, got {type(kernel).__name__}; "
-            "pass an instance of `AbstractKernel`."
-        )
+    check_instance(
+        name, kernel, AbstractKernel, "a scalar kernel", "pass an instance of memjax.AbstractKernel"
+    )

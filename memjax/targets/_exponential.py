@@ -1,17 +1,23 @@
+from typing import TypeVar
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
+    as_finite_array,
     as_float_array,
     as_horizon,
-    check_finite,
+    as_positive_array,
     check_nonnegative,
     check_positive,
     check_same_shape,
 )
 from ._base import AbstractKernel, Memory
 from ._special import exponential_moment
+
+_DECAY = "a kernel decays only with rates above 0"
+_Kernel = TypeVar("_Kernel", bound=AbstractKernel)
 
 
 class ExponentialSum(AbstractKernel):
@@ -43,18 +49,9 @@ class ExponentialSum(AbstractKernel):
         **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
         shapes that differ or have more than one dimension.
         """
-        amplitudes = jnp.atleast_1d(as_float_array("amplitudes", amplitudes))
-        rates = jnp.atleast_1d(as_float_array("rates", rates))
-        check_same_shape("amplitudes", amplitudes, "rates", rates)
-        if amplitudes.ndim > 1:
-            raise ValueError(
-                f"`amplitudes` must have one dimension, got shape {amplitudes.shape}; "
-                "batch kernels with `jax.vmap`."
-            )
-        check_finite("amplitudes", amplitudes)
-        check_positive("rates", rates, "a kernel decays only with rates above 0")
-        self.amplitudes = amplitudes
-        self.rates = rates
+        self.amplitudes = as_mode_array("amplitudes", as_finite_array("amplitudes", amplitudes))
+        self.rates = as_decay_rates(rates)
+        check_same_shape("amplitudes", self.amplitudes, "rates", self.rates)
 
     @property
     def memory(self) -> Memory:
@@ -95,6 +92,35 @@ class ExponentialSum(AbstractKernel):
         x = self.rates * t
         moments = exponential_moment(0, x) - exponential_moment(1, x)
         return jnp.sum(self.amplitudes * t**2 * moments, axis=-1)
+
+
+def as_mode_array(name: str, array: Array) -> Float[Array, " modes"]:
+    """One entry for each mode; a scalar is one mode."""
+    array = jnp.atleast_1d(array)
+    if array.ndim > 1:
+        raise ValueError(
+            f"`{name}` must have one dimension, got shape {array.shape}; batch kernels with "
+            "`jax.vmap`."
+        )
+    return array
+
+
+def as_decay_rates(rates: Real[ArrayLike, "..."]) -> Float[Array, " modes"]:
+    """A rate above 0 for each mode."""
+    return as_mode_array("rates", as_positive_array("rates", rates, _DECAY))
+
+
+def kernel_of_modes(kind: type[_Kernel], **leaves: Array) -> _Kernel:
+    """The kernel of a model, of checked leaves.
+
+    Other than in a target, traced rates may have any sign here: training can carry them below 0,
+    and over a finite horizon that is a kernel like others.
+    """
+    check_positive("rates", leaves["rates"], _DECAY)
+    kernel = object.__new__(kind)
+    for name, leaf in leaves.items():
+        object.__setattr__(kernel, name, leaf)
+    return kernel
 
 
 def decay_breakpoints(rates: Float[Array, " terms"]) -> Float[Array, " points"]:

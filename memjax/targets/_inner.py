@@ -11,11 +11,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import as_horizon, is_traced
+from .._checks import as_horizon, check_instance, is_traced
 from ._base import AbstractKernel
 from ._bump import bump_product, GaussianBump
 from ._composed import ScaledKernel
-from ._exponential import ExponentialSum
+from ._exponential import ExponentialSum, kernel_of_modes
 from ._lyapunov import decay_time, exponential_action, gramian
 from ._oscillation import DampedOscillation, oscillation_product
 from ._quadrature import panels, resolved
@@ -74,6 +74,7 @@ def inner_product(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
     """
+    horizon = jnp.inf if horizon is None else horizon
     _check_pair(first, second, horizon)
     if isinstance(first, AbstractKernel) and isinstance(second, AbstractKernel):
         return _scalar_product(first, second, horizon)
@@ -150,12 +151,18 @@ def joint(terms: list[tuple[Array, Kernel]]) -> Kernel:
         [getattr(term, name) for term in kernels] or [jnp.zeros(0)]
     )
     if all(isinstance(term, ExponentialSum) for term in kernels):
-        return ExponentialSum(scaled("amplitudes"), plain("rates"))
+        return kernel_of_modes(
+            ExponentialSum, amplitudes=scaled("amplitudes"), rates=plain("rates")
+        )
     if all(isinstance(term, (ExponentialSum, DampedOscillation)) for term in kernels):
         terms = [(factor, _as_oscillation(term)) for factor, term in terms]
         kernels = [term for _, term in terms]
-        return DampedOscillation(
-            scaled("cosine"), scaled("sine"), plain("rates"), plain("frequencies")
+        return kernel_of_modes(
+            DampedOscillation,
+            cosine=scaled("cosine"),
+            sine=scaled("sine"),
+            rates=plain("rates"),
+            frequencies=plain("frequencies"),
         )
     w, u, c = join([(factor, state_space(term)) for factor, term in terms])  # pyright: ignore
     return StateSpaceKernel(w, u[:, 0], c[0])
@@ -163,11 +170,9 @@ def joint(terms: list[tuple[Array, Kernel]]) -> Kernel:
 
 def _check_pair(first: Kernel, second: Kernel, horizon: ArrayLike) -> None:
     for name, kernel in (("first", first), ("second", second)):
-        if not isinstance(kernel, Kernel):
-            raise TypeError(
-                f"`{name}` must be a kernel, got {type(kernel).__name__}; "
-                "pass an instance of `AbstractKernel`."
-            )
+        check_instance(
+            name, kernel, Kernel, "a kernel", "pass an instance of memjax.AbstractKernel"
+        )
     if sizes(first) != sizes(second):
         raise ValueError(
             f"`first` and `second` must have the same inputs and outputs, got "
@@ -246,7 +251,13 @@ def _scalar_distance(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array
 def _as_oscillation(kernel: Kernel) -> DampedOscillation:
     if isinstance(kernel, ExponentialSum):
         still = jnp.zeros_like(kernel.rates)
-        return DampedOscillation(kernel.amplitudes, still, kernel.rates, still)
+        return kernel_of_modes(
+            DampedOscillation,
+            cosine=kernel.amplitudes,
+            sine=still,
+            rates=kernel.rates,
+            frequencies=still,
+        )
     assert isinstance(kernel, DampedOscillation)
     return kernel
 

@@ -8,15 +8,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
-    as_float_array,
-    check_finite,
+    as_key,
+    as_nonnegative,
+    as_number,
+    as_plain,
+    as_positive,
+    as_tolerance,
+    check_choice,
     check_integer,
-    check_nonnegative,
-    check_positive,
-    check_scalar,
+    valid_or_nan,
 )
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples
+from ._paths import as_samples, check_resolved, integrating, resolved
 
 
 class Lorenz96(AbstractTarget):
@@ -102,53 +105,33 @@ class Lorenz96(AbstractTarget):
                 f"`unit` must be below the number of slow units, got {unit}; "
                 f"pass an index from 0 to {slow - 1}."
             )
-        if output not in ("slow", "subgrid"):
-            raise ValueError(
-                f"`output` must be 'slow' or 'subgrid', got {output!r}; choose one of these."
-            )
+        check_choice("output", output, ("slow", "subgrid"))
         if slow * fast < 4:
             raise ValueError(
                 f"`fast` must give a ring of at least 4 units, got {fast} for each of {slow}; "
                 "pass more."
             )
-        leaves: dict[str, Array] = {}
-        for name, value in (
-            ("forcing", forcing),
-            ("coupling", coupling),
-            ("time_ratio", time_ratio),
-            ("space_ratio", space_ratio),
-            ("mean", mean),
-            ("std", std),
-        ):
-            leaves[name] = as_float_array(name, value)
-            check_scalar(name, leaves[name])
-            check_finite(name, leaves[name])
-        for name in ("time_ratio", "space_ratio", "std"):
-            check_positive(name, leaves[name])
-        check_nonnegative("spin_up", spin_up)
-        check_positive("rtol", rtol)
-        check_positive("atol", atol)
-        check_integer("max_steps", max_steps)
+        spin_up = as_plain(as_nonnegative, "spin_up", spin_up)
 
-        self.forcing = leaves["forcing"]
-        self.coupling = leaves["coupling"]
-        self.time_ratio = leaves["time_ratio"]
-        self.space_ratio = leaves["space_ratio"]
-        self.mean = leaves["mean"]
-        self.std = leaves["std"]
+        self.forcing = as_number("forcing", forcing)
+        self.coupling = as_number("coupling", coupling)
+        self.time_ratio = as_positive("time_ratio", time_ratio)
+        self.space_ratio = as_positive("space_ratio", space_ratio)
+        self.mean = as_number("mean", mean)
+        self.std = as_positive("std", std)
         self.output = output
         self.unit = unit
-        self.rtol = float(rtol)
-        self.atol = float(atol)
-        self.max_steps = max_steps
-        slow_key, fast_key = jax.random.split(key)
+        self.rtol = as_plain(as_tolerance, "rtol", rtol)
+        self.atol = as_plain(as_positive, "atol", atol)
+        self.max_steps = check_integer("max_steps", max_steps)
+        slow_key, fast_key = jax.random.split(as_key("key", key))
         start = (
             self.forcing * jax.random.uniform(slow_key, (slow,)),
             0.1 * jax.random.normal(fast_key, (slow, fast)),
         )
         self.initial = start
         if spin_up > 0:
-            states = self.states(jnp.asarray([0.0, float(spin_up)]), jnp.zeros(2))
+            states = self.states(jnp.asarray([0.0, spin_up]), jnp.zeros(2))
             self.initial = jax.tree.map(lambda leaf: leaf[-1], states)
 
     @property
@@ -185,9 +168,12 @@ class Lorenz96(AbstractTarget):
         The slow units, shape `(times, slow)`, and the fast ones, `(times, slow, fast)`.
         """
         ts, xs = as_samples(ts, xs, inputs=None)
+        check_resolved(ts)
         tolerances = jnp.asarray(self.rtol), jnp.asarray(self.atol)
         parameters = self._parameters()
-        return _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        with integrating(self.max_steps):
+            states = _integrate(parameters, self.initial, ts, xs, tolerances, self.max_steps)
+        return jax.tree.map(lambda state: valid_or_nan(state, resolved(ts)), states)
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]

@@ -9,10 +9,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
-from .._checks import as_float_array, check_finite, check_integer
-from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
+from .._checks import (
+    as_finite_array,
+    as_float_array,
+    as_inexact_array,
+    as_key,
+    as_list,
+    check_callable,
+    check_choice,
+    check_flag,
+    check_integer,
+)
+from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
 from ._composed import check_kernel
-from ._paths import as_samples
+from ._exponential import as_decay_rates, ExponentialSum
+from ._paths import as_samples, as_steps, even_step
 
 
 class Volterra(AbstractTarget):
@@ -43,8 +54,8 @@ class Volterra(AbstractTarget):
         no pair.
         """
         if first is not None:
-            check_kernel(first)
-        pairs = tuple(tuple(pair) for pair in second)
+            check_kernel("first", first)
+        pairs = [as_list("second", pair, "kernels") for pair in as_list("second", second, "pairs")]
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise ValueError(
                 "`second` must hold at least one pair of kernels, got lengths "
@@ -52,7 +63,7 @@ class Volterra(AbstractTarget):
             )
         for pair in pairs:
             for kernel in pair:
-                check_kernel(kernel)
+                check_kernel("second", kernel)
         self.first = first
         self.second = tuple((pair[0], pair[1]) for pair in pairs)
 
@@ -98,16 +109,10 @@ class Teacher(AbstractTarget):
 
         **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
         """
-        classes = ("none", "finite", "exponential", "polynomial", "unknown")
-        if not callable(function):
-            raise TypeError(
-                f"`function` must be callable, got {type(function).__name__}; "
-                "pass a function of times and samples."
-            )
-        if memory not in classes:
-            raise ValueError(f"`memory` must be one of {classes}, got {memory!r}; choose one.")
+        check_callable("function", function, "pass a function of times and samples")
+        check_choice("memory", memory, MEMORIES)
         self.function = function
-        self.stated_linear = bool(linear)
+        self.stated_linear = check_flag("linear", linear)
         self.stated_memory = memory
 
     @property
@@ -123,10 +128,10 @@ class Teacher(AbstractTarget):
     ) -> Float[Array, "times ..."]:
         xs = as_float_array("xs", xs)
         ts, xs = as_samples(ts, xs, xs.shape[1] if xs.ndim == 2 else None)
-        ys = self.function(ts, xs)
-        if jnp.ndim(ys) not in (1, 2) or jnp.shape(ys)[0] != ts.size:
+        ys = as_inexact_array("function", self.function(ts, xs))
+        if ys.ndim not in (1, 2) or ys.shape[0] != ts.size:
             raise ValueError(
-                f"`function` must return one output per time, got shape {jnp.shape(ys)} for "
+                f"`function` must return one output per time, got shape {ys.shape} for "
                 f"{ts.size} times; return an array of shape (times,) or (times, p)."
             )
         return ys
@@ -175,11 +180,18 @@ class Attention(AbstractTarget):
         **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
         not fit, positions that are not integrable, and for NaN or infinity.
         """
-        queries = as_float_array("queries", queries)
-        keys = as_float_array("keys", keys)
-        values = as_float_array("values", values)
-        positions = tuple(positions)
-        if queries.ndim != 3 or keys.shape != queries.shape:
+        queries = as_finite_array("queries", queries)
+        keys = as_finite_array("keys", keys)
+        values = as_finite_array("values", values)
+        positions = tuple(as_list("positions", positions, "kernels"))
+        for position in positions:
+            check_kernel("positions", position)
+            if not position.in_l1:
+                raise ValueError(
+                    f"`positions` must be integrable, got {type(position).__name__}; the weight "
+                    "of the whole past has to be finite."
+                )
+        if queries.ndim != 3 or 0 in queries.shape or keys.shape != queries.shape:
             raise ValueError(
                 f"`queries` and `keys` must have one shape (heads, n, d), got {queries.shape} and "
                 f"{keys.shape}; pass one matrix of each per head."
@@ -190,19 +202,10 @@ class Attention(AbstractTarget):
                 f"`values` must have shape {(heads, inputs)} and `positions` length {heads}, got "
                 f"{values.shape} and {len(positions)}; pass one entry of each per head."
             )
-        if scalar and inputs != 1:
+        if check_flag("scalar", scalar) and inputs != 1:
             raise ValueError(
                 f"`scalar` needs matrices with d = 1, got {inputs}; pass columns of one entry."
             )
-        for position in positions:
-            check_kernel(position)
-            if not position.in_l1:
-                raise ValueError(
-                    f"`positions` must be integrable, got {type(position).__name__}; the weight "
-                    "of the whole past has to be finite."
-                )
-        for name, leaf in (("queries", queries), ("keys", keys), ("values", values)):
-            check_finite(name, leaf)
         self.queries = queries
         self.keys = keys
         self.values = values
@@ -225,13 +228,13 @@ class Attention(AbstractTarget):
 
         An `Attention` with standard normal queries and keys, and values over $\sqrt{heads}$.
         """
-        from ._exponential import ExponentialSum
-
         check_integer("size", size)
-        rates = jnp.atleast_1d(as_float_array("rates", rates))
+        rates = as_decay_rates(rates)
         heads = rates.shape[0]
+        if heads == 0:
+            raise ValueError("`rates` must hold at least one rate, got none; pass one per head.")
         shape = (heads, size, 1)
-        query_key, key_key, value_key = jax.random.split(key, 3)
+        query_key, key_key, value_key = jax.random.split(as_key("key", key), 3)
         return cls(
             jax.random.normal(query_key, shape),
             jax.random.normal(key_key, shape),
@@ -251,11 +254,16 @@ class Attention(AbstractTarget):
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
     ) -> Float[Array, " times"]:
-        ts, xs = as_samples(ts, xs, None if self.scalar else self.queries.shape[2])
+        given = ts
+        ts, xs = as_samples(given, xs, None if self.scalar else self.queries.shape[2])
         xs = xs.reshape(ts.size, -1)
-        gaps = jnp.diff(ts)
+        gaps, step = as_steps(given), even_step(given)
         before, after = jnp.pad(gaps, (1, 0)), jnp.pad(gaps, (0, 1))
-        elapsed = ts[:, None] - ts
+        if step is None:
+            elapsed = ts[:, None] - ts
+        else:
+            count = jnp.arange(ts.size, dtype=ts.dtype)
+            elapsed = step * (count[:, None] - count)
         # A trapezoid reaches from sample to sample, and the last one ends at the present.
         past = jnp.where(elapsed > 0, before + after, before) / 2
         weighed = (elapsed >= 0) & (past > 0)
@@ -271,7 +279,7 @@ class Attention(AbstractTarget):
                 past * position(elapsed) * jnp.exp(jnp.where(weighed, scores, 0) - top[:, None])
             )
             weights = jnp.where(weighed, weights, 0)
-            whole = position.laplace(0.0) - position.heaviside_response(ts - ts[0])
+            whole = position.laplace(0.0) - position.heaviside_response(elapsed[:, 0])
             silent = jnp.maximum(whole, 0) * jnp.exp(-top)
             total = total + (weights @ (xs @ value)) / (jnp.sum(weights, axis=1) + silent)
         return total

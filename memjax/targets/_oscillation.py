@@ -6,16 +6,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Real
 
 from .._checks import (
+    as_finite_array,
     as_float_array,
     as_horizon,
-    check_finite,
     check_nonnegative,
-    check_positive,
     check_same_shape,
     is_traced,
 )
 from ._base import AbstractKernel, Memory
-from ._exponential import decay_breakpoints, decay_support
+from ._exponential import as_decay_rates, as_mode_array, decay_breakpoints, decay_support
 from ._special import complex_exponential_moment
 
 
@@ -63,26 +62,13 @@ class DampedOscillation(AbstractKernel):
         **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
         shapes that differ or have more than one dimension.
         """
-        leaves = {}
-        for name, value in (
-            ("cosine", cosine),
-            ("sine", sine),
-            ("rates", rates),
-            ("frequencies", frequencies),
-        ):
-            leaves[name] = jnp.atleast_1d(as_float_array(name, value))
-            check_same_shape("cosine", leaves["cosine"], name, leaves[name])
-            check_finite(name, leaves[name])
-        if leaves["cosine"].ndim > 1:
-            raise ValueError(
-                f"`cosine` must have one dimension, got shape {leaves['cosine'].shape}; "
-                "batch kernels with `jax.vmap`."
-            )
-        check_positive("rates", leaves["rates"], "a kernel decays only with rates above 0")
-        self.cosine = leaves["cosine"]
-        self.sine = leaves["sine"]
-        self.rates = leaves["rates"]
-        self.frequencies = leaves["frequencies"]
+        finite = lambda name, value: as_mode_array(name, as_finite_array(name, value))
+        self.cosine = finite("cosine", cosine)
+        self.sine = finite("sine", sine)
+        self.rates = as_decay_rates(rates)
+        self.frequencies = finite("frequencies", frequencies)
+        for name in ("sine", "rates", "frequencies"):
+            check_same_shape("cosine", self.cosine, name, getattr(self, name))
 
     @property
     def memory(self) -> Memory:
@@ -95,7 +81,7 @@ class DampedOscillation(AbstractKernel):
             return jnp.zeros(1)
         panels = 256
         if not is_traced((self.rates, self.frequencies)):
-            quality = np.max(np.abs(self.frequencies) / self.rates)
+            quality = np.max(np.abs(np.asarray(self.frequencies)) / np.asarray(self.rates))
             panels = max(1, math.ceil(40 * quality / (8 * math.pi)))
         even = jnp.linspace(0, 40, panels + 1) / self.rates[:, None]
         return jnp.concatenate([decay_breakpoints(self.rates), even.ravel()])

@@ -6,9 +6,8 @@ from jaxtyping import Array, Float, Real
 from .._checks import (
     as_float_array,
     as_horizon,
+    as_positive,
     check_nonnegative,
-    check_positive,
-    check_scalar,
 )
 from ._base import AbstractKernel, Memory
 from ._quadrature import integrate
@@ -46,12 +45,8 @@ class PowerLaw(AbstractKernel):
 
         **Raises:** `ValueError` for values that are not positive, for NaN, and for arrays.
         """
-        self.omega = as_float_array("omega", omega)
-        self.scale = as_float_array("scale", scale)
-        check_scalar("omega", self.omega)
-        check_scalar("scale", self.scale)
-        check_positive("omega", self.omega, "without it the kernel is not integrable")
-        check_positive("scale", self.scale)
+        self.omega = as_positive("omega", omega, "without it the kernel is not integrable")
+        self.scale = as_positive("scale", scale)
 
     @property
     def memory(self) -> Memory:

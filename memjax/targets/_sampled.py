@@ -1,5 +1,7 @@
+import codecs
+import itertools
 import os
-import pathlib
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
+    as_existing_file,
+    as_finite_array,
     as_float_array,
     as_horizon,
-    check_finite,
+    as_increasing,
+    as_number,
+    check_integer,
     check_nonnegative,
-    is_traced,
+    check_same_shape,
+    shown,
+    valid_or_nan,
 )
 from ._base import AbstractKernel, Memory
+from ._paths import check_resolved
 from ._special import exponential_moment
+
+_LOOKED_AT = 50  # last lines of a file, which say how columns are separated
+_CONTROL = dict.fromkeys([*range(9), *range(14, 32)])  # characters that no text has
 
 
 class SampledKernel(AbstractKernel):
@@ -46,104 +58,46 @@ class SampledKernel(AbstractKernel):
         **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
         two samples, for NaN or infinity, and for shapes that do not fit.
         """
-        times = as_float_array("times", times)
-        values = as_float_array("values", values)
-        if times.ndim != 1:
-            raise ValueError(
-                f"`times` must have one dimension, got shape {times.shape}; "
-                "pass one time per sample."
-            )
-        if times.shape != values.shape:
-            raise ValueError(
-                f"`times` and `values` must have the same shape, got {times.shape} and "
-                f"{values.shape}; pass one value per time."
-            )
-        if times.size < 2:
-            raise ValueError(
-                f"`times` must hold at least 2 samples, got {times.size}; a line needs two points."
-            )
+        times = as_increasing("times", times, 2)
         check_nonnegative("times", times, "a causal kernel starts at time 0 or later")
-        check_finite("values", values)
-        if not is_traced(times):
-            steps = np.diff(np.asarray(times, dtype=float))
-            if not np.all(steps > 0):
-                k = int(np.argmin(steps > 0))
-                raise ValueError(
-                    f"`times` must be strictly increasing, got {times[k]} and then "
-                    f"{times[k + 1]}; sort the samples and merge repeated times."
-                )
-        self.times = times
-        self.values = values
+        check_resolved(times, "times")
+        self.times = valid_or_nan(times, times >= 0)
+        self.values = as_finite_array("values", values)
+        check_same_shape("times", times, "values", self.values, "sample")
 
     @classmethod
     def from_csv(
-        cls, path: str | os.PathLike[str], time_column: int = 0, value_column: int = 1
+        cls,
+        path: str | os.PathLike[str],
+        time_column: int = 0,
+        value_column: int = 1,
+        origin: Real[ArrayLike, ""] = 0.0,
     ) -> "SampledKernel":
-        """Read the samples from a text file with one sample a line.
+        """Read the samples from a text file with one sample a line, as instruments write them.
 
-        Columns are separated by semicolons, commas or white space. One header line is allowed,
-        and blank lines and lines that start with `#` are skipped.
+        Columns are separated by semicolons, tabs, commas or white space; decimals have a point,
+        or a comma where columns are not separated by it. Lines at the top whose time is no number
+        are a header (names, units), and blank lines, quotes and what follows a `#` are skipped.
 
         **Arguments:**
 
-        - `path`: The file, in UTF-8.
+        - `path`: The file, in UTF-8, UTF-16 with its mark, or Latin-1.
         - `time_column`: The column of the times, counted from 0.
         - `value_column`: The column of the kernel's values, counted from 0.
+        - `origin`: The time at which the response begins, in the time of the file. It is
+            subtracted, and samples before it are left out.
 
         **Returns:**
 
         A `SampledKernel`.
 
-        **Raises:** `FileNotFoundError` if there is no such file; `ValueError`, naming the line,
+        **Raises:** `OSError` for what is no file that can be read; `ValueError`, naming the line,
         for rows that are not numbers, and for all that the arrays themselves are refused for.
         """
-        for name, column in (("time_column", time_column), ("value_column", value_column)):
-            if isinstance(column, bool) or not isinstance(column, int) or column < 0:
-                raise ValueError(
-                    f"`{name}` must be an integer of 0 or more, got {column!r}; "
-                    "columns are counted from 0."
-                )
-        if time_column == value_column:
-            raise ValueError(
-                f"`time_column` and `value_column` must differ, got {time_column} for both; "
-                "name the column of the times and that of the values."
-            )
-        file = pathlib.Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"`path` must name a CSV file, got '{file}'; no such file, check the spelling."
-            )
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"`path` must name a text file, got '{file}'; save the samples as UTF-8 text."
-            ) from error
-
-        samples: list[tuple[float, float]] = []
-        header_allowed = True
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            # A line with semicolons may use the comma for decimals, so they come first.
-            separator = next((mark for mark in ";," if mark in line), None)
-            cells = [cell.strip() for cell in line.split(separator)]
-            time, value = _parse(cells, time_column), _parse(cells, value_column)
-            if time is not None and value is not None:
-                samples.append((time, value))
-            elif not header_allowed or not (time is None and value is None):
-                raise ValueError(
-                    f"`path` line {number} must hold numbers in columns {time_column} and "
-                    f"{value_column}, got {line.strip()!r}; write them with a decimal point."
-                )
-            header_allowed = False
-        if len(samples) < 2:
-            raise ValueError(
-                f"`path` must hold at least 2 samples, got {len(samples)} in '{file}'; "
-                "write one time and value a line."
-            )
-        times, values = np.asarray(samples).T
-        return cls(times, values)
+        columns = {"time_column": time_column, "value_column": value_column}
+        start = float(as_number("origin", origin))
+        times, values = read_columns("path", path, columns)
+        return cls(*since(start, times, values))
 
     @property
     def memory(self) -> Memory:
@@ -205,8 +159,98 @@ class SampledKernel(AbstractKernel):
         return heaviside, ramp + heaviside * jnp.maximum(t - self.times[-1], 0)
 
 
-def _parse(cells: list[str], column: int) -> float | None:
+def since(origin: float, times: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Times from an origin on, counted from it, with what belongs to them."""
+    if origin == 0:
+        return times, *others
+    kept = times >= origin
+    return times[kept] - origin, *(values[kept] for values in others)
+
+
+def read_columns(
+    name: str, path: str | os.PathLike[str], columns: dict[str, int]
+) -> list[np.ndarray]:
+    """Columns of numbers of a text file with one sample a line, by the names of the arguments
+    that say which."""
+    for column, place in columns.items():
+        check_integer(column, place, 0)
+    for first, second in itertools.combinations(columns, 2):
+        if columns[first] == columns[second]:
+            raise ValueError(
+                f"`{first}` and `{second}` must differ, got {columns[first]} for both; name two "
+                "columns."
+            )
+    places = list(columns.values())
+    lines = _text(name, as_existing_file(name, path)).replace('"', "").splitlines()
+    numbered = [(k, line) for k, line in enumerate(lines, 1) if line.partition("#")[0].strip()]
+    separator = _separator([line for _, line in numbered[-_LOOKED_AT:]], places)
+    header = 0
+    while header < len(numbered) and _number(numbered[header][1], separator, places[0]) is None:
+        header += 1
+    rows = [line for _, line in numbered[header:]]
+    if separator != ",":
+        rows = [line.replace(",", ".") for line in rows]
+    if len(rows) < 2:
+        raise ValueError(
+            f"`{name}` must hold at least 2 samples, got {len(rows)} in {str(path)!r}; write one "
+            "time and value a line."
+        )
     try:
-        return float(cells[column])
+        found = np.loadtxt(rows, delimiter=separator, usecols=places, ndmin=2)
+    except ValueError:
+        where = " and ".join(map(str, places))
+        for k, line in numbered[header:]:
+            if any(_number(line, separator, place) is None for place in places):
+                raise ValueError(
+                    f"`{name}` line {k} must hold numbers in columns {where}, got "
+                    f"{shown(lines[k - 1].strip())}; write them with a decimal point."
+                ) from None
+        raise
+    return list(found.T)
+
+
+def _text(name: str, path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise type(error)(
+            f"`{name}` must be a file that can be read, got {str(path)!r}: {error.strerror}."
+        ) from error
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    for encoding in ("utf-16",) if wide else ("utf-8-sig", "latin-1"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        # Latin-1 reads anything; control characters give away what is no text.
+        if len(text.translate(_CONTROL)) == len(text):
+            return text
+        break
+    raise ValueError(
+        f"`{name}` must be a text file, got {str(path)!r}; save the samples as UTF-8 text."
+    )
+
+
+def _separator(lines: list[str], places: list[int]) -> str | None:
+    """What separates columns so that most lines hold numbers in their places; `None` is white
+    space."""
+
+    def fits(separator: str | None) -> int:
+        numbers = ([_number(line, separator, place) for place in places] for line in lines)
+        return sum(None not in row for row in numbers)
+
+    # With semicolons or tabs a comma may be that of decimals, so they come first.
+    best = max((";", "\t", ",", None), key=fits)
+    if fits(best) == 0:
+        best = next((mark for mark in ";\t," if any(mark in line for line in lines)), None)
+    return best
+
+
+def _number(line: str, separator: str | None, place: int) -> float | None:
+    cells = line.partition("#")[0].split(separator)
+    try:
+        # Python takes 1_000 for a number, NumPy does not.
+        cell = cells[place].replace("_", "x")
+        return float(cell if separator == "," else cell.replace(",", "."))
     except (ValueError, IndexError):
         return None

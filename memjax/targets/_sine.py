@@ -5,8 +5,8 @@ from jaxtyping import Array, Float, Real
 from .._checks import (
     as_float_array,
     as_horizon,
+    as_positive,
     check_positive,
-    check_scalar,
 )
 from ._base import AbstractKernel, Memory
 from ._special import complex_exponential_moment
@@ -34,9 +34,7 @@ class Sine(AbstractKernel):
 
         **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
         """
-        self.frequency = as_float_array("frequency", frequency)
-        check_scalar("frequency", self.frequency)
-        check_positive("frequency", self.frequency)
+        self.frequency = as_positive("frequency", frequency)
 
     @property
     def memory(self) -> Memory:

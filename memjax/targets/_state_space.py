@@ -5,13 +5,13 @@ from jax.scipy.linalg import block_diag
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import as_float_array, check_finite, check_nonnegative, is_traced
+from .._checks import as_finite_array, as_float_array, check_nonnegative, is_traced
 from ._base import AbstractTarget, Memory
 from ._composed import ScaledKernel
 from ._exponential import ExponentialSum
 from ._lyapunov import exponential_action
 from ._oscillation import DampedOscillation
-from ._paths import as_samples, even_step
+from ._paths import as_samples, as_steps, even_step
 from ._sum import KernelSum
 from ._vector import VectorKernel
 
@@ -48,9 +48,9 @@ class StateSpaceKernel(AbstractTarget):
         **Raises:** `ValueError` for an eigenvalue on or to the right of the imaginary axis, for
         shapes that do not fit, and for NaN or infinity.
         """
-        recurrent = as_float_array("recurrent", recurrent)
-        input = as_float_array("input", input)
-        readout = as_float_array("readout", readout)
+        recurrent = as_finite_array("recurrent", recurrent)
+        input = as_finite_array("input", input)
+        readout = as_finite_array("readout", readout)
         if recurrent.ndim != 2 or recurrent.shape[0] != recurrent.shape[1]:
             raise ValueError(
                 f"`recurrent` must be a square matrix, got shape {recurrent.shape}; "
@@ -67,15 +67,7 @@ class StateSpaceKernel(AbstractTarget):
                 f"`readout` must have shape ({width},) or (p, {width}), got {readout.shape}; "
                 "pass one column per hidden unit."
             )
-        for name, leaf in (("recurrent", recurrent), ("input", input), ("readout", readout)):
-            check_finite(name, leaf)
-        if not is_traced(recurrent) and width > 0:
-            slowest = np.max(np.linalg.eigvals(np.asarray(recurrent)).real)
-            if slowest >= 0:
-                raise ValueError(
-                    f"`recurrent` must be stable, got an eigenvalue of real part {slowest:.3g}; "
-                    "shift W until all real parts are below 0."
-                )
+        check_stable(recurrent)
         self.recurrent = recurrent
         self.input = input
         self.readout = readout
@@ -144,9 +136,10 @@ class StateSpaceKernel(AbstractTarget):
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
     ) -> Float[Array, "times ..."]:
-        step = even_step(ts)
         width = self.recurrent.shape[0]
+        given = ts
         ts, xs = as_samples(ts, xs, None if self.input.ndim == 1 else self.input.shape[1])
+        step = even_step(given)
         inputs = self.input.reshape(width, -1)
         xs = xs.reshape(ts.size, -1)
         size = inputs.shape[1]
@@ -163,7 +156,7 @@ class StateSpaceKernel(AbstractTarget):
         def propagator(step: Array) -> Array:
             return exponential_action(generator, jnp.eye(width + 2 * size), step[None])[0, :width]
 
-        steps = jnp.diff(ts)
+        steps = as_steps(given)
         shared = None if step is None else propagator(steps[0])
 
         def advance(hidden: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, Array]:
@@ -198,6 +191,18 @@ class StateSpaceKernel(AbstractTarget):
         if isinstance(other, int) and other == 0:
             return self
         return self + other
+
+
+def check_stable(recurrent: Float[Array, "m m"]) -> None:
+    """Refuse a matrix with an eigenvalue outside the open left half-plane."""
+    if is_traced(recurrent):
+        return
+    largest = np.max(np.linalg.eigvals(np.asarray(recurrent)).real, initial=-np.inf)
+    if largest >= 0:
+        raise ValueError(
+            f"`recurrent` must have all eigenvalues in the open left half-plane, got one of real "
+            f"part {largest:.6g}; subtract a larger multiple of the unit matrix."
+        )
 
 
 def kernel_shape(kernel: object) -> tuple[int, ...]:

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from .._checks import as_list
 from ._base import AbstractKernel, Memory, slowest_memory
-from ._composed import ScaledKernel
-from ._exponential import ExponentialSum
+from ._composed import check_kernel, ScaledKernel
+from ._exponential import ExponentialSum, kernel_of_modes
 
 
 class KernelSum(AbstractKernel):
@@ -34,12 +35,8 @@ class KernelSum(AbstractKernel):
         **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
         """
         flat: list[AbstractKernel] = []
-        for term in terms:
-            if not isinstance(term, AbstractKernel):
-                raise TypeError(
-                    f"`terms` must hold kernels, got {type(term).__name__}; "
-                    "pass subclasses of `AbstractKernel`."
-                )
+        for term in as_list("terms", terms, "kernels"):
+            check_kernel("terms", term)
             flat.extend(term.terms if isinstance(term, KernelSum) else (term,))
         if not flat:
             raise ValueError(
@@ -116,7 +113,7 @@ def split_exponential(
         return ExponentialSum(jnp.zeros(0), jnp.zeros(0)), rest
     amplitudes = jnp.concatenate([term.amplitudes for term in exponentials])
     rates = jnp.concatenate([term.rates for term in exponentials])
-    return ExponentialSum(amplitudes, rates), rest
+    return kernel_of_modes(ExponentialSum, amplitudes=amplitudes, rates=rates), rest
 
 
 def _terms(kernel: AbstractKernel) -> tuple[AbstractKernel, ...]:
@@ -128,7 +125,8 @@ def _terms(kernel: AbstractKernel) -> tuple[AbstractKernel, ...]:
     scaled: list[AbstractKernel] = []
     for term in _terms(kernel.kernel):
         if isinstance(term, ExponentialSum):
-            scaled.append(ExponentialSum(kernel.factor * term.amplitudes, term.rates))
+            amplitudes = kernel.factor * term.amplitudes
+            scaled.append(kernel_of_modes(ExponentialSum, amplitudes=amplitudes, rates=term.rates))
         else:
             scaled.append(ScaledKernel(term, kernel.factor))
     return tuple(scaled)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from .._checks import as_list
 from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
+from ._composed import check_kernel
 from ._paths import as_samples
 
 
@@ -33,21 +35,19 @@ class VectorKernel(AbstractTarget):
         **Raises:** `TypeError` for a component that is no scalar kernel, `ValueError` for none at
         all and for rows of different length.
         """
-        rows = components if components and isinstance(components[0], tuple) else (components,)
+        parts = as_list("components", components, "kernels")
+        nested = any(isinstance(part, (tuple, list)) for part in parts)
+        rows = [as_list("components", part, "kernels") for part in parts] if nested else [parts]
         for row in rows:
-            for entry in row if isinstance(row, tuple) else (row,):
-                if not isinstance(entry, AbstractKernel):
-                    raise TypeError(
-                        f"`components` must hold scalar kernels, got {type(entry).__name__}; "
-                        "pass a tuple of kernels, or a tuple of such tuples."
-                    )
-        lengths = [len(row) if isinstance(row, tuple) else 0 for row in rows]
+            for entry in row:
+                check_kernel("components", entry)
+        lengths = [len(row) for row in rows]
         if len(set(lengths)) != 1 or lengths[0] == 0:
             raise ValueError(
                 f"`components` must hold as many kernels in every row, at least one, got rows of "
                 f"{lengths}; the zero kernel is an `ExponentialSum` of empty arrays."
             )
-        self.components = components
+        self.components = tuple(map(tuple, rows)) if nested else tuple(parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,9 +150,9 @@ class VectorKernel(AbstractTarget):
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times d"]
     ) -> Float[Array, "times ..."]:
-        as_samples(ts, xs, self.inputs)
         # `ts` goes on as it was given: evenly spaced concrete times are cheaper.
-        columns = [jnp.asarray(xs)[:, j] for j in range(self.inputs)]
+        _, xs = as_samples(ts, xs, self.inputs)
+        columns = [xs[:, j] for j in range(self.inputs)]
         responses = [
             entry.response(ts, columns[k % self.inputs]) for k, entry in enumerate(self.entries())
         ]

@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .._checks import check_dataset, check_flag, check_instance
 from ..approximation import ApproximationRate
 from ._style import COLOURS, DASHES, MARKERS, style
 
@@ -26,23 +27,28 @@ def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure
 
     `ValueError` without `kernel` and `fit` over `time` alone.
     """
-    if any(name not in dataset or dataset[name].dims != ("time",) for name in ("kernel", "fit")):
+    needed = {"kernel": ["time"], "fit": ["time"]}
+    check_dataset("dataset", dataset, needed, "memjax.approximation_dataset")
+    if dataset["kernel"].ndim > 1 or dataset["fit"].ndim > 1:
         raise ValueError(
-            "`dataset` must have variables 'kernel' and 'fit' over 'time', got "
-            f"{sorted(map(str, dataset))} over {dict(dataset.sizes)}; make it by "
-            "memjax.approximation_dataset."
+            "`dataset` must have 'kernel' and 'fit' over 'time' alone, got the dimensions "
+            f"{dict(dataset.sizes)}; select one of the others."
         )
+    check_flag("log_time", log_time)
     times = dataset["time"].values
     with style():
         figure = Figure(figsize=(5.6, 4.2))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        above.plot(times, dataset["kernel"], color="0.75", lw=4, label="kernel")
+        points = dataset.attrs.get("samples") == "points"
+        marks = {"ls": "", "marker": "o", "ms": 4, "mew": 0} if points else {"lw": 4}
+        above.plot(times, dataset["kernel"], color="0.75", label="kernel", **marks)
         label = f"{dataset.attrs['neurons']} neurons" if "neurons" in dataset.attrs else "fit"
         above.plot(times, dataset["fit"], color=COLOURS[0], lw=1.2, label=label)
         above.set_ylabel(r"kernel $\rho(t)$")
         above.legend(frameon=False, loc="best")
         below.axhline(0, color="0.6", lw=0.7, zorder=0)
-        below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], lw=0.9)
+        marks = {"ls": "", "marker": "o", "ms": 3, "mew": 0} if points else {"lw": 0.9}
+        below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], **marks)
         below.set_ylabel(r"residual $\rho - \hat\rho$")
         below.set_xlabel("time $t$ (units of the kernel's time)")
         # Powers of ten of a residual stand beside its axis, in the way of nothing.
@@ -78,11 +84,8 @@ def plot_approximation_errors(
     `ValueError` without `error` over `neurons`.
     """
     dataset = errors if isinstance(errors, xr.Dataset) else _rates_dataset(errors)
-    if "error" not in dataset or "neurons" not in dataset["error"].dims:
-        raise ValueError(
-            "`errors` must have a variable 'error' over 'neurons', got "
-            f"{sorted(map(str, dataset))} over {dict(dataset.sizes)}; name them so."
-        )
+    check_dataset("errors", dataset, {"error": ["neurons"]}, "memjax.approximation_rate by label")
+    check_flag("log_neurons", log_neurons)
     looks: dict[str, tuple[str, dict[str, Any]]] = {
         "bound": ("theorem's bound, $C = 1$", {"color": "0.35", "ls": ":", "lw": 1.4}),
         "fitted": ("fitted rate", {"color": COLOURS[0], "lw": 0.6}),
@@ -129,13 +132,12 @@ def plot_approximation_errors(
 
 
 def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> xr.Dataset:
+    wanted = "a dataset, or a mapping of rates"
+    check_instance("errors", rates, Mapping, wanted, "name each by a label")
     parts = []
     for label, rate in rates.items():
-        if not isinstance(rate, ApproximationRate):
-            raise TypeError(
-                f"`errors` must hold what memjax.approximation_rate returns, got "
-                f"{type(rate).__name__} for {label!r}."
-            )
+        hint = "make them by memjax.approximation_rate"
+        check_instance("errors", rate, ApproximationRate, "approximation rates", hint)
         widths, errors = np.asarray(rate.widths), np.asarray(rate.errors)
         fast = bool(rate.faster_than_powers)
         slope = float(rate.exponential if fast else rate.power)
@@ -153,7 +155,9 @@ def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> xr.Dataset:
         )
         parts.append(part.expand_dims(kernel=[label]))
     if not parts:
-        raise ValueError("`errors` must hold at least one rate, got none.")
+        raise ValueError(
+            "`errors` must hold at least one rate, got none; make one by memjax.approximation_rate."
+        )
     return cast(xr.Dataset, xr.concat(parts, "kernel", join="outer"))
 
 
@@ -179,11 +183,12 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
 
     `ValueError` without `neurons` over `omega` and `error`.
     """
-    dims = {"omega", "error"}
-    if "neurons" not in dataset or not dims <= set(dataset["neurons"].dims) <= dims | {"rates"}:
+    source = "memjax.neurons_needed over 'omega' and 'error'"
+    check_dataset("dataset", dataset, {"neurons": ["omega", "error"]}, source)
+    if not set(dataset["neurons"].dims) <= {"omega", "error", "rates"}:
         raise ValueError(
-            "`dataset` must have a variable 'neurons' over 'omega', 'error' and possibly 'rates', "
-            f"got {sorted(map(str, dataset))} over {dict(dataset.sizes)}; name them so."
+            "`dataset` must have 'neurons' over 'omega', 'error' and possibly 'rates', got "
+            f"{dataset['neurons'].dims}; select one of the others."
         )
     dataset = dataset.sortby("error", ascending=False)
     panels = dataset["rates"].values if "rates" in dataset.dims else [""]

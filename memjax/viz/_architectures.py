@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from .._checks import check_dataset
 from ._style import COLOURS, DASHES, MARKERS, style
 
 
@@ -31,6 +32,14 @@ def plot_digits_stability(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = {
+        "accuracy": ["model", "reparametrisation", "learning_rate", "seed"],
+        "gradient_over_weight": ["model", "reparametrisation", "learning_rate", "seed"],
+        "diverged": ["model", "reparametrisation", "learning_rate", "seed"],
+        "worst_accuracy": ["model", "reparametrisation", "radius", "seed"],
+        "drawn_accuracy": ["model", "reparametrisation", "radius", "seed", "weights"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction digits-stability")
     models = dataset["model"].values
     blind = 0.1
     fine = ~dataset["diverged"]
@@ -87,6 +96,14 @@ def plot_s24_reparametrisations(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = {
+        "error": ["kernel", "reparametrisation", "width", "radius"],
+        "drawn": ["kernel", "reparametrisation", "width", "radius"],
+        "norm": ["kernel"],
+        "criterion": ["reparametrisation", "radius"],
+        "gradient_over_weight": ["reparametrisation", "rate"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction s24-reparametrisations")
     kernels, names = dataset["kernel"].values, dataset["reparametrisation"].values
     radii, top = dataset["radius"].values, 10.0
     with style():
@@ -144,6 +161,11 @@ def plot_memory_architectures(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = {
+        "memory": ["architecture", "stage", "inputs", "seed", "time"],
+        "target_memory": ["time"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction memory-architectures")
     times = dataset["time"].values[1:]
     with style():
         figure = Figure(figsize=(8.6, 0.6 + 2.6 * dataset.sizes["inputs"]))

@@ -2,6 +2,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._checks import check_dataset
 from ._style import COLOURS, DASHES, MARKERS, style
 
 
@@ -23,6 +24,15 @@ def plot_l21_approximation(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = {
+        **dict.fromkeys(("error", "lower_bound", "bound"), ["kernel", "neurons"]),
+        **dict.fromkeys(("curse_error", "slowest"), ["omega", "min_rate", "width"]),
+        "sum_slowest": ["width"],
+        "curve_loss": ["start", "training_time"],
+        "best_loss": [],
+        "kind": ["start"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction l21-approximation")
     with style():
         figure = Figure(figsize=(8.6, 6.4))
         (direct, curse), (slowest, training) = figure.subplots(2, 2)

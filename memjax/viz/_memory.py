@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from .._checks import check_dataset
 from ..memory import memory_dataset, MemoryFunction
 from ._style import COLOURS, DASHES, MARKERS, style
 
@@ -28,11 +29,9 @@ def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -
     `ValueError` for a dataset without memory functions.
     """
     dataset = memories if isinstance(memories, xr.Dataset) else memory_dataset(memories)
-    if "memory" not in dataset or "functional" not in dataset.dims:
-        raise ValueError(
-            "`memories` must hold the variable 'memory' over 'functional' and 'time', got "
-            f"{list(dataset.data_vars)}; make it by memjax.memory_dataset."
-        )
+    needed = {"memory": ["functional", "time"], "bounded": ["functional", "time"]}
+    needed["half_time"] = ["functional"]
+    check_dataset("memories", dataset, needed, "memjax.memory_dataset")
     with style():
         figure = Figure(figsize=(7.2, 3.4))
         panels = figure.subplots(1, 2, sharey=True)

@@ -1,3 +1,4 @@
+from collections.abc import Hashable
 from typing import Any
 
 import matplotlib as mpl
@@ -6,9 +7,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._checks import check_dataset, check_integer, shown, unknown_name
 from ..plateaus import fit_scaling_law
-from ..plateaus._measure import OUTCOMES
+from ..plateaus._outcomes import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
+
+_SWEEP = "memjax.sweep over 'omega'"
+_DRAWN = ("time", "result", "time_reached", "memory")
+_FITTED = ("slope", "slope_low", "slope_high", "intercept")
 
 # How a cell that did not exit is drawn, at the time that its run reached.
 _OTHERS = {
@@ -17,6 +23,8 @@ _OTHERS = {
     "max_steps_reached": ("+", "stopped at max_steps"),
     "unresolved": ("x", "unresolved"),
     "diverged": ("1", "diverged"),
+    "undecided": ("4", "undecided"),
+    "invalid": ("3", "invalid"),
 }
 
 
@@ -42,7 +50,10 @@ def plot_plateau_law(dataset: xr.Dataset, fit: xr.Dataset | None = None, **selec
 
     `ValueError` for a dataset without `omega`, or a selection that is not there.
     """
-    fit = fit_scaling_law(dataset) if fit is None else fit
+    check_dataset("dataset", dataset, dict.fromkeys(_DRAWN, ["omega"]), _SWEEP)
+    if fit is None:
+        fit = fit_scaling_law(dataset)
+    check_dataset("fit", fit, dict.fromkeys(_FITTED, ["correction"]), "memjax.fit_scaling_law")
     dataset, fit = _chosen(dataset, select), _chosen(fit, select)
     widths = list(dataset["width"].values) if "width" in dataset.dims else [None]
     with style():
@@ -83,10 +94,15 @@ def plot_plateau_law(dataset: xr.Dataset, fit: xr.Dataset | None = None, **selec
 def _chosen(dataset: xr.Dataset, select: dict[str, Any]) -> xr.Dataset:
     for name, value in select.items():
         if name not in dataset.dims:
-            raise ValueError(f"`{name}` is no dimension of the dataset, got {value!r}.")
-        if value not in dataset[name].values:
+            known = [str(dim) for dim in dataset.dims]
             raise ValueError(
-                f"`{name}` must be one of {dataset[name].values.tolist()}, got {value!r}."
+                f"`{name}` must be a dimension of the dataset, got {shown(value)} for it; "
+                f"{unknown_name(name, known)}"
+            )
+        values = dataset[name].values.tolist()
+        if not isinstance(value, Hashable) or value not in values:
+            raise ValueError(
+                f"`{name}` must be one of {shown(values)}, got {shown(value)}; choose one."
             )
     kept = ("omega", "width", "seed", "correction", "training_time")
     first = {name: dataset[name].values[0] for name in dataset.dims if name not in kept}
@@ -142,11 +158,12 @@ def plot_loss_curves(
 
     `ValueError` for a dataset without curves, or a selection that is not there.
     """
-    if "curve_loss" not in dataset:
-        raise ValueError(
-            "`dataset` must hold the variable 'curve_loss'; run the sweep with `curve_times`, or "
-            "`curve_points` above 0."
-        )
+    needed = {
+        **dict.fromkeys(("loss", "result", "time_reached"), ["omega"]),
+        "curve_loss": ["omega", "training_time"],
+    }
+    check_dataset("dataset", dataset, needed, "memjax.sweep with `curve_times`")
+    check_integer("memories", memories)
     if seed is not None:
         select["seed"] = seed
     dataset = _chosen(dataset, select)

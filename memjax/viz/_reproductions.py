@@ -3,7 +3,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..plateaus._measure import OUTCOMES
+from .._checks import check_dataset
+from ..plateaus._outcomes import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
 
 
@@ -22,6 +23,8 @@ def plot_plateau_flows(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = dict.fromkeys(("time", "time_reached", "result", "asymptotics"), ["flow", "omega"])
+    check_dataset("dataset", dataset, needed, "the reproduction plateau-flows")
     memory = dataset["memory"].values
     with style():
         figure = Figure(figsize=(5.2, 4.0))
@@ -58,6 +61,8 @@ def plot_plateau_width(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = dict.fromkeys(("time", "lower_bound"), ["omega", "width", "seed"])
+    check_dataset("dataset", dataset, needed, "the reproduction plateau-width")
     dataset = dataset.sortby("omega")
     widths = dataset["width"].values
     times = dataset["time"]
@@ -104,6 +109,11 @@ def plot_training_comparison(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = {
+        "curve_loss": ["target", "model", "optimiser", "training_time"],
+        "power": ["target"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction l21-training")
     targets, models = dataset["target"].values, dataset["model"].values
     times = dataset["training_time"].values
     with style():
@@ -143,6 +153,10 @@ def plot_perturbation_grid(dataset: xr.Dataset) -> Figure:
 
     A matplotlib figure.
     """
+    needed = dict.fromkeys(
+        ("error", "drawn"), ["kernel", "activation", "parametrisation", "width", "radius", "seed"]
+    )
+    check_dataset("dataset", dataset, needed, "the reproduction w24-perturbation")
     median = dataset.median("seed")
     rows = [(k, a) for k in dataset["kernel"].values for a in dataset["activation"].values]
     columns, widths = dataset["parametrisation"].values, dataset["width"].values

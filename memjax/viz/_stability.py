@@ -2,6 +2,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from .._checks import check_dataset
 from ._style import COLOURS, DASHES, MARKERS, style
 
 LINES = ("width", "radius", "seed")
@@ -28,11 +29,8 @@ def plot_perturbation_errors(dataset: xr.Dataset) -> Figure:
 
     `ValueError` without `error` over `width` and `radius`.
     """
-    if "error" not in dataset or not {"width", "radius"} <= set(dataset["error"].dims):
-        raise ValueError(
-            "`dataset` must have a variable 'error' over 'width' and 'radius', got "
-            f"{dict(dataset.sizes)} with {sorted(map(str, dataset))}; name them so."
-        )
+    source = "memjax.perturbation_error over 'width' and 'radius'"
+    check_dataset("dataset", dataset, {"error": ["width", "radius"]}, source)
     names = [name for name in ("error", "drawn") if name in dataset]
     dataset = dataset[names]
     if "seed" in dataset.dims:
@@ -105,12 +103,8 @@ def plot_stability_criterion(dataset: xr.Dataset) -> Figure:
 
     `ValueError` without `growth` over these dimensions.
     """
-    dims = {"reparametrisation", "radius"}
-    if "growth" not in dataset or set(dataset["growth"].dims) != dims:
-        raise ValueError(
-            "`dataset` must have a variable 'growth' over 'reparametrisation' and 'radius', got "
-            f"{dict(dataset.sizes)} with {sorted(map(str, dataset))}; name them so."
-        )
+    source = "memjax.stability_criterion over 'reparametrisation' and 'radius'"
+    check_dataset("dataset", dataset, {"growth": ["reparametrisation", "radius"]}, source)
     radii = dataset["radius"].values
     with style():
         figure = Figure(figsize=(5.2, 4.0))

@@ -150,7 +150,7 @@ def test_without_temperature_it_is_gradient_descent():
         (
             lambda: mj.StochasticGradientFlow(LOSS, 1.0, 0.1, 0),  # pyright: ignore
             TypeError,
-            "`key` must be a PRNG key, got 0",
+            "`key` must be a single PRNG key, got 0",
         ),
         (
             lambda: mj.measure_plateau(

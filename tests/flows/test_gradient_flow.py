@@ -183,5 +183,5 @@ def test_preconditioning_changes_the_metric():
     np.testing.assert_allclose(end.free_rates[0], model().free_rates + moved[3:], rtol=1e-8)
     with pytest.raises(ValueError, match="`operator` must act on the 6 trained weights, got one"):
         mj.PreconditionedFlow(flow.loss, lx.DiagonalLinearOperator(jnp.ones(3))).start(model())
-    with pytest.raises(TypeError, match="`operator` must be a Lineax operator, got ndarray"):
+    with pytest.raises(TypeError, match="`operator` must be a Lineax operator, got an array"):
         mj.PreconditionedFlow(flow.loss, metric)  # pyright: ignore

@@ -140,15 +140,15 @@ def test_what_is_not_resolved_is_refused():
 def test_what_makes_no_sense_says_why():
     build = mj.StationaryNoiseLoss
     gaussian = Gaussian(1.0)
-    with pytest.raises(TypeError, match="`target` must be a memory kernel, got int"):
+    with pytest.raises(TypeError, match="`target` must be a memory kernel, got 3"):
         build(3, gaussian, 1.0)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="`autocovariance` must map lags to covariances, got 1.0"):
+    with pytest.raises(TypeError, match="`autocovariance` must be a function, got 1.0"):
         build(BUMP, 1.0, 1.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"elementwise on lags of any shape, got \(\) for"):
         build(BUMP, lambda lags: jnp.sum(lags), 1.0)
     with pytest.raises(TypeError, match="`autocovariance` must be real, got dtype complex128"):
         build(BUMP, lambda lags: jnp.exp(1j * lags), 1.0)
-    with pytest.raises(ValueError, match="`horizon` must be finite, got inf; pass a time at"):
+    with pytest.raises(ValueError, match="`horizon` must be finite, got inf"):
         build(BUMP, gaussian, jnp.inf)
     for horizon in (0.0, -1.0):
         with pytest.raises(ValueError, match="`horizon` must be positive"):

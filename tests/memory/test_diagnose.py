@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import memjax as mj
-from memjax.memory._diagnose import _changed, _Runner
+from memjax.memory._diagnose import _changed, _judge, _Runner, _unstable, GradientSignal
 
 KEY = jax.random.key(0)
 
@@ -136,6 +136,129 @@ def test_models_are_run_as_they_are_used():
     np.testing.assert_allclose(runner(xs)[1:], expected[:-1], rtol=1e-12)
 
 
+# --- Verdicts that numbers do not support ---------------------------------------------------------
+
+
+class Spiral(mj.AbstractModel):
+    """One complex mode without a `scan`, so that Euler's method discretises it."""
+
+    rate: jax.Array
+    frequency: jax.Array
+
+    def initial_hidden(self):
+        return jnp.zeros(2)
+
+    def vector_field(self, t, hidden, x):
+        a, b = hidden
+        return jnp.stack(
+            [x - self.rate * a - self.frequency * b, self.frequency * a - self.rate * b]
+        )
+
+    def readout(self, hidden):
+        return hidden[0]
+
+
+def spiral(rate, frequency):
+    return Spiral(jnp.asarray(rate), jnp.asarray(frequency))
+
+
+def test_an_unstable_discretisation_is_no_verdict_and_names_the_step():
+    found = mj.diagnose(spiral(0.5, 9.0), 2.0, step=0.1, samples=2)
+    assert found.verdict == "undecided" and np.all(np.isnan(found.plateau))
+    for words in ("Euler's method with steps of 0.1 is unstable", "decay rate 0.5", "frequency 9"):
+        assert words in found.reason
+    # |1 + (-0.5 + 9i) / 10|, and the step at which it is 1.
+    assert f"multiplied by {abs(0.95 + 0.9j):.3g}" in found.reason
+    longest = 2 * 0.5 / abs(-0.5 + 9j) ** 2
+    assert f"a `step` below {longest:.2g}" in found.reason
+    assert "Verdict: UNDECIDED" in str(found) and "a `step` below" in str(found)
+    assert max(map(len, str(found).splitlines())) <= 100
+    assert json.loads(json.dumps(found.to_dict()))["reason"] == found.reason
+    fine = mj.diagnose(spiral(0.5, 9.0), 0.1, step=0.01, samples=2)
+    assert fine.verdict == "no plateau" and "The signal is" in fine.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "unstable"),
+    [
+        (spiral(30.0, 0.0), 0.1, True),
+        (spiral(15.0, 0.0), 0.1, False),
+        (spiral(0.0, 1.0), 0.5, True),
+        (spiral(0.0, 1.0), 0.001, False),
+        (mj.NonlinearRNN(-30 * jnp.eye(2), jnp.ones(2), None, jnp.ones(2)), 0.1, True),
+        (mj.NonlinearRNN(-3 * jnp.eye(2), jnp.ones(2), None, jnp.ones(2)), 0.1, False),
+        # Exact in every step, however long.
+        (mj.ComplexDiagonalRNN([1.0], [0.5], [0.5], [9.0]), 0.1, False),
+        # A gated cell is a recursion of its own.
+        (eqx.nn.GRUCell(1, 3, key=KEY), 1.0, False),
+        (mj.GatedRNN(eqx.nn.GRUCell(1, 3, key=KEY), jnp.ones(3)), 1.0, False),
+    ],
+)
+def test_discretisations_are_unstable_where_theory_says(model, step, unstable):
+    found = _unstable(model, step, None, 15, 1.0, KEY)
+    assert (found is not None) == unstable
+    assert not unstable or "Euler's method" in found
+
+
+@pytest.mark.parametrize(("multiplier", "words"), [(1.5, "grow"), (-1.3, "grow"), (1e30, "finite")])
+def test_a_model_that_grows_without_end_is_no_verdict(multiplier, words):
+    model = Recursion(jnp.array(multiplier), jnp.array(1.0), False)
+    found = mj.diagnose(model, 30, samples=2)
+    assert found.verdict == "undecided" and words in found.reason and "stable" in found.reason
+
+
+@pytest.mark.parametrize("delay", [0, 20, 40, 60])
+def test_delays_and_integrators_are_stable(delay):
+    taps = Taps(jnp.zeros(delay + 1).at[delay].set(1.0).at[0].add(1e-4))
+    assert _unstable(taps, 1.0, None, 30, 1.0, KEY) is None
+    assert _unstable(Recursion(jnp.ones(()), jnp.ones(()), False), 1.0, None, 30, 1.0, KEY) is None
+
+
+class Taps(eqx.Module):
+    """A filter of finite memory."""
+
+    taps: jax.Array
+
+    def __call__(self, xs):
+        return jnp.convolve(xs, self.taps)[: xs.size]
+
+
+def test_a_signal_that_is_lost_is_a_bound_and_not_infinite():
+    found = mj.diagnose(Taps(jnp.array([1.0, 0.5])), 10, samples=2)
+    assert found.verdict == "plateau" and float(found.relative) == 0
+    low, high = map(float, found.plateau)
+    assert 1e300 < low < np.inf and high == np.inf
+    assert "inf" not in str(found).split("Verdict")[1] and "more than" in str(found)
+    json.dumps(found.to_dict())
+
+
+def test_a_signal_below_its_noise_is_bounded_by_it():
+    signal = lambda size, noise: GradientSignal(
+        jnp.array([1, 2]), jnp.array([1.0, size]), jnp.array([0.0, noise]), jnp.ones(1), 1
+    )
+    for size, noise, verdict in [
+        (0.0, 1e-3, "plateau"), (0.0, 0.05, "undecided"), (0.0, 0.0, "plateau"),
+        (0.004, 0.005, "plateau"), (0.04, 0.05, "undecided"), (0.05, 0.04, "slow"),
+        (0.004, 0.02, "undecided"), (0.5, 0.01, "no plateau"), (np.nan, 0.1, "undecided"),
+        (np.inf, 0.1, "undecided"), (0.5, np.nan, "undecided"),
+    ]:  # fmt: skip
+        found, reason = _judge(signal(size, noise), 1, None)
+        assert (found, reason.endswith(".")) == (verdict, True), (size, noise)
+    bound = signal(0.0, 1e-3)
+    assert not bound.seen[1] and float(bound.relative_bound[1]) == pytest.approx(1e-3)
+    nothing = GradientSignal(jnp.array([1]), jnp.zeros(1), jnp.ones(1), jnp.ones(1), 1)
+    assert _judge(nothing, 0, None)[0] == "undecided"
+
+
+def test_squares_of_small_signals_are_not_lost():
+    # 1e-170 of the largest, the square of which is no number any more.
+    model = Recursion(jnp.array(0.02), jnp.array(1.0), False)
+    found = mj.gradient_signal(model, [1, 100], samples=2, key=KEY)
+    exact = np.hypot(100 * 0.02**99, 0.02**100)
+    np.testing.assert_allclose(found.signal[1], exact, rtol=1e-12)
+    assert np.isfinite(found.relative[1]) and found.relative[1] > 0
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -144,7 +267,7 @@ def test_models_are_run_as_they_are_used():
         (lambda: mj.diagnose(LINEAR, np.ones(5)), ValueError, "pair"),
         (lambda: mj.diagnose(LINEAR, (np.ones(5),)), ValueError, "pair"),
         (lambda: mj.diagnose(LINEAR, 3, step=0), ValueError, "`step` must be positive"),
-        (lambda: mj.diagnose(3, 3), TypeError, "`functional` must be"),
+        (lambda: mj.diagnose(3, 3), TypeError, "`model` must be"),
         (lambda: mj.diagnose(jnp.tanh, 3), ValueError, "trained weights"),
         (lambda: mj.diagnose(LINEAR, 3, inputs=2), (TypeError, ValueError), "`model` must run"),
         (lambda: mj.gradient_signal(LINEAR, [-1], key=KEY), ValueError, "`steps` must be"),

@@ -86,7 +86,7 @@ def test_what_was_not_found_is_nan():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda f, m: mj.hessian_spectrum(3.0, m), TypeError, "`loss` must map"),
+        (lambda f, m: mj.hessian_spectrum(3.0, m), TypeError, "`loss` must be a function, got 3.0"),
         (lambda f, m: mj.hessian_spectrum(f, m, 0), ValueError, "`count` must be an integer"),
         (lambda f, m: mj.hessian_spectrum(f, m, 31), ValueError, "at most 30"),
         (lambda f, m: mj.hessian_spectrum(f, m, 30, method="lanczos"), ValueError, "at most 29"),

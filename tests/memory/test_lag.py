@@ -57,7 +57,7 @@ def test_data_that_do_not_tell_are_flagged():
         (np.arange(9.0), np.ones(9), {}, "`ys` must vary"),
         (np.arange(9.0), np.full(9, np.nan), {}, "`ys` must be finite"),
         (np.arange(9.0), np.arange(9.0), {"max_lag": 9}, "`max_lag` must be below 9"),
-        (np.arange(9.0), np.arange(9.0), {"level": 1.0}, "`level` must lie"),
+        (np.arange(9.0), np.arange(9.0), {"level": 1.0}, "`level` must be below 1"),
         (np.ones((1, 1, 1, 1)), np.arange(9.0), {}, "`xs` must have shape"),
     ],
 )

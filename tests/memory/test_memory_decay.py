@@ -137,14 +137,13 @@ def test_standard_errors_cover():
 
 
 BAD = [
-    (lambda: mj.memory_decay((SHORT[:9], SHORT[:9])), "at least 12 times"),
+    (lambda: mj.memory_decay((SHORT[:9], SHORT[:9])), "at least 12 entries"),
     (lambda: mj.memory_decay((SHORT, SHORT[1:])), "one value a time"),
     (lambda: mj.memory_decay((SHORT, -SHORT)), "must not be negative"),
     (lambda: mj.memory_decay((SHORT, SHORT * np.nan)), "must be finite"),
     (lambda: mj.memory_decay((SHORT - 1, SHORT)), "must not be negative"),
-    (lambda: mj.memory_decay((SHORT, SHORT), tail=1.5), "`tail` must be a share"),
-    (lambda: mj.memory_decay((SHORT, SHORT), tail=(5.0, 2.0)), "`tail` must be a range"),
-    (lambda: mj.memory_decay((SHORT, SHORT), tail="late"), "`tail` must be a share"),
+    (lambda: mj.memory_decay((SHORT, SHORT), tail=1.5), "`tail` must be below 1 as a share"),
+    (lambda: mj.memory_decay((SHORT, SHORT), tail=(5.0, 2.0)), "`tail` must be two increasing"),
 ]
 
 
@@ -157,3 +156,5 @@ def test_bad_arguments(call, message):
 def test_anything_but_a_pair_is_refused():
     with pytest.raises(TypeError, match="`memory` must be a MemoryFunction or a pair"):
         mj.memory_decay(SHORT)
+    with pytest.raises(TypeError, match="`tail` must be a number"):
+        mj.memory_decay((SHORT, SHORT), tail="late")  # pyright: ignore[reportArgumentType]

@@ -191,7 +191,7 @@ def test_losses_that_are_not_finite_count_as_infinite():
 
 def test_wrong_arguments_are_refused():
     model = _model(memjax.Softplus())
-    with pytest.raises(ValueError, match="`radii` must ascend"):
+    with pytest.raises(ValueError, match="`radii` must increase"):
         memjax.perturbation_error(model, TARGET, np.array([0.2, 0.1]), key=KEY)
     with pytest.raises(ValueError, match="`norm` must be"):
         memjax.perturbation_error(model, TARGET, RADII, norm="l2", key=KEY)  # pyright: ignore[reportArgumentType]

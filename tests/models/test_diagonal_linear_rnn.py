@@ -202,16 +202,16 @@ def test_bad_weights_are_refused(amplitudes, rates, error, match):
 
 
 def test_a_class_is_no_reparametrisation():
-    with pytest.raises(TypeError, match=r"`reparametrisation` must be an instance"):
+    with pytest.raises(TypeError, match=r"`reparametrisation` must be a map .*, got the class"):
         mj.DiagonalLinearRNN(AMPLITUDES, RATES, mj.Exp)  # pyright: ignore[reportArgumentType]
 
 
 BAD_INPUTS = [
-    ([0.0, 1.0, 0.5], np.ones(3), {}, r"`ts` must increase, got 1.0 followed by 0.5"),
-    ([0.0, 1.0, 1.0], np.ones(3), {}, r"`ts` must increase, got 1.0 followed by 1.0"),
+    ([0.0, 1.0, 0.5], np.ones(3), {}, r"`ts` must increase, got 1.0 and then 0.5"),
+    ([0.0, 1.0, 1.0], np.ones(3), {}, r"`ts` must increase, got 1.0 and then 1.0"),
     ([0.0, np.nan, 1.0], np.ones(3), {}, r"`ts` must be finite"),
-    ([0.0], np.ones(1), {}, r"`ts` must be a 1-D array of at least two times"),
-    ([[0.0, 1.0]], np.ones(2), {}, r"`ts` must be a 1-D array"),
+    ([0.0], np.ones(1), {}, r"`ts` must be 1-D with at least 2 entries"),
+    ([[0.0, 1.0]], np.ones(2), {}, r"`ts` must be 1-D"),
     ([0.0, 1.0], np.ones(3), {}, r"`xs` must have one sample per time, got shape \(3,\)"),
     ([0.0, 1.0], 1.0, {}, r"`xs` must have one sample per time"),
     ([0.0, 1.0], [0.0, np.inf], {}, r"`xs` must be finite"),

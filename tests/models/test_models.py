@@ -242,7 +242,7 @@ BAD_MODELS = [
     (lambda: mj.StateSpaceStack([]), ValueError, r"`layers` must have at least one layer"),
     (lambda: mj.StateSpaceStack([jnp.tanh]), TypeError, r"`layers` must be models"),  # pyright: ignore
     (lambda: mj.GatedRNN(jnp.tanh, PAIR), TypeError, r"`cell` must be an equinox"),  # pyright: ignore
-    (lambda: mj.GatedRNN.init("rnn", 2, key=KEYS[0]), ValueError, r"`cell` must be 'gru' or"),  # pyright: ignore
+    (lambda: mj.GatedRNN.init("rnn", 2, key=KEYS[0]), ValueError, r"`cell` must be one of 'gru'"),  # pyright: ignore
     (
         lambda: mj.GatedRNN.init("gru", 2, rate=0.0, key=KEYS[0]),
         ValueError,

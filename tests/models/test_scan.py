@@ -285,11 +285,11 @@ def test_bad_inputs_are_refused():
         with pytest.raises(ValueError, match=r"`xs` must hold inputs of shape \(2,\), got \(\)"):
             MODELS[name][0].scan(ts, np.ones(3))
     model = MODELS["diagonal"][0]
-    with pytest.raises(ValueError, match=r"`interpolation` must be .* in `scan`, got 'cubic'"):
+    with pytest.raises(ValueError, match=r"`interpolation` must be one of .* got 'cubic'"):
         model.scan(ts, np.ones(3), interpolation="cubic")
     with pytest.raises(TypeError, match=r"`xs` must be samples in `scan`"):
         model.scan(ts, jnp.sin)
-    with pytest.raises(ValueError, match=r"`ts` must increase, got 2.0 followed by 2.0"):
+    with pytest.raises(ValueError, match=r"`ts` must increase, got 2.0 and then 2.0"):
         model.scan([0.0, 2.0, 2.0], np.ones(3))
     with pytest.raises(ValueError, match=r"`xs` must have one sample per time"):
         model.scan(ts, np.ones(4))

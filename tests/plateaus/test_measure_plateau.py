@@ -371,7 +371,7 @@ def test_a_loss_that_is_not_a_number_is_unresolved_at_once():
         (lambda: run(saveat=diffrax.SaveAt(t1=True)), r"`saveat` must be diffrax.SaveAt\(ts="),
         (lambda: run(stepsize_controller="pid"), "`stepsize_controller` must adapt"),
         (lambda: run(stepsize_controller=diffrax.ConstantStepSize()), "must adapt to errors"),
-        (lambda: mj.FunctionLoss(3), "`function` must map a model to a scalar"),
+        (lambda: mj.FunctionLoss(3), "`function` must be a function, got 3"),
     ],
 )
 def test_what_has_the_wrong_shape_or_kind_is_refused_in_one_line(make, match):

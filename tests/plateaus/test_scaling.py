@@ -97,7 +97,7 @@ def test_too_few_memories_give_nan_and_not_a_slope():
     "change, match",
     [
         (lambda d: d.drop_vars("time"), "variable 'time'"),
-        (lambda d: d.rename(omega="rate"), "swept over 'omega'"),
+        (lambda d: d.rename(omega="rate"), "must have 'time' over 'omega', got"),
     ],
 )
 def test_fit_refuses_other_datasets(change, match):

@@ -122,7 +122,7 @@ def test_the_learning_rate_is_chosen_among_those_that_train():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="`models` must be among 'real modes'"):
+    with pytest.raises(ValueError, match="`models` must be one of 'real modes'"):
         mj.reproduce("digits-stability", progress=False, models=("GRU",))
     with pytest.raises(ValueError, match="`seeds`"):
         mj.reproduce("digits-stability", progress=False, seeds=0)

@@ -137,7 +137,7 @@ def test_a_small_run_measured():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="`kernels` must be among"):
+    with pytest.raises(ValueError, match="`kernels` must be one of"):
         mj.reproduce("l21-approximation", progress=False, kernels=("exp",))
     with pytest.raises(ValueError, match="`widths`"):
         mj.reproduce("l21-approximation", progress=False, widths=(0,))

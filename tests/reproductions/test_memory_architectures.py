@@ -85,7 +85,7 @@ def test_every_architecture_trains_and_has_a_memory():
 
 
 def test_unknown_architectures_are_refused():
-    with pytest.raises(ValueError, match="`architectures` must be among 'linear'"):
+    with pytest.raises(ValueError, match="`architectures` must be one of 'linear'"):
         mj.reproduce("memory-architectures", progress=False, architectures=("RWKV",))
     with pytest.raises(ValueError, match="`samples`"):
         mj.reproduce("memory-architectures", progress=False, samples=8)

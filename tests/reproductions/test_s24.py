@@ -132,7 +132,7 @@ def test_a_small_grid_measured():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="`kernels` must be among"):
+    with pytest.raises(ValueError, match="`kernels` must be one of"):
         mj.reproduce("s24-reparametrisations", progress=False, kernels=("exp",))
     with pytest.raises(ValueError, match="`widths`"):
         mj.reproduce("s24-reparametrisations", progress=False, widths=(1,))

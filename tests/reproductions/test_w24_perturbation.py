@@ -155,7 +155,7 @@ def test_a_small_cell_measured():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="`kernels` must be among 'exponential', 'power law'"):
+    with pytest.raises(ValueError, match="`kernels` must be one of 'exponential', 'power law'"):
         W24.run(False, kernels=("power",))
     with pytest.raises(ValueError, match="`seeds` must be an integer of at least 1"):
         W24.run(False, seeds=0)

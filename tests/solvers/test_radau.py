@@ -43,11 +43,26 @@ def test_step_is_the_collocation_method():
 
 
 def test_stability():
-    y1, error, *_ = one_step(
-        lambda t, y, args: -1e12 * y, mj.RadauIIA5(NEWTON), 0.0, 1.0, jnp.ones(1)
-    )
-    # Gone, and with it the estimate of its error, by the second filter.
-    assert abs(y1[0]) < 1e-10 and abs(error[0]) < 1e-10
+    y1, *_ = one_step(lambda t, y, args: -1e12 * y, mj.RadauIIA5(NEWTON), 0.0, 1.0, jnp.ones(1))
+    assert abs(y1[0]) < 1e-10
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e3, 1e6, 1e9])
+def test_error_estimate_is_that_of_the_polynomial(rate):
+    # Prothero and Robinson's problem off its solution by a part in 1e4, in a step of 0.1: at any
+    # stiffness the estimate is what the polynomial is off by, and not that over the stiffness,
+    # while of what the start is off by, which the step damps, it holds no more than that.
+    solve = lambda off: one_step(
+        lambda t, y, args: -rate * (y - jnp.sin(3 * t)) + 3 * jnp.cos(3 * t),
+        mj.RadauIIA5(NEWTON), 1.0, 1.1, jnp.full(1, np.sin(3) + off),
+    )  # fmt: skip
+    y1, error, dense, *_ = solve(0.0)
+    polynomial = mj.RadauIIA5.interpolation_cls(t0=1.0, t1=1.1, **dense)
+    times = np.linspace(1, 1.1, 101)
+    off = np.max(np.abs(jax.vmap(polynomial.evaluate)(times)[:, 0] - np.sin(3 * times)))
+    assert 0.8 * off < error[0] < 2 * off
+    _, moved, *_ = solve(1e-4)
+    assert moved[0] < error[0] + 0.5e-4
 
 
 def test_steps_start_from_the_polynomial_of_the_last():
@@ -116,21 +131,27 @@ def test_full_newton_where_the_jacobian_varies_fast():
 
 
 def test_given_jacobian_is_that_of_every_iteration():
-    # A wrong Jacobian costs iterations, not accuracy; a full iteration asks for each stage's.
+    # A wrong Jacobian costs iterations, not accuracy, and leaves derivatives alone.
     asked = []
 
     def jacobian(t, y, args):
         asked.append(t)
         return jnp.array([[-1.5]])
 
-    y1, *_ = one_step(lambda t, y, args: -(y**2), mj.RadauIIA5(NEWTON), 0.0, 0.2, jnp.ones(1))
-    for newton, calls in ((NEWTON, 1), (FULL, 2)):
+    def step(solver, y0):
+        y1, *_, result = one_step(lambda t, y, args: -(y**2), solver, 0.0, 0.2, y0)
+        return y1[0], result
+
+    y0 = jnp.ones(1)
+    expected = jax.value_and_grad(step, argnums=1, has_aux=True)(mj.RadauIIA5(NEWTON), y0)
+    for newton in (NEWTON, FULL):
         asked.clear()
         solver = mj.RadauIIA5(newton, root_find_max_steps=50, jacobian=jacobian)
-        found, *_, result = one_step(lambda t, y, args: -(y**2), solver, 0.0, 0.2, jnp.ones(1))
-        assert result == diffrax.RESULTS.successful
-        assert len(asked) == calls
-        np.testing.assert_allclose(found, y1, rtol=1e-11)
+        found = jax.value_and_grad(step, argnums=1, has_aux=True)(solver, y0)
+        assert found[0][1] == diffrax.RESULTS.successful
+        assert asked
+        np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-11)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-11)
 
 
 def test_wrong_input():

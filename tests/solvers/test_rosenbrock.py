@@ -17,9 +17,11 @@ def step(rate, length):
 
 
 def test_stability():
-    # L-stable: decays that are far too fast for the step are gone at its end, as is their error.
+    # L-stable: decays that are far too fast for the step are gone at its end.
     y1, error = step(-1e12, 1.0)
-    assert abs(y1) < 1e-10 and abs(error) < 1e-10
+    assert abs(y1) < 1e-10
+    # But not on the way there, and the estimate says so.
+    assert error > 0.1
 
     # A-stable: on the imaginary axis nothing grows, which a rotation shows in real numbers.
     @jax.jit
@@ -38,9 +40,3 @@ def test_time_enters_through_its_derivative():
     y1, error, *_ = mj.Rodas5P().step(term, 1.0, 3.0, jnp.ones(1), None, None, False)
     np.testing.assert_allclose(y1, 1 + 3**5 - 1, rtol=1e-12)
     assert abs(error[0]) > 1e-3
-
-
-def test_nan_is_an_error_with_fixed_steps():
-    term = diffrax.ODETerm(lambda t, y, args: jnp.sqrt(y - 2))
-    solution = diffrax.diffeqsolve(term, mj.Rodas5P(), 0.0, 1.0, 0.1, jnp.ones(1), throw=False)
-    assert solution.result == diffrax.RESULTS.singular

@@ -11,9 +11,9 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 import pytest
-from stiff_problems import PROBLEMS
 
 import memjax as mj
+from stiff_problems import PROBLEMS
 
 SOLVERS = {
     "rodas": mj.Rodas5P(),
@@ -109,7 +109,7 @@ def test_orders(name):
     errors = [
         np.max(np.abs(y1 - moved(t0 + lengths, 0.9)), axis=1),
         np.max(np.abs(error), axis=1),
-        np.max(np.abs(between - moved(t0 + lengths[:, None] * shares, 0.9)), axis=(1, 2)),
+        np.max(np.abs(between - moved(t0 + lengths[:, None] * np.array(shares), 0.9)), axis=(1, 2)),
     ]
     for values, order in zip(errors, ORDERS[name], strict=True):
         np.testing.assert_allclose(np.log2(values[1:-1] / values[2:]), order, atol=0.45)
@@ -349,18 +349,14 @@ def test_other_terms(name):
 @both_solvers
 def test_wrong_input(name):
     kind = type(SOLVERS[name])
-    with pytest.raises(TypeError, match="`jacobian` must be a function of t, y and args"):
+    with pytest.raises(TypeError, match="`jacobian` must be .* pass a function of t, y and args"):
         kind(jacobian=jnp.eye(2))
-    with pytest.raises(TypeError, match="`linear_solver` must be a Lineax solver, got str"):
+    with pytest.raises(TypeError, match="`linear_solver` must be a Lineax solver, got 'lu'"):
         kind(linear_solver="lu")
     start = jnp.ones(2)
     decay = lambda t, y, args: -y
     with pytest.raises(ValueError, match=r"shape \(2, 2\) for a state of 2 numbers, got .*3, 3"):
         solve(decay, kind(jacobian=lambda *_: jnp.eye(3)), 0, 1, start, None, 1e-3, 1e-3)
-    with pytest.raises(TypeError, match="`y0` must be real, got dtype complex128"):
-        kind().step(
-            diffrax.ODETerm(decay), jnp.array(0.0), jnp.array(1.0), start + 1j, None, None, False
-        )
     two = diffrax.MultiTerm(diffrax.ODETerm(decay), diffrax.ODETerm(decay))
     with pytest.raises(ValueError, match="`jacobian` needs a term whose control is time"):
         diffrax.diffeqsolve(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import memjax as mj
-from memjax.plateaus._measure import OUTCOMES
+from memjax.plateaus._outcomes import OUTCOMES
 
 SPEC = mj.PlateauSweep(memories=(8.0,), widths=(3,), curve_points=0)
 MEMORIES = np.linspace(6, 16, 24)
@@ -228,7 +228,7 @@ def test_a_small_remainder_is_not_lost_in_the_loss():
         ({"rtol": "small"}, TypeError, "`rtol` must be a number"),
         ({"rtol": 2.0}, ValueError, "`rtol` must be below 1"),
         ({"rtol": -1.0}, ValueError, "`rtol` must be positive"),
-        ({"max_steps": 2**31}, ValueError, "`max_steps` must be below"),
+        ({"max_steps": 2**31}, ValueError, "`max_steps` must be an integer of at most"),
         ({"curve_times": []}, ValueError, "`curve_times` must not be empty"),
         ({"lanes": 2.5}, ValueError, "`lanes` must be an integer"),
     ],

@@ -225,7 +225,7 @@ def test_box_moves_with_its_ends():
         (lambda: memjax.PowerLaw(np.ones(2)), "`omega` must be a scalar"),
         (lambda: memjax.Airy(scale=0.0), "`scale` must be positive"),
         (lambda: memjax.Airy(delay=-1.0), "`delay` must not be negative"),
-        (lambda: memjax.Box(3.0, 2.0), "`stop` must be above `start`, got 3.0 to 2.0"),
+        (lambda: memjax.Box(3.0, 2.0), "`stop` must be above `start`, got 2.0 and 3.0"),
         (lambda: memjax.Box(-1.0, 2.0), "`start` must not be negative"),
         (lambda: memjax.Box(0.0, np.inf), "`stop` must be finite"),
         (lambda: memjax.Sine(0.0), "`frequency` must be positive"),

@@ -216,13 +216,13 @@ def test_bad_arguments_are_refused():
     bump = KERNELS["bump"]
     with pytest.raises(ValueError, match="`terms` must hold at least one kernel"):
         KernelSum(())
-    with pytest.raises(TypeError, match="`terms` must hold kernels, got float"):
+    with pytest.raises(TypeError, match="`terms` must be a scalar kernel, got 1.0"):
         KernelSum((bump, 1.0))
     with pytest.raises(TypeError, match="unsupported operand"):
         bump + 1.0
     with pytest.raises(TypeError, match="unsupported operand"):
         1.0 + bump
-    with pytest.raises(TypeError, match="`second` must be a kernel, got float"):
+    with pytest.raises(TypeError, match="`second` must be a kernel, got 1.0"):
         inner_product(bump, 1.0)
     with pytest.raises(TypeError, match="abstract"):
         AbstractKernel()

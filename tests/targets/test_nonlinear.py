@@ -46,7 +46,7 @@ def test_teacher():
     plain = memjax.Teacher(lambda ts, xs: jnp.tanh(xs))
     assert not plain.linear and plain.memory == "unknown"
     assert plain.response(TS, np.ones((TS.size, 3))).shape == (TS.size, 3)
-    with pytest.raises(TypeError, match="`function` must be callable, got float"):
+    with pytest.raises(TypeError, match="`function` must be a function, got 1.0"):
         memjax.Teacher(1.0)
     with pytest.raises(ValueError, match="`memory` must be one of"):
         memjax.Teacher(kernel.response, memory="long")
@@ -163,7 +163,7 @@ def test_lorenz_against_scipy():
         ({"slow": 3}, "`slow` must be an integer of at least 4, got 3"),
         ({"fast": 0}, "`fast` must be an integer of at least 1, got 0"),
         ({"unit": 8}, "`unit` must be below the number of slow units, got 8"),
-        ({"output": "fast"}, "`output` must be 'slow' or 'subgrid', got 'fast'"),
+        ({"output": "fast"}, "`output` must be one of 'slow', 'subgrid', got 'fast'"),
         ({"std": 0.0}, "`std` must be positive"),
         ({"time_ratio": -1.0}, "`time_ratio` must be positive"),
     ],

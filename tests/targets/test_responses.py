@@ -78,8 +78,8 @@ def test_responses_are_linear_causal_and_homogeneous():
 @pytest.mark.parametrize(
     ("ts", "xs", "message"),
     [
-        ([0.0, 1.0, 1.0], np.ones(3), "`ts` must increase, got 1.0 followed by 1.0"),
-        ([0.0], np.ones(1), "`ts` must be a 1-D array of at least two times"),
+        ([0.0, 1.0, 1.0], np.ones(3), "`ts` must increase, got 1.0 and then 1.0"),
+        ([0.0], np.ones(1), "`ts` must be 1-D with at least 2 entries"),
         ([0.0, 1.0], np.ones(3), "`xs` must have one sample per time, got shape"),
         ([0.0, 1.0], np.ones((2, 1)), "pass an array of shape"),
         ([0.0, 1.0], [1.0, np.nan], "`xs` must be finite"),

@@ -147,11 +147,15 @@ def test_transform_is_linear_in_the_values_and_decreasing(values, factor, s):
 @pytest.mark.parametrize(
     ("times", "values", "message"),
     [
-        ([0.0], [1.0], "`times` must hold at least 2 samples, got 1"),
+        ([0.0], [1.0], "`times` must be 1-D with at least 2 entries, got shape"),
         ([0.0, 1.0], [1.0], r"must have the same shape, got \(2,\) and \(1,\)"),
-        ([[0.0, 1.0]], [[1.0, 1.0]], r"`times` must have one dimension, got shape \(1, 2\)"),
-        ([0.0, 2.0, 1.0], [1.0, 1.0, 1.0], "strictly increasing, got 2.0 and then 1.0"),
-        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "strictly increasing, got 1.0 and then 1.0"),
+        (
+            [[0.0, 1.0]],
+            [[1.0, 1.0]],
+            r"`times` must be 1-D .*, got shape \(1, 2\)",
+        ),
+        ([0.0, 2.0, 1.0], [1.0, 1.0, 1.0], "`times` must increase, got 2.0 and then 1.0"),
+        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "`times` must increase, got 1.0 and then 1.0"),
         ([-1.0, 1.0], [1.0, 1.0], "`times` must not be negative, got -1.0"),
         ([0.0, np.nan], [1.0, 1.0], "`times` must be finite, got nan"),
         ([0.0, 1.0], [1.0, np.inf], "`values` must be finite, got inf"),
@@ -163,22 +167,52 @@ def test_bad_samples_are_refused(times, values, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
 @pytest.mark.parametrize(
     "text",
     [
         "0,1\n0.5,0.75\n2,-3e-1\n",
         "time,response\n0,1\n0.5,0.75\n2,-0.3\n",
-        "\ufeff# bench 3\n# ms;mV\ntime (s); response (V, mean)\n0; 1\n0.5;0.75\n\n2; -.3\n",
+        "# bench 3\n# ms;mV\ntime (s); response (V, mean)\n0; 1\n0.5;0.75\n\n2; -.3\n",
         "t   rho\n0 1\n 0.5\t0.75\n2.0     -0.3   ",
         "0,1\r\n0.5,0.75\r\n2,-0.3\r\n",
+        # Names and units, as instruments write them.
+        "t,E_relax\ns, MPa\n0,1\n0.5,0.75\n2,-0.3\n",
+        'Sample 5\n\n"t (\u00b5s)","E, mean"\n"0","1"\n"0.5","0.75"\n"2","-0.3"\n',
+        "Time\tE\n(s)\t(MPa)\n\n0\t1\t\n0.5\t0.75\t\n2\t-0.3\n",
+        # Decimal commas.
+        "sep=;\nt;y\n0;1;\n0,5;0,75;\n2;-0,3\n",
+        "0,0 1,0\n0,5 0,75\n2,0 -0,3\n",
+        "0 1 # first\n0.5 0.75\n# between\n2 -0.3\n",
+        " 0.0E+00 , 1.0E+00\n 5.0E-01 , 7.5E-01\n   \n 2.0E+00 , -3.0E-01\n",
     ],
 )
-def test_csv_dialects(tmp_path, text):
+def test_csv_dialects(tmp_path, text, encoding):
     path = tmp_path / "kernel.csv"
-    path.write_bytes(text.encode())
+    path.write_bytes(text.encode("utf-8-sig" if encoding == "utf-8" else encoding))
     kernel = SampledKernel.from_csv(path)
     np.testing.assert_array_equal(kernel.times, [0, 0.5, 2])
     np.testing.assert_array_equal(kernel.values, [1, 0.75, -0.3])
+
+
+def test_csv_origin(tmp_path):
+    path = tmp_path / "kernel.csv"
+    path.write_text("-2,7\n-1,8\n0.5,1\n1,0.75\n2.5,-0.3\n")
+    kernel = SampledKernel.from_csv(path, origin=0.5)
+    np.testing.assert_array_equal(kernel.times, [0, 0.5, 2])
+    np.testing.assert_array_equal(kernel.values, [1, 0.75, -0.3])
+    with pytest.raises(ValueError, match="`origin` must be finite"):
+        SampledKernel.from_csv(path, origin=np.nan)
+
+
+def test_long_files_are_read(tmp_path):
+    path = tmp_path / "kernel.csv"
+    table = np.random.default_rng(0).normal(size=(30_000, 3))
+    table[:, 1] = np.cumsum(np.abs(table[:, 1]))
+    np.savetxt(path, table, delimiter=";", header="a;t;y\n-;s;V", comments="")
+    kernel = SampledKernel.from_csv(path, time_column=1, value_column=2)
+    np.testing.assert_allclose(kernel.times, table[:, 1], rtol=1e-15)
+    np.testing.assert_allclose(kernel.values, table[:, 2], rtol=1e-15)
 
 
 def test_csv_columns(tmp_path):
@@ -197,14 +231,17 @@ def test_csv_columns(tmp_path):
             "`path` line 3 must .* columns 0 and 1, got '1,oops'",
         ),
         ("0,oops\n1,1\n", "`path` line 1 must hold numbers"),
-        ("t,rho\nsecond,header\n0,1\n", "`path` line 2 must hold numbers"),
+        ("t,rho\nsecond,header\n0,1\n1,x\n", "`path` line 4 must hold numbers"),
+        ("0,1\n1_0,2\n2,3\n", "`path` line 2 must hold numbers"),
+        ("0,1\n1,2\nEND\n", "`path` line 3 must hold numbers .* got 'END'"),
+        ("0;1\n1.234,5;2\n", "`path` line 2 must hold numbers"),
         ("0,1\n1\n", "`path` line 2 must hold numbers"),
-        ("0;1\n1,5;2\n", "`path` line 2 .* got '1,5;2'; write them with a decimal point"),
+        ("0,1\n1;5,2\n2,3\n", "`path` line 2 .* got '1;5,2'; write them with a decimal point"),
         ("t,rho\n0,1\n", "`path` must hold at least 2 samples, got 1"),
         ("", "`path` must hold at least 2 samples, got 0"),
         ("0,1\n1,nan\n", "`values` must be finite, got nan"),
-        ("0,1\n2,1\n1,1\n", "strictly increasing, got 2.0 and then 1.0"),
-        ("0,1\n0,1\n", "strictly increasing, got 0.0 and then 0.0"),
+        ("0,1\n2,1\n1,1\n", "`times` must increase, got 2.0 and then 1.0"),
+        ("0,1\n0,1\n", "`times` must increase, got 0.0 and then 0.0"),
         ("-1,1\n0,1\n", "`times` must not be negative, got -1.0"),
     ],
 )
@@ -217,18 +254,21 @@ def test_bad_csv_files_are_refused(tmp_path, text, message):
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`path` must name a CSV file, got '.*nowhere.csv'"):
+    with pytest.raises(FileNotFoundError, match="`path` must be a file that exists, got '.*where"):
         SampledKernel.from_csv(tmp_path / "nowhere.csv")
-    with pytest.raises(FileNotFoundError, match="`path` must name a CSV file"):
+    with pytest.raises(IsADirectoryError, match="`path` must be a file, got the folder"):
         SampledKernel.from_csv(tmp_path)
+    with pytest.raises(TypeError, match="`path` must be a path, got None"):
+        SampledKernel.from_csv(None)
     binary = tmp_path / "kernel.bin"
-    binary.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(ValueError, match="`path` must name a text file"):
-        SampledKernel.from_csv(binary)
+    for content in (b"\x89PNG\r\n\x1a\n\x00", b"PK\x03\x04", b"\xff\xfe\x00"):
+        binary.write_bytes(content)
+        with pytest.raises(ValueError, match="`path` must be a text file"):
+            SampledKernel.from_csv(binary)
 
 
 def test_bad_columns_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`value_column` must be an integer of 0 or more, got -1"):
+    with pytest.raises(ValueError, match="`value_column` must be an integer of at least 0, got -1"):
         SampledKernel.from_csv(tmp_path, value_column=-1)
     with pytest.raises(ValueError, match="`time_column` and `value_column` must differ, got 1"):
         SampledKernel.from_csv(tmp_path, time_column=1)

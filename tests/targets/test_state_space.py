@@ -105,8 +105,14 @@ def test_derivatives_and_batches():
         ((np.zeros((2, 3)), np.ones(2), np.ones(2)), "`recurrent` must be a square matrix"),
         ((-np.eye(2), np.ones(3), np.ones(2)), "`input` must have shape"),
         ((-np.eye(2), np.ones(2), np.ones((2, 3))), "`readout` must have shape"),
-        ((np.diag([-1.0, 0.5]), np.ones(2), np.ones(2)), "must be stable, got .* 0.5"),
-        ((np.array([[0.0, 1.0], [-1.0, 0.0]]), np.ones(2), np.ones(2)), "must be stable"),
+        (
+            (np.diag([-1.0, 0.5]), np.ones(2), np.ones(2)),
+            "left half-plane, got .* 0.5",
+        ),
+        (
+            (np.array([[0.0, 1.0], [-1.0, 0.0]]), np.ones(2), np.ones(2)),
+            "left half-plane",
+        ),
         ((np.diag([-1.0, np.nan]), np.ones(2), np.ones(2)), "`recurrent` must be finite"),
     ],
 )
@@ -135,7 +141,7 @@ def test_vector_kernel():
         memjax.VectorKernel(((first,), (first, second)))
     with pytest.raises(ValueError, match="as many kernels in every row"):
         memjax.VectorKernel(())
-    with pytest.raises(TypeError, match="must hold scalar kernels, got StateSpaceKernel"):
+    with pytest.raises(TypeError, match="must be a scalar kernel, got StateSpaceKernel"):
         memjax.VectorKernel((memjax.StateSpaceKernel(W, U, C),))
     with pytest.raises(ValueError, match="pass an array of shape"):
         row.response(TS, xs[:, 0])

@@ -63,7 +63,7 @@ def test_rates_are_drawn_with_their_fit():
     assert named(figure)[1] == "fitted rate"
     fitted, error = figure.axes[0].lines[1:3]
     np.testing.assert_allclose(fitted.get_ydata(), error.get_ydata(), rtol=1e-12)
-    with pytest.raises(TypeError, match="got int for 'bump'"):
+    with pytest.raises(TypeError, match="approximation rates, got 3"):
         viz.plot_approximation_errors({"bump": 3})  # pyright: ignore
     with pytest.raises(ValueError, match="at least one rate"):
         viz.plot_approximation_errors({})

@@ -72,7 +72,7 @@ def test_curves_end_at_the_time_reached():
 def test_figures_refuse_what_is_not_there():
     with pytest.raises(ValueError, match="`width` must be one of"):
         viz.plot_loss_curves(sweep_like(), width=3)
-    with pytest.raises(ValueError, match="`delta` is no dimension"):
+    with pytest.raises(ValueError, match="`delta` must be a dimension"):
         viz.plot_plateau_law(sweep_like(), delta=0.1)
     with pytest.raises(ValueError, match="curve_loss"):
         viz.plot_loss_curves(sweep_like().drop_vars("curve_loss"))
