@@ -183,7 +183,7 @@ class LaneMethod(eqx.Module):
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         turn = jnp.einsum("lnk,kl->nl", here.hessian, here.gradient)
         floor = _mapped(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
-        direction = np.cos(np.arange(n) + 1.0)
+        direction = _anywhere(n)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
@@ -204,18 +204,18 @@ class LaneMethod(eqx.Module):
             last_error=zero + 1,
             margin=margin,
             crossing=first_crossing(None, margin, margin),
-            nearest=jnp.full(lanes, jnp.inf),
+            nearest=zero + jnp.inf,
             nearest_y=y,
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
-            direction=jnp.broadcast_to((direction / np.linalg.norm(direction))[:, None], y.shape),
+            direction=jnp.broadcast_to(direction, y.shape),
             time_noise=zero,
             cross_noise=zero,
             peak_noise=zero,
             num_steps=count,
             num_accepted_steps=count,
             curve_index=count,
-            curve_loss=jnp.full((self.curve_times.shape[0], lanes), jnp.nan),
+            curve_loss=jnp.full((self.curve_times.shape[0], lanes), jnp.nan, y.dtype),
         )
         return self._recorded(runs, state, zero, zero, state.polynomial)
 
@@ -248,8 +248,10 @@ class LaneMethod(eqx.Module):
         unit = here.gradient / _norm(here.gradient)
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
         direction = across(solved[:, -1])
-        size = jnp.sqrt(jnp.sum(direction**2, axis=0))
-        growth = jnp.where(size > 0, REAL - dt / jnp.where(size > 0, size, 1), 0)
+        size = _norm(direction)
+        growth = REAL - dt / size
+        # A direction that was damped for long, and starts to grow, must still be found.
+        direction = direction / size + 1e-2 * _anywhere(n)
 
         bound = self.rtol * (state.floor + jnp.maximum(jnp.abs(y), jnp.abs(y1)))
         size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
@@ -287,6 +289,8 @@ class LaneMethod(eqx.Module):
 
         moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
         noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
+        # The displacement is rounded as well: a weight that has been drawn to 0 is lost in it.
+        own = 0 if self.compensated else jnp.finfo(y.dtype).eps * jnp.sqrt(jnp.sum(y1**2, axis=0))
         # Time means nothing any more where a step moves by less than its tolerance.
         shift = jnp.where(_rms(stages[:, 2] / scale) > 1, noise / jnp.where(moved > 0, moved, 1), 0)
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
@@ -309,9 +313,9 @@ class LaneMethod(eqx.Module):
             nearest_y=nearest_y,
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
-            direction=direction / jnp.where(size > 0, size, 1),
+            direction=direction / _norm(direction),
             time_noise=state.time_noise + shift * dt,
-            cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise,
+            cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise + own,
             peak_noise=jnp.maximum(state.peak_noise, _rms(shaken / scale)),
             num_steps=num_steps,
             num_accepted_steps=state.num_accepted_steps + 1,
@@ -626,6 +630,12 @@ def _restarted(
 def _evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
     c1, c2, c3 = (polynomial[:, k] for k in range(3))
     return theta * (c1 + theta * (c2 + theta * c3))
+
+
+def _anywhere(n: int) -> np.ndarray:
+    """A direction of length one, which is at right angles to none in particular."""
+    direction = np.cos(np.arange(n) + 1.0)
+    return (direction / np.linalg.norm(direction))[:, None]
 
 
 def _norm(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:

@@ -5,6 +5,7 @@ spread over more decades than a float has digits, and only the scaled factors ke
 """
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
@@ -28,6 +29,8 @@ def smallest_displacement(
     """
     time = 1 / jnp.maximum(curvature, 1)
     moved = flow.leaf_norms(velocity) * time + flow.leaf_norms(acceleration) * time**2
+    # Its last bits depend on the lane that a run is in, and would make those of the result do so.
+    moved = lax.reduce_precision(moved, exponent_bits=11, mantissa_bits=20)
     return jnp.maximum(_SHARE * moved, jnp.finfo(moved.dtype).tiny * 1e10)
 
 
