@@ -3,7 +3,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ from .._checks import (
     check_instance,
     check_integer,
     check_nonnegative,
+    check_scalar,
     is_traced,
+    shown,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
@@ -623,16 +625,21 @@ def _as_weights(weights: ArrayLike, count: int) -> np.ndarray:
     return np.asarray(values)
 
 
+def check_scalar_kernel(kernel: Any) -> None:
+    """Refuse what is no kernel, and matrices of kernels."""
+    single = isinstance(kernel, StateSpaceKernel) and kernel.shape == ()
+    if not single and not isinstance(kernel, AbstractKernel):
+        got = f"one of shape {kernel.shape}" if isinstance(kernel, StateSpaceKernel) else None
+        raise TypeError(
+            f"`kernel` must be a scalar kernel, got {got or shown(kernel)}; pass the "
+            "entries of a matrix of kernels one by one, and a model's `kernel()`."
+        )
+
+
 def check_kernel(kernel: Kernel, norm: str, horizon: ArrayLike | None) -> float:
     """Refuse what cannot be approximated, and give the horizon."""
     check_choice("norm", norm, NORMS)
-    single = isinstance(kernel, StateSpaceKernel) and kernel.shape == ()
-    if not single and not isinstance(kernel, AbstractKernel):
-        shape = f" of shape {kernel.shape}" if isinstance(kernel, StateSpaceKernel) else ""
-        raise TypeError(
-            f"`kernel` must be a scalar kernel, got {type(kernel).__name__}{shape}; pass the "
-            "entries of a matrix of kernels one by one, and a model's `kernel()`."
-        )
+    check_scalar_kernel(kernel)
     if is_traced((kernel, horizon)):
         raise TypeError(
             "`kernel` must be concrete, got a traced one; the search adapts to the values and "
@@ -644,6 +651,7 @@ def check_kernel(kernel: Kernel, norm: str, horizon: ArrayLike | None) -> float:
         end = float(kernel.times[-1]) if isinstance(kernel, SampledKernel) else math.inf
     else:
         finite = as_horizon(horizon)
+        check_scalar("horizon", jnp.zeros(()) if finite is None else finite)
         end = math.inf if finite is None else float(finite)
         if not end > 0:
             raise ValueError(f"`horizon` must be positive, got {end}; pass a time above 0.")

@@ -3,10 +3,10 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from .._checks import as_float_array, check_instance, check_nonnegative
+from .._checks import as_increasing, check_instance, check_nonnegative, shown
 from ..targets import SampledKernel
 from ..targets._inner import Kernel
-from ._best import BestExponentialSum
+from ._best import BestExponentialSum, check_scalar_kernel
 from ._curve import sample
 
 _POINTS = 400  # of a curve between the samples
@@ -32,8 +32,10 @@ def approximation_dataset(
     `norm` and `error`, and `samples` if there are some. Where samples were taken as points, the
     kernel is NaN in between.
 
-    **Raises:** `ValueError` if there are no times, or negative ones.
+    **Raises:** `ValueError` if there are no times, or negative ones, or ones that do not increase;
+    `TypeError` for what is no scalar kernel, or not the samples that `best` was fitted to.
     """
+    check_scalar_kernel(kernel)
     check_instance(
         "best", best, BestExponentialSum, "a BestExponentialSum",
         "pass what `best_exponential_sum` returns",
@@ -46,15 +48,19 @@ def approximation_dataset(
             )
         samples = np.asarray(kernel.times)
         times = np.union1d(samples, np.linspace(samples[0], samples[-1], _POINTS))
-    moments = as_float_array("times", times)
+    moments = as_increasing("times", times)
     check_nonnegative("times", moments)
+    if best.samples == "points" and not isinstance(kernel, SampledKernel):
+        raise TypeError(
+            f"`kernel` must be the SampledKernel that `best` was fitted to, got {shown(kernel)}; "
+            "pass that."
+        )
     values, fit = np.array(kernel(moments)), best.model.kernel()(moments) + best.offset
     attributes = {"neurons": best.order, "norm": best.norm, "error": float(best.error)}
     if best.samples is not None:
         attributes["samples"] = best.samples
     if best.samples == "points":
-        assert isinstance(kernel, SampledKernel)
-        values[~np.isin(np.asarray(moments), np.asarray(kernel.times))] = np.nan
+        values[~np.isin(np.asarray(moments), np.asarray(kernel.times))] = np.nan  # pyright: ignore
     return xr.Dataset(
         {"kernel": ("time", values), "fit": ("time", np.asarray(fit))},
         {"time": np.asarray(moments)},

@@ -86,6 +86,7 @@ def neurons_needed(
     """
     wanted = as_positive("error", error, "no finite number of neurons reaches 0 in general")
     check_flag("relative", relative)
+    check_flag("progress", progress)
     check_integer("max_neurons", max_neurons)
     more = [check_integer("also", m) for m in as_list("also", also, "integers")]
     search = make_search(

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from .._checks import as_float_array, check_integer
+from .._checks import as_integers, as_positive_array, shown
 from ..targets import AbstractKernel, split_exponential, state_space
 from ..targets._inner import Kernel
 from ._best import check_kernel, extended, make_search
@@ -58,15 +59,15 @@ class ApproximationRate(eqx.Module):
 
         An array of the shape of `widths`.
         """
-        m = as_float_array("widths", widths)[..., None]
+        m = as_positive_array("widths", widths)[..., None]
         return jnp.min(self.gamma / (self.beta * m**self.alpha), axis=-1)
 
 
 def approximation_rate(
     kernel: Kernel,
     *,
-    alphas: tuple[int, ...] = (1, 2, 3),
-    widths: tuple[int, ...] = (2, 4, 6, 8),
+    alphas: Sequence[int] = (1, 2, 3),
+    widths: Sequence[int] = (2, 4, 6, 8),
     complex: bool = True,
 ) -> ApproximationRate:
     r"""The constants of the direct approximation theorem, and the rate that best sums have.
@@ -103,15 +104,13 @@ def approximation_rate(
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 4 (theory, section 2).
     """
-    for name, orders in (("alphas", alphas), ("widths", widths)):
-        for order in orders:
-            check_integer(name, order)
-    if not alphas or len(set(widths)) < 2:
+    check_kernel(kernel, "sup", math.inf)
+    alphas, widths = as_integers("alphas", alphas), as_integers("widths", widths)
+    if len(set(widths)) < 2:
         raise ValueError(
-            f"`alphas` must name an order and `widths` two, got {alphas} and {widths}."
+            f"`widths` must hold two numbers of neurons, got {shown(widths)}; a rate needs more."
         )
     name = type(kernel).__name__
-    check_kernel(kernel, "sup", math.inf)
     if kernel.memory in ("polynomial", "none"):
         raise ValueError(
             f"`kernel` must decay exponentially for the theorem, got {name} with memory "

@@ -89,6 +89,25 @@ def _noises(state: _State) -> tuple[Float[Array, ""], ...]:
     return state.time_noise, state.cross_noise, state.peak_noise
 
 
+def check_integrator(solver: Any, stepsize_controller: Any) -> None:
+    """Refuse what cannot integrate a flow; `None` stands for the default."""
+    if solver is not None:
+        check_instance(
+            "solver",
+            solver,
+            diffrax.AbstractAdaptiveSolver,
+            "a Diffrax solver that estimates its errors",
+            "pass for example diffrax.Kvaerno5()",
+        )
+    adaptive = isinstance(stepsize_controller, diffrax.AbstractAdaptiveStepSizeController)
+    clipped = isinstance(stepsize_controller, diffrax.ClipStepSizeController)
+    if stepsize_controller is not None and (clipped or not adaptive):
+        raise TypeError(
+            "`stepsize_controller` must adapt to errors and not depend on absolute time, got "
+            f"{shown(stepsize_controller)}; pass a diffrax.PIDController."
+        )
+
+
 def default_solver() -> diffrax.AbstractSolver:
     """The solver of [`memjax.measure_plateau`][]: Kvaerno5 with a full Newton iteration."""
     return diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
@@ -614,21 +633,7 @@ def measure_plateau(
     check_exit("exit", exit)
     for name, value in (("model", model), ("flow", flow), ("exit", exit)):
         check_float64(name, eqx.filter(value, eqx.is_inexact_array))
-    if solver is not None:
-        check_instance(
-            "solver",
-            solver,
-            diffrax.AbstractAdaptiveSolver,
-            "a Diffrax solver that estimates its errors",
-            "pass for example diffrax.Kvaerno5()",
-        )
-    adaptive = isinstance(stepsize_controller, diffrax.AbstractAdaptiveStepSizeController)
-    clipped = isinstance(stepsize_controller, diffrax.ClipStepSizeController)
-    if stepsize_controller is not None and (clipped or not adaptive):
-        raise TypeError(
-            "`stepsize_controller` must adapt to errors and not depend on absolute time, got "
-            f"{shown(stepsize_controller)}; pass a diffrax.PIDController."
-        )
+    check_integrator(solver, stepsize_controller)
     rtol = as_tolerance("rtol", rtol)
     max_time = as_max_time(max_time)
     if max_steps is None:

@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree, Scalar
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PyTree, Real, Scalar
 
 from .._checks import (
+    as_float_array,
+    as_nonnegative,
+    as_positive,
     check_callable,
     check_flag,
     check_instance,
     check_integer,
     check_nonnegative,
-    check_positive,
 )
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
@@ -130,18 +133,28 @@ class RadauNewton(optx.AbstractRootFinder):
 
     rtol: Any
     atol: Any
-    norm: Callable[[PyTree], Scalar] = optx.rms_norm
-    kappa: float = 1e-2
-    full: bool = eqx.field(default=False, static=True)
+    norm: Callable[[PyTree], Scalar]
+    kappa: Any
+    full: bool = eqx.field(static=True)
 
-    def __check_init__(self):
-        for name in ("rtol", "atol"):
-            # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
-            if not np.array_equal(getattr(self, name), np.inf):
-                check_nonnegative(name, getattr(self, name), "pass a tolerance such as 1e-8")
-        check_callable("norm", self.norm, "pass a norm of PyTrees such as optimistix.rms_norm")
-        check_positive("kappa", self.kappa, "pass a share of the tolerance such as 0.01")
-        check_flag("full", self.full)
+    def __init__(
+        self,
+        rtol: Any,
+        atol: Any,
+        norm: Callable[[PyTree], Scalar] = optx.rms_norm,
+        kappa: Real[ArrayLike, ""] = 1e-2,
+        full: bool = False,
+    ):
+        # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
+        if rtol is not np.inf:
+            as_nonnegative("rtol", rtol, "pass a tolerance such as 1e-8")
+        if atol is not np.inf:
+            as_float_array("atol", atol)
+            check_nonnegative("atol", atol, "pass a tolerance such as 1e-8")
+        check_callable("norm", norm, "pass a norm of PyTrees such as optimistix.rms_norm")
+        as_positive("kappa", kappa, "pass a share of the tolerance such as 0.01")
+        check_flag("full", full)
+        self.rtol, self.atol, self.norm, self.kappa, self.full = rtol, atol, norm, kappa, full
 
     def init(
         self, fn: Any, y: Any, args: Any, options: Any, f_struct: Any, aux_struct: Any, tags: Any

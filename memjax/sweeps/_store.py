@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .._checks import as_path, check_instance, shown
+from .._checks import as_path, check_flag, check_instance, shown
 from ._output import left_behind, LIST, read_files, replacing
 
 # What the arrays of a store may be encoded by. Other codecs are refused before anything is decoded:
@@ -46,6 +46,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = Fal
     written; `TypeError` or `ValueError` for a dataset that a store cannot hold.
     """
     check_instance("dataset", dataset, xr.Dataset, "an xarray.Dataset", "pass that of a sweep")
+    check_flag("overwrite", overwrite)
     attributes, arrays = _encoded(dataset)
     with replacing(path, overwrite) as partial:
         _write(partial, attributes, arrays)

@@ -39,7 +39,7 @@ from ..models import AbstractModel
 from ..plateaus import AbstractExit, measure_plateau
 from ..plateaus._crossing import REFINEMENT, SMALLEST_RTOL
 from ..plateaus._lanes import LaneMethod, Runs
-from ..plateaus._measure import as_curve_times, as_max_time
+from ..plateaus._measure import as_curve_times, as_max_time, check_integrator
 from ..plateaus._outcomes import MAX_STEPS_REACHED, OUTCOMES, UNDECIDED, UNRESOLVED
 from ._engine import cores, default_lanes, Program, Stream, stream
 
@@ -159,6 +159,7 @@ def sweep(
     for name in static:
         check_choice("static", name, names, "name an axis")
     check_flag("progress", progress)
+    check_integrator(solver, stepsize_controller)
     if rtol is not None:
         as_tolerance("rtol", rtol)
     max_time, resolution = as_max_time(max_time), as_positive("resolution", resolution)
