@@ -236,9 +236,9 @@ def as_horizon(value: Any) -> Array | None:
 
 def check_scalar(name: str, value: Any) -> None:
     """Refuse anything with a shape."""
-    if jnp.shape(value) != ():
+    if np.shape(value) != ():
         raise ValueError(
-            f"`{name}` must be a scalar, got shape {jnp.shape(value)}; batch with `jax.vmap`."
+            f"`{name}` must be a scalar, got shape {np.shape(value)}; batch with `jax.vmap`."
         )
 
 
@@ -250,13 +250,13 @@ def check_finite(name: str, value: Any) -> None:
 def check_positive(name: str, value: Any, hint: str = "pass values above 0") -> None:
     """Refuse NaN, infinity, zero and negative values."""
     check_finite(name, value)
-    _refuse(name, value, lambda values: values > 0, "must be positive", hint)
+    _refuse(name, value, lambda x: np.isreal(x) & (x > 0), "must be positive", hint)
 
 
 def check_nonnegative(name: str, value: Any, hint: str = "pass values of 0 or more") -> None:
     """Refuse NaN, infinity and negative values."""
     check_finite(name, value)
-    _refuse(name, value, lambda values: values >= 0, "must not be negative", hint)
+    _refuse(name, value, lambda x: np.isreal(x) & (x >= 0), "must not be negative", hint)
 
 
 def _refuse(name: str, value: Any, good: Callable, wanted: str, hint: str) -> None:

@@ -21,7 +21,16 @@ import tyro
 import xarray as xr
 
 from . import viz
-from ._checks import as_number, as_plain, as_seed, as_share, check_positive, said, shown
+from ._checks import (
+    as_existing_file,
+    as_number,
+    as_plain,
+    as_seed,
+    as_share,
+    check_positive,
+    said,
+    shown,
+)
 from .approximation import (
     approximation_dataset,
     best_exponential_sum,
@@ -149,7 +158,7 @@ class Plateau:
             check_positive("memory", self.memory, "pass 1/omega > 0")
             remainder = GaussianBump(1 / self.memory, self.bump_amplitude, self.bump_width)
         else:
-            remainder = SampledKernel.from_csv(self.kernel)
+            remainder = SampledKernel.from_csv(as_existing_file("kernel", self.kernel))
         if not amplitudes and not rates:
             return remainder
         return ExponentialSum(jnp.asarray(amplitudes), jnp.asarray(rates)) + remainder

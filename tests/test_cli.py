@@ -476,7 +476,11 @@ def test_approximate_takes_complex_rates_and_a_margin(tmp_path, capsys):
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--neurons 1", "`error` or `neurons` must be given, got both"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--weight-column 1", "`value_column` and `weight_column`"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--weight-column 7", "columns 0 and 1 and 7"),
-        ("0,1\n1,0.5\n2,0.2\n3,0\n", "--origin 2.5", "must hold at least"),
+        (
+            "0,1\n1,0.5\n2,0.2\n3,0\n",
+            "--origin 2.5",
+            "`origin` must leave at least 2 samples",
+        ),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--confidence 2", "`confidence` must be below 1"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error 0", "`error` must be positive"),
         ("0,1\n1,0.5\n2,0.2\n3,0\n", "--error nan", "`error` must be"),

@@ -229,9 +229,11 @@ def test_plateaus_last_as_long(flow):
     exits = mj.FirstOf(mj.RelativeLossDrop(0.3), mj.ParameterDistance(0.5))
     found = [mj.measure_plateau(flow, model, exits) for model in (COMPLEX, REAL)]
     assert jnp.isfinite(found[0].time)
-    np.testing.assert_allclose(found[0].time, found[1].time, rtol=1e-9)
-    np.testing.assert_allclose(found[0].distance, found[1].distance, rtol=1e-9)
-    np.testing.assert_allclose(in_parts(weights(found[0].model)), in_parts(weights(found[1].model)))
+    # Errors count relative to whole leaves, which are others.
+    np.testing.assert_allclose(found[0].time, found[1].time, rtol=1e-6)
+    np.testing.assert_allclose(found[0].distance, found[1].distance, rtol=1e-6)
+    reached = [in_parts(weights(plateau.model)) for plateau in found]
+    np.testing.assert_allclose(reached[0], reached[1], rtol=1e-6, atol=1e-9)
 
 
 # Also where the state is real, and a complex model is kept in the term.
@@ -362,7 +364,7 @@ def test_complex_outputs_and_losses_are_refused_in_a_line():
         lambda: mj.OptaxTraining(loss, optax.sgd(0.1)).update(COMPLEX, weights(COMPLEX), None),
         lambda: mj.GradientFlow(loss).displaced(COMPLEX),
     ):
-        with pytest.raises(TypeError, match="must map a model to a real number, got dtype complex"):
+        with pytest.raises(TypeError, match="must be real, got dtype complex"):
             call()
 
 

@@ -162,7 +162,7 @@ def test_discrete_counterparts():
     np.testing.assert_allclose(
         mj.Exp().multipliers(free, 0.1), np.exp(-0.1 * np.exp(v)), rtol=1e-14
     )
-    with pytest.raises(ValueError, match=r"`rule` must be 'exact' or 'euler', got 'tustin'"):
+    with pytest.raises(ValueError, match=r"`rule` must be one of 'exact', 'euler', got 'tustin'"):
         mj.Exp().multipliers(free, rule="tustin")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`step` must be positive"):
         mj.Exp().multipliers(free, 0.0)

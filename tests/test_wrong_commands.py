@@ -204,7 +204,7 @@ def test_files_that_are_no_specifications_are_refused(
         (["diagnose", "own_model:model", "--lag", "1e12"], "take a larger `step`"),
         (["fit", "missing"], "missing"),
         (["fit", "binary"], "binary"),
-        (["plateau", "--kernel", "missing"], "`path` must name a CSV file"),
+        (["plateau", "--kernel", "missing"], "`kernel` must be a file that exists"),
         (["nonsense"], "nonsense"),
         (["--nonsense"], "nonsense"),
         (["fit"], "Missing"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from .._checks import check_instance, shown
-from ..losses import AbstractLoss, check_trained, coordinates, displaced, weights
+from ..losses import AbstractLoss, check_trained, coordinates, displaced, real_parts, weights
 from ..models import AbstractModel, trainable
 
 
@@ -153,8 +153,12 @@ class DisplacedFlow(diffrax.AbstractTerm):
     def leaf_norms(self, y: Float[Array, " state"]) -> Float[Array, " state"]:
         """The length of each leaf of weights, and of what else the flow remembers, in place of
         all its numbers."""
-        state = (self._displacement(y), self._auxiliary(y))
-        return _flat(jax.tree.map(lambda x: jnp.full_like(x, _norm(x)), state))
+
+        def alike(leaf: Array) -> PyTree[Array]:
+            size = _norm(coordinates(leaf)[0])
+            return jax.tree.map(lambda part: jnp.full_like(part, size), real_parts(leaf))
+
+        return _flat(jax.tree.map(alike, (self._displacement(y), self._auxiliary(y))))
 
     def gradient(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
         """The gradient of the loss at a state."""

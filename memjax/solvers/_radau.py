@@ -15,12 +15,13 @@ from jaxtyping import Array, Bool, Float, PyTree, Real, Scalar
 from .._checks import (
     as_float_array,
     as_nonnegative,
-    as_positive,
     check_callable,
     check_flag,
     check_instance,
     check_integer,
     check_nonnegative,
+    check_positive,
+    check_scalar,
 )
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
@@ -152,7 +153,9 @@ class RadauNewton(optx.AbstractRootFinder):
             as_float_array("atol", atol)
             check_nonnegative("atol", atol, "pass a tolerance such as 1e-8")
         check_callable("norm", norm, "pass a norm of PyTrees such as optimistix.rms_norm")
-        as_positive("kappa", kappa, "pass a share of the tolerance such as 0.01")
+        # Not converted: there must be no JAX operation when memjax is imported.
+        check_positive("kappa", kappa, "pass a share of the tolerance such as 0.01")
+        check_scalar("kappa", kappa)
         check_flag("full", full)
         self.rtol, self.atol, self.norm, self.kappa, self.full = rtol, atol, norm, kappa, full
 
@@ -208,8 +211,8 @@ class RadauNewton(optx.AbstractRootFinder):
         return y, aux, {}
 
 
-# What `diffrax.with_stepsize_controller_tols` puts in the place of tolerances, for Diffrax to find.
-_FROM_CONTROLLER = diffrax.with_stepsize_controller_tols(RadauNewton)()
+def _default_root_finder() -> RadauNewton:
+    return diffrax.with_stepsize_controller_tols(RadauNewton)()
 
 
 class _Simplified(eqx.Module):
@@ -361,7 +364,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         solver_state: _Past,
         made_jump: Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], _Past, diffrax.RESULTS]:
-        if self.root_finder.rtol is _FROM_CONTROLLER.rtol:
+        if self.root_finder.rtol is _default_root_finder().rtol:
             raise ValueError(
                 "`root_finder` must have tolerances where there is no step size controller to take "
                 "them from; pass RadauIIA5(root_finder=RadauNewton(rtol=1e-8, atol=1e-10))."

@@ -290,8 +290,9 @@ def stream(programs: list[Program]) -> Stream:
                 yield item
     finally:
         stopped.set()
-    for thread in threads:
-        thread.join()
+        # However this ends: a process that exits while a thread compiles is aborted.
+        for thread in threads:
+            thread.join()
     if interrupt is not None:
         raise interrupt
 

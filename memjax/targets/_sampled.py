@@ -164,6 +164,11 @@ def since(origin: float, times: np.ndarray, *others: np.ndarray) -> tuple[np.nda
     if origin == 0:
         return times, *others
     kept = times >= origin
+    if np.sum(kept) < 2:
+        raise ValueError(
+            f"`origin` must leave at least 2 samples, got {origin}, which leaves {np.sum(kept)}; "
+            "pass the time at which the response begins."
+        )
     return times[kept] - origin, *(values[kept] for values in others)
 
 

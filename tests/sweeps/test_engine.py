@@ -229,7 +229,7 @@ def test_a_small_remainder_is_not_lost_in_the_loss():
         ({"rtol": 2.0}, ValueError, "`rtol` must be below 1"),
         ({"rtol": -1.0}, ValueError, "`rtol` must be positive"),
         ({"max_steps": 2**31}, ValueError, "`max_steps` must be an integer of at most"),
-        ({"curve_times": []}, ValueError, "`curve_times` must not be empty"),
+        ({"curve_times": []}, ValueError, "`curve_times` must be 1-D with at least 1"),
         ({"lanes": 2.5}, ValueError, "`lanes` must be an integer"),
     ],
 )

@@ -191,9 +191,9 @@ def test_bad_axes_are_refused_before_any_run(axes, error, match):
 
 def test_bad_options_are_refused():
     axes = {"omega": [0.1]}
-    with pytest.raises(ValueError, match="`static` names no axis: 'width'"):
+    with pytest.raises(ValueError, match="`static` must be one of 'omega', got 'width'"):
         mj.sweep(build_any, axes, static=("width",), progress=False)
-    with pytest.raises(ValueError, match="`precision` must be 'auto'"):
+    with pytest.raises(ValueError, match="`precision` must be one of 'auto'"):
         mj.sweep(build_any, axes, precision="quad", progress=False)  # pyright: ignore
     with pytest.raises(ValueError, match="`lanes` must be"):
         mj.sweep(build_any, axes, lanes=0, progress=False)

@@ -206,7 +206,7 @@ def test_integration_with_error_control_needs_times_that_are_resolved():
         # Of a function of time no differences are taken.
         assert np.all(np.isfinite(model(SHORT[:10], jnp.sin)))
     with pytest.raises(ValueError, match="`ts` must tell its steps"):
-        mj.Lorenz96().response(uneven(LATE).astype(np.float32)[:9], XS[:9])
+        mj.Lorenz96(key=jax.random.key(0)).response(uneven(LATE).astype(np.float32)[:9], XS[:9])
 
 
 def test_losses_memories_and_attention_late_in_a_recording():
