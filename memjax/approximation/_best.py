@@ -126,9 +126,11 @@ class Options(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A sum, its error, and a bound that no sum falls below, in units of the search."""
+    """A sum, how its rates may move, its error, and a bound that no sum falls below, in units of
+    the search."""
 
     rates: Rates
+    mixing: np.ndarray
     sums: Terms
     distance: Distance
     bound: float
@@ -254,8 +256,8 @@ class Search:
             if _near(pair, done, 1e-4):
                 continue
             done.append(pair)
-            for rates, coefficients, share in self._polished(pair[0]):
-                found = self._found(m, rates, coefficients)
+            for rates, coefficients, mixing, share in self._polished(pair[0]):
+                found = self._found(m, rates, coefficients, mixing)
                 self._bar.update()
                 if share * found.distance.error < least:
                     best, least = found, share * found.distance.error
@@ -265,7 +267,16 @@ class Search:
             if len(done) == _POLISHED:
                 break
         assert best is not None
+        if self.options.norm == "L2" and self._many:
+            coefficients = amplitudes(problem, best.rates, weights)
+            exact = refined(self.whole, best.rates, coefficients, best.mixing)
+            best = self._found(m, *exact, best.mixing)
         return self._result(m, best), best.rates
+
+    @property
+    def _many(self) -> bool:
+        """Whether there are too many times to look at all of them for every sum."""
+        return self.whole.times.size > 3 * MOST
 
     def _converged(self, rates: Rates) -> tuple[Rates, float]:
         """The least squares from a start, and from there with one rate after the other exchanged
@@ -281,20 +292,21 @@ class Search:
             best = least_squares(problem, better[0], weights, 400, better[0].free)
         return best
 
-    def _polished(self, rates: Rates) -> Iterator[tuple[Rates, np.ndarray, float]]:
-        """Sums near those of given rates that are better in the norm, each with the share of its
-        error by which it must be better than others to be preferred."""
-        yield from ((*found, 1.0) for found in self._in_norm(rates, rates.free))
+    def _polished(self, rates: Rates) -> Iterator[tuple[Rates, np.ndarray, np.ndarray, float]]:
+        """Sums near those of given rates that are better in the norm, each with how its rates may
+        move, and the share of its error by which it must be better than others to be preferred."""
+        yield from ((*found, rates.free, 1.0) for found in self._in_norm(rates, rates.free))
         for k, (apart, mixing) in enumerate(gathered(self.problem, rates)):
             moved, _ = least_squares(self.problem, apart, self.weights, 400, mixing)
             # The wider, the smaller are amplitudes.
             share = 1 - _CHANCE * 0.9**k
-            yield from ((*found, share) for found in self._in_norm(moved, mixing))
+            yield from ((*found, mixing, share) for found in self._in_norm(moved, mixing))
 
     def _in_norm(self, rates: Rates, mixing: np.ndarray) -> Iterator[tuple[Rates, np.ndarray]]:
         problem, weights = self.problem, self.weights
         if self.options.norm == "L2":
-            yield refined(self.whole, rates, amplitudes(problem, rates, weights), mixing)
+            close = problem if self._many else self.whole
+            yield refined(close, rates, amplitudes(problem, rates, weights), mixing)
             return
         yield rates, amplitudes(problem, rates, weights)
         power, sampled = 1 if self.options.norm == "L1" else np.inf, isinstance(self.source, Points)
@@ -312,7 +324,7 @@ class Search:
         self, rates: Rates, coefficients: np.ndarray, mixing: np.ndarray
     ) -> tuple[Rates, np.ndarray]:
         whole = self.whole
-        if whole.times.size <= 3 * MOST:
+        if not self._many:
             return minimax(whole, rates, coefficients, mixing)
         # Of many times those join the search at which the error is largest.
         problem = self.problem
@@ -326,7 +338,7 @@ class Search:
             problem = problem.joined(whole, more)
         return rates, coefficients
 
-    def _found(self, m: int, rates: Rates, coefficients: np.ndarray) -> Found:
+    def _found(self, m: int, rates: Rates, coefficients: np.ndarray, mixing: np.ndarray) -> Found:
         sums = terms(rates, coefficients)
         measured = self.source.measure(sums)
         bound = 0.0
@@ -334,11 +346,11 @@ class Search:
             needed = 2 * m + 1 + self.options.offset
             bound = alternation_bound(self.source.parts(sums), needed, self.options.norm)
             bound = max(bound - measured.uncertainty, 0.0)
-        return Found(rates, sums, measured, bound)
+        return Found(rates, mixing, sums, measured, bound)
 
     def _result(self, m: int, found: Found) -> BestExponentialSum:
         source, options, problem = self.source, self.options, self.problem
-        rates, sums, measured, bound = found
+        rates, _, sums, measured, bound = found
         if not found.proven:
             bound = max(bound, self.bound(m))
         whole = self.weights @ np.abs(problem.values * problem.factors)
