@@ -386,7 +386,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if "without" in n else n for n in KINDS]
+)
 def test_gradients_and_updates_in_other_precisions(name):
     """Right to their precision, and in their precision."""
     model, x64 = KINDS[name]
@@ -451,7 +453,7 @@ def test_squares_of_small_signals_in_single_precision():
     np.testing.assert_allclose(found.signal, exact.signal, rtol=1e-3)
 
 
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_closed_forms_take_models_in_single_precision(x64):
     kernel, model = mj.ExponentialSum(1.0, 0.5), mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.5])
     exact = mj.WhiteNoiseLoss(kernel).gradient(model)

@@ -223,8 +223,9 @@ def test_rescaling_of_the_output(scale, inverse_omega, negate):
     np.testing.assert_allclose(scaled.loss, scale**2 * plateau.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Descending")
-@pytest.mark.parametrize("inverse_omega", [pytest.param(8.0, marks=pytest.mark.slow), 12.0])
+@pytest.mark.parametrize("inverse_omega", [8.0, 12.0])
 def test_exactly_equal_modes_stay_equal_or_are_given_up(inverse_omega):
     """Rounding must not turn a start that is symmetric into a wrong time."""
     a0, w0 = [1.0, 0.0, 0.0], [1.0, 0.6, 0.6]
