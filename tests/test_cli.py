@@ -103,6 +103,7 @@ def test_plateau_on_a_measured_kernel(tmp_path, capsys):
     assert got["time"] == pytest.approx(12.8937, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
     path = tmp_path / "spec.toml"
     path.write_text("memory = 8.0\ndelta = 0.9\n")

@@ -259,6 +259,7 @@ def test_flows_are_diffrax_terms_where_diffrax_has_complex_states():
         flow.start(COMPLEX)
 
 
+@pytest.mark.slow
 def test_spectra_are_those_of_the_real_hessian():
     exact = jax.hessian(lambda flat: CHEAP(eqx.combine(coordinates(weights(REAL))[1](flat), REAL)))(
         coordinates(weights(REAL))[0]
@@ -272,6 +273,7 @@ def test_spectra_are_those_of_the_real_hessian():
     np.testing.assert_allclose(some.eigenvalues, found.eigenvalues[:2], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_perturbations_are_of_the_parts():
     ask = lambda model: mj.perturbation_error(
         model, CHEAP, [0.01, 0.1], restarts=2, steps=10, draws=4, key=KEY
@@ -322,6 +324,7 @@ LRU = Sequence(
 SAME = Parts(tuple((leaf.real, leaf.imag) for leaf in jax.tree.leaves(LRU)))
 
 
+@pytest.mark.slow
 def test_signals_and_sensitivities_are_real():
     found, exact = (mj.gradient_signal(m, [0, 1, 4], samples=3, key=KEY) for m in (LRU, SAME))
     np.testing.assert_allclose(found.signal, exact.signal, rtol=1e-10)
@@ -436,6 +439,7 @@ def test_spectra_perturbations_and_flows_in_other_precisions(name):
 
 
 @pytest.mark.parametrize("x64", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
 def test_cells_in_single_precision_are_diagnosed(x64):
     cell = eqx.nn.GRUCell(1, 4, key=KEY)
     with double(x64):
@@ -454,6 +458,7 @@ def test_squares_of_small_signals_in_single_precision():
 
 
 @pytest.mark.parametrize("x64", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
 def test_closed_forms_take_models_in_single_precision(x64):
     kernel, model = mj.ExponentialSum(1.0, 0.5), mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.5])
     exact = mj.WhiteNoiseLoss(kernel).gradient(model)

@@ -22,6 +22,7 @@ REFERENCES = json.loads(
     "width", [5, pytest.param(1, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("memory", [4.0, 18.0, 60.0])
+@pytest.mark.slow
 def test_closed_forms_are_those_of_the_loss(memory, width, exponential):
     rng = np.random.default_rng(width)
     amplitudes, rates = rng.normal(size=width), rng.uniform(0.3, 20.0, size=width)

@@ -50,6 +50,7 @@ def test_updates_are_counted_until_the_exit():
     np.testing.assert_allclose(plateau.time, flow.time, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_optimisers_that_search_along_a_line_see_the_loss():
     plateau = mj.measure_plateau(mj.OptaxTraining(LOSS, optax.lbfgs()), START, EXIT)
     assert plateau.result == mj.RESULTS.exited

@@ -66,6 +66,7 @@ def test_flow_of_models_is_the_gradient_flow():
     np.testing.assert_array_equal(path.reparametrisation.gain, GAIN)
 
 
+@pytest.mark.slow
 def test_flow_of_displacements_is_the_flow_of_models():
     start = model()
     flow = FLOW.displaced(start)

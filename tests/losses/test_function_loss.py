@@ -16,6 +16,7 @@ def rnn():
     return mj.DiagonalLinearRNN([0.8, -0.5, 0.3], [1.1, 0.25, 3.0], mj.Exp(1.5))
 
 
+@pytest.mark.slow
 def test_wrapping_a_loss_changes_nothing(rnn):
     inner = mj.WhiteNoiseLoss(TARGET)
     outer = mj.FunctionLoss(inner)
@@ -52,6 +53,7 @@ def test_modules_as_functions_are_swept():
     np.testing.assert_allclose(found, [4.25, 1.0], rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_noise_is_rounding_of_the_weights_through_the_hessian(rnn):
     loss = mj.FunctionLoss(mj.WhiteNoiseLoss(TARGET))
     noise = jfu.ravel_pytree(loss.gradient_noise(rnn))[0]

@@ -59,6 +59,7 @@ def test_white_noise_loss_is_the_integral(model, kernel):
         np.testing.assert_allclose(found, exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_loss_of_the_same_kernel_in_another_form():
     diagonal = mj.DiagonalLinearRNN([0.8, -0.5], [1.1, 0.25])
     basis = np.array([[1.0, 0.4], [-0.3, 1.2]])
@@ -88,6 +89,7 @@ def test_gradient_and_displacement(loss, model):
     assert np.all(np.isfinite(gradient(jnp.zeros_like(flat))))
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs():
     inputs = np.stack([U, C], axis=1)
     model = mj.LinearRNN(W, inputs, C[None])

@@ -49,6 +49,7 @@ def test_expected_loss_under_white_noise():
     assert abs(np.sum(at_end) / finer[1] - population) < abs(found[-1] - population) + 1e-3
 
 
+@pytest.mark.slow
 def test_expected_loss_under_coloured_noise():
     rate, sigma = 0.8, 1.5
     loss = mj.SampledPathLoss.ornstein_uhlenbeck(TARGET, TS, KEY, 400, rate, sigma)
@@ -77,6 +78,7 @@ def test_methods_agree():
     assert abs(values["residual"] - values["scan"]) > 1e-6 * values["scan"]
 
 
+@pytest.mark.slow
 def test_nonlinear_model_and_teacher():
     teacher = mj.NonlinearRNN.init(3, 2, 2, key=jax.random.key(1))
     target = mj.Teacher(teacher.residual, linear=False)
@@ -95,6 +97,7 @@ def test_nonlinear_model_and_teacher():
     np.testing.assert_allclose(gradient @ direction, slope, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_temporal_weights():
     ts = 2.0 + jnp.linspace(0.0, 3.0, 31)
     since = np.linspace(0.0, 3.0, 31)

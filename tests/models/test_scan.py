@@ -237,6 +237,7 @@ def test_derivatives(name):
     check_grads(run, (leaves, jnp.asarray(xs)), order=1, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_dense_derivatives():
     model, xs, _ = MODELS["dense scalar"]
     run = jax.jit(lambda model: jnp.sum(model.scan(TIMES, xs) ** 2))
@@ -257,6 +258,7 @@ def test_kernels_are_what_the_models_do():
     np.testing.assert_allclose(kernel, exact, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_batches_and_single_precision():
     model = mj.ComplexDiagonalRNN([1.0, 0.3], [0.0, 0.5], [0.3, 2.0], [1.0, 0.0])
     batch = RNG.normal(size=(3, 13))

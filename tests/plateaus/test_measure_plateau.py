@@ -192,6 +192,7 @@ def test_start_at_rest():
     assert plateau.stats["num_steps"] == 0
 
 
+@pytest.mark.slow
 def test_no_time_of_a_relative_drop_from_nothing():
     flow, rnn = problem(8.0, height=0.0)
     plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), throw=False)

@@ -203,6 +203,7 @@ def test_rescaling_of_the_clock(scale, inverse_omega):
 
 @settings(max_examples=10, deadline=None)
 @given(scale=st.floats(0.1, 10.0), inverse_omega=st.floats(4.0, 14.0), negate=st.booleans())
+@pytest.mark.slow
 def test_rescaling_of_the_output(scale, inverse_omega, negate):
     # All amplitudes times c multiply the loss by c^2: amplitudes move c times faster, free
     # weights c^2 times, which a gain divided by c takes back.

@@ -77,6 +77,7 @@ def test_forward_mode_names_the_adjoint_that_it_needs():
         jax.jvp(time, (8.0,), (1.0,))
 
 
+@pytest.mark.slow
 def test_a_failure_says_how_to_keep_the_others_of_a_batch():
     time = lambda delta: mj.measure_plateau(*case(delta=delta)).time
     with pytest.raises(Exception, match="`throw=False` marks it in `result` instead"):

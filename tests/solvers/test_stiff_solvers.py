@@ -252,6 +252,7 @@ def test_batches_are_loops(name):
 
 
 @both_solvers
+@pytest.mark.slow
 def test_derivatives(name):
     # A logistic curve and a stiff variable that follows its square.
     def vector_field(t, y, rate):

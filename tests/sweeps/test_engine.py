@@ -53,6 +53,7 @@ def test_three_programs_are_compiled_whatever_the_size(caplog):
 @pytest.mark.parametrize(
     "lanes", [8, pytest.param(40, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_lanes(dataset, lanes):
     other = swept(lanes=lanes)
     np.testing.assert_allclose(other["time"], dataset["time"], rtol=1e-9)
@@ -67,6 +68,7 @@ def test_results_do_not_depend_on_the_order_of_runs_to_the_last_bit(dataset):
         np.testing.assert_array_equal(other[name], dataset[name])
 
 
+@pytest.mark.slow
 def test_times_equal_those_of_single_measurements(dataset):
     for memory, seed in ((MEMORIES[0], 0), (MEMORIES[-1], 1)):
         plateau = mj.measure_plateau(*build(memory, seed)[:3])
@@ -130,6 +132,7 @@ def test_a_minimum_is_converged_with_positive_curvature():
     assert np.isposinf(out["time"][0]) and float(out["curvature"][0]) > 0
 
 
+@pytest.mark.slow
 def test_ends_at_once_where_there_is_nothing_to_do():
     still = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))
     flow = mj.GradientFlow(mj.WhiteNoiseLoss(still))

@@ -141,6 +141,7 @@ def test_zarr_round_trip_is_the_identity(dataset, tmp_path):
     xr.testing.assert_identical(mj.load_dataset(path), dataset)
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_returns_what_is_finished_and_leaves_no_threads_at_work(
     monkeypatch, interruptible
 ):

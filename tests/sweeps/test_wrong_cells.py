@@ -111,6 +111,7 @@ class Gaps(eqx.Module):
         return jnp.sum((model.amplitudes - known) ** 2)
 
 
+@pytest.mark.slow
 def test_a_nan_of_ones_own_is_left_to_the_run():
     def own(delta):
         loss = mj.FunctionLoss(Gaps(jnp.array([0.5, jnp.nan])))

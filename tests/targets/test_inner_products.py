@@ -249,6 +249,7 @@ def test_squared_distance(second):
     np.testing.assert_allclose(squared_distance(a, b), exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs():
     inputs, readout = RNG.normal(size=(3, 2)), RNG.normal(size=(2, 3))
     dense = mj.StateSpaceKernel(W, inputs, readout)

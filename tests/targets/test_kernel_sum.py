@@ -156,6 +156,7 @@ def test_gradient_in_the_horizon_is_the_integrand_there(pair):
         np.testing.assert_allclose(slope, first(horizon) * second(horizon), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_arrays_of_horizons_and_transformations():
     horizons = jnp.array([[0.0, 1.1], [5.5, 30.0]])
     for first, second in (("bump", "bump"), ("samples", "late samples"), ("sum", "samples")):

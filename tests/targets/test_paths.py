@@ -209,6 +209,7 @@ def test_integration_with_error_control_needs_times_that_are_resolved():
         mj.Lorenz96(key=jax.random.key(0)).response(uneven(LATE).astype(np.float32)[:9], XS[:9])
 
 
+@pytest.mark.slow
 def test_losses_memories_and_attention_late_in_a_recording():
     target = mj.ExponentialSum(AMPLITUDES, RATES)
     model = mj.DiagonalLinearRNN([1.0, 0.5], [200.0, 30.0])

@@ -45,6 +45,7 @@ def test_uneven_response(name):
     np.testing.assert_allclose(response[np.array(chosen)], exact, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_even_response_is_the_same():
     ts = np.linspace(3.0, 11.0, 81)
     xs = RNG.normal(size=81)

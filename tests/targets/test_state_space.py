@@ -121,6 +121,7 @@ def test_refusals(arguments, message):
         memjax.StateSpaceKernel(*arguments)
 
 
+@pytest.mark.slow
 def test_vector_kernel():
     first, second = memjax.ExponentialSum(1.0, 1.0), memjax.Box(1.0, 2.0)
     row = memjax.VectorKernel((first, second))
