@@ -3,8 +3,6 @@
 The referee of a complex model is the same model with twice as many real weights.
 """
 
-from contextlib import contextmanager
-
 import diffrax
 import equinox as eqx
 import jax
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from precision import double
 
 import memjax as mj
 from memjax.losses import coordinates, from_real_parts, real_parts
@@ -20,17 +19,6 @@ KEY = jax.random.key(0)
 TIMES = np.linspace(0.1, 6.0, 12)
 TARGET = mj.DampedOscillation([1.0], [0.0], [0.4], [1.5])
 MEASURED = np.exp(-0.4 * TIMES) * np.cos(1.5 * TIMES)
-
-
-@contextmanager
-def double(on):
-    """With double precision switched on or off."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", on)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 class Complex(mj.AbstractModel):

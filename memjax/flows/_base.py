@@ -140,7 +140,8 @@ class DisplacedFlow(diffrax.AbstractTerm):
     def initial_state(self) -> Float[Array, " state"]:
         """The state at the start."""
         still = jnp.zeros_like(coordinates(weights(self.model))[0])
-        return jnp.concatenate([still, _flat(self.auxiliary)])
+        # Nothing to remember has single precision, to which weights of weak types would yield.
+        return jnp.concatenate([still, _flat(self.auxiliary).astype(still.dtype)])
 
     def model_at(self, y: Float[Array, " state"]) -> AbstractModel:
         """The model of a state."""

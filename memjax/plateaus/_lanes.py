@@ -249,7 +249,8 @@ class LaneMethod(eqx.Module):
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
         direction = across(solved[:, -1])
         size = _norm(direction)
-        growth = REAL - dt / size
+        # Of a single weight there is no direction across.
+        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), REAL - dt / size, 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * _anywhere(n)
 

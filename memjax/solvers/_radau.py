@@ -211,8 +211,8 @@ class RadauNewton(optx.AbstractRootFinder):
         return y, aux, {}
 
 
-def _default_root_finder() -> RadauNewton:
-    return diffrax.with_stepsize_controller_tols(RadauNewton)()
+# What `diffrax.with_stepsize_controller_tols` puts in the place of tolerances, for Diffrax to find.
+_FROM_CONTROLLER = diffrax.with_stepsize_controller_tols(RadauNewton)()
 
 
 class _Simplified(eqx.Module):
@@ -317,7 +317,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         Hairer, Wanner, *Solving Ordinary Differential Equations II*, Sections IV.5 and IV.8.
     """
 
-    root_finder: optx.AbstractRootFinder = diffrax.with_stepsize_controller_tols(RadauNewton)()
+    root_finder: optx.AbstractRootFinder = _FROM_CONTROLLER
     root_find_max_steps: int = 10
     linear_solver: lx.AbstractLinearSolver = lx.LU()
     jacobian: Callable[..., Any] | None = None
@@ -364,7 +364,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         solver_state: _Past,
         made_jump: Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], _Past, diffrax.RESULTS]:
-        if self.root_finder.rtol is _default_root_finder().rtol:
+        if self.root_finder.rtol is _FROM_CONTROLLER.rtol:
             raise ValueError(
                 "`root_finder` must have tolerances where there is no step size controller to take "
                 "them from; pass RadauIIA5(root_finder=RadauNewton(rtol=1e-8, atol=1e-10))."

@@ -62,6 +62,8 @@ def advance(
     Returns once the batch is used up; with an empty one, once no lane runs any more.
     """
     lanes = pool.cell.shape[0]
+    # What runs hold besides arrays, such as the function of a loss, is no value of a loop.
+    (pool, batch, ended), fixed = eqx.partition((pool, batch, ended), eqx.is_array)
 
     def waiting(pool: Pool) -> Bool[Array, " lanes"]:
         return pool.lanes.result != RUNNING
@@ -84,7 +86,7 @@ def advance(
 
     def step(carry: tuple) -> tuple:
         pool, ended, taken, steps = carry
-        moved = method.step(pool.runs, pool.lanes)
+        moved = method.step(eqx.combine(pool.runs, fixed[0].runs), pool.lanes)
         pool = eqx.tree_at(lambda p: p.lanes, pool, moved)
         # Not for each lane that ends: an exchange moves all that there is of every lane.
         idle = jnp.sum(waiting(pool))
@@ -93,7 +95,7 @@ def advance(
         return pool, ended, taken, steps + 1
 
     pool, ended, taken, _ = lax.while_loop(going, step, (pool, ended, taken, jnp.zeros((), int)))
-    return pool, ended, taken
+    return eqx.combine(pool, fixed[0]), eqx.combine(ended, fixed[2]), taken
 
 
 @eqx.filter_jit

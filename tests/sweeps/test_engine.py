@@ -132,6 +132,35 @@ def test_a_minimum_is_converged_with_positive_curvature():
     assert np.isposinf(out["time"][0]) and float(out["curvature"][0]) > 0
 
 
+def test_a_single_weight_under_a_loss_of_ones_own():
+    class One(mj.AbstractModel):
+        weight: jax.Array
+
+        def initial_hidden(self):
+            return jnp.zeros(1)
+
+        def vector_field(self, t, h, x):
+            return -h
+
+        def readout(self, h):
+            return h
+
+    # A scalar of a weak type, and a plain function: neither may end in single precision, nor in
+    # the loops of the engine.
+    start = 1e-9
+    flow = mj.GradientFlow(mj.FunctionLoss(lambda model: (model.weight**2 - 1) ** 2 / 4))
+    model = One(jnp.array(start))
+    assert model.weight.weak_type
+    assert flow.displaced(model).initial_state().dtype == jnp.float64
+    far = np.array([0.5, 0.9])
+    out = mj.sweep(
+        lambda far: (flow, model, mj.ParameterDistance(far)), {"far": far}, progress=False
+    )
+    # w' = w - w^3 keeps log(w / sqrt(1 - w^2)) - tau.
+    exact = np.log((start + far) / np.sqrt(1 - (start + far) ** 2)) - np.log(start)
+    np.testing.assert_allclose(out["time"], exact, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_ends_at_once_where_there_is_nothing_to_do():
     still = mj.ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))

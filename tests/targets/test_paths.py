@@ -1,12 +1,11 @@
 """Steps between times, above all of times in single precision."""
 
-from contextlib import contextmanager
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import double
 
 import memjax as mj
 from memjax.targets._paths import as_steps, even_step
@@ -18,17 +17,6 @@ COUNT = 4000
 EXACT = LATE + STEP * np.arange(COUNT)
 SHORT = EXACT.astype(np.float32)
 XS = RNG.standard_normal(COUNT)
-
-
-@contextmanager
-def double(on):
-    """With double precision switched on or off."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", on)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture(params=[True, False], ids=["x64", "x32"])
