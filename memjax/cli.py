@@ -35,29 +35,38 @@ from .approximation import (
     approximation_dataset,
     best_exponential_sum,
     BestExponentialSum,
+    between_samples,
     neurons_needed,
+    Norm,
+    Samples,
 )
-from .approximation._best import Norm, Samples
-from .approximation._dataset import between_samples
 from .flows import GradientFlow
 from .losses import WhiteNoiseLoss
 from .memory import diagnose
 from .models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
-from .plateaus import fit_scaling_law, measure_plateau
-from .plateaus._outcomes import OUTCOMES
+from .plateaus import fit_scaling_law, measure_plateau, OUTCOMES
 from .reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
-from .sweeps import load_dataset, PlateauSweep, save_dataset
-from .sweeps._output import check_output, replacing
-from .sweeps._spec import (
+from .sweeps import (
+    check_output,
     checked,
     ExitName,
+    load_dataset,
     make_exit,
+    PlateauSweep,
     read_toml,
     Reparametrisation,
     REPARAMETRISATIONS,
+    replacing,
+    save_dataset,
 )
-from .targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
-from .targets._sampled import read_columns, since
+from .targets import (
+    AbstractKernel,
+    ExponentialSum,
+    GaussianBump,
+    read_columns,
+    SampledKernel,
+    since,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,7 @@ from .._checks import (
     shown,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
-from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
-from ..targets._inner import Kernel
+from ..targets import AbstractKernel, Kernel, SampledKernel, StateSpaceKernel
 from ._absolute import least_absolute
 from ._continuous import Continuous
 from ._distance import Distance, Terms

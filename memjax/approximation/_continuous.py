@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..targets import SampledKernel
-from ..targets._inner import Kernel
+from ..targets import Kernel, SampledKernel
 from ._curve import Curve
 from ._distance import Distance, distance, signed_parts, Terms
 from ._fit import as_problem, Problem

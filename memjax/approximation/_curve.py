@@ -9,10 +9,16 @@ import scipy.optimize
 from jaxtyping import Array
 
 from .._checks import as_horizon
-from ..targets import AbstractKernel, SampledKernel, StateSpaceKernel
-from ..targets._base import elementwise_derivative
-from ..targets._inner import edges, Kernel, values
-from ..targets._lyapunov import exponential_action
+from ..numerics import exponential_action
+from ..targets import (
+    AbstractKernel,
+    edges,
+    elementwise_derivative,
+    Kernel,
+    SampledKernel,
+    StateSpaceKernel,
+    values,
+)
 from ._grid import Edges, geometric, Grid, nodes
 
 _FLOOR = 2.0**-14  # the first panel, in units of the kernel's shortest own

@@ -4,8 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
-from ..targets import SampledKernel
-from ..targets._inner import Kernel
+from ..targets import Kernel, SampledKernel
 from ._best import BestExponentialSum, check_scalar_kernel
 from ._curve import sample
 

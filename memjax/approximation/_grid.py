@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..targets._quadrature import gauss_rule
+from ..numerics import gauss_rule
 
 Edges = Float[np.ndarray, " edges"]
 Nodes = Float[np.ndarray, " nodes"]

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_list, as_positive, check_flag, check_integer
-from ..targets._inner import Kernel
+from ..targets import Kernel
 from ._best import BestExponentialSum, extended, make_search, Norm, Samples
 from ._fit import Rates
 

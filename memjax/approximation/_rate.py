@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
-from ..targets import AbstractKernel, split_exponential, state_space
-from ..targets._inner import Kernel
+from ..targets import AbstractKernel, Kernel, split_exponential, state_space
 from ._best import check_kernel, extended, make_search
 from ._curve import Curve, first_jump, sample
 

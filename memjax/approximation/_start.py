@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
-from ..targets import DampedOscillation, ExponentialSum, StateSpaceKernel
-from ..targets._inner import joint, Kernel, separate
+from ..targets import DampedOscillation, ExponentialSum, joint, Kernel, separate, StateSpaceKernel
 from ._curve import Curve
 from ._fit import CUTOFF, Problem, Rates, solve
 from ._hankel import Spectrum

@@ -8,11 +8,21 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_positive
 from ..models import AbstractModel
-from ..targets import AbstractKernel, inner_product, KernelSum, state_space, StateSpaceKernel
-from ..targets._composed import ScaledKernel
-from ..targets._inner import edges, entries, join, joint, Kernel, separate
-from ..targets._lyapunov import exponential_action, gramian
-from ..targets._quadrature import DECAYS, gauss_rule, panels, POINTS, resolved
+from ..numerics import DECAYS, exponential_action, gauss_rule, gramian, panels, POINTS, resolved
+from ..targets import (
+    AbstractKernel,
+    edges,
+    entries,
+    inner_product,
+    join,
+    joint,
+    Kernel,
+    KernelSum,
+    ScaledKernel,
+    separate,
+    state_space,
+    StateSpaceKernel,
+)
 from ._base import AbstractLoss
 from ._function import FunctionLoss
 from ._white_noise import (

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..models import AbstractModel, DiagonalLinearRNN
+from ..numerics import double_double as dd
+from ..numerics import Pair
 from ..reparam import AbstractReparametrisation, Direct, Exp
-from ..solvers import _double_double as dd
-from ..solvers._double_double import Pair
 from ..targets import AbstractKernel, GaussianBump
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 

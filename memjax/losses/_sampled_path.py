@@ -21,10 +21,9 @@ from .._checks import (
     shown,
     unknown_name,
 )
+from .._paths import as_steps, as_times
 from ..models import AbstractModel
-from ..targets import AbstractTarget
-from ..targets._inner import Kernel, sizes
-from ..targets._paths import as_steps, as_times
+from ..targets import AbstractTarget, Kernel, sizes
 from ._base import AbstractLoss, check_model
 from ._function import FunctionLoss
 

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_positive, check_callable, check_integer, is_traced, said
 from ..models import AbstractModel
-from ..targets import AbstractKernel
-from ..targets._inner import entries, Kernel
-from ..targets._quadrature import last_coefficients, panels, UNRESOLVED
+from ..numerics import last_coefficients, panels, UNRESOLVED
+from ..targets import AbstractKernel, entries, Kernel
 from ._base import AbstractLoss
 from ._function import FunctionLoss
 from ._white_noise import check_target, model_kernel

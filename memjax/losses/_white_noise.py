@@ -9,25 +9,22 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
 from ..models import AbstractModel, trainable
+from ..numerics import decay_time, exponential_moment
 from ..targets import (
     AbstractKernel,
+    check_square_integrable,
     DampedOscillation,
+    describe_sizes,
+    elementwise_derivative,
     ExponentialSum,
     inner_product,
+    Kernel,
     KernelSum,
+    sizes,
     split_exponential,
+    squared_distance,
     StateSpaceKernel,
 )
-from ..targets._base import elementwise_derivative
-from ..targets._inner import (
-    check_square_integrable,
-    describe_sizes,
-    Kernel,
-    sizes,
-    squared_distance,
-)
-from ..targets._lyapunov import decay_time
-from ..targets._special import exponential_moment
 from ._base import AbstractLoss, displaced, from_real_parts, real_parts
 from ._function import FunctionLoss
 

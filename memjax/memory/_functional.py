@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_inexact_array, check_choice, check_flag, check_integer, is_traced, shown
+from .._paths import as_samples, as_times, even_step
 from ..models import (
     AbstractModel,
     check_same_state,
@@ -24,13 +25,12 @@ from ..targets import (
     AbstractTarget,
     Attention,
     Lorenz96,
+    sizes,
     StateSpaceKernel,
     Teacher,
     VectorKernel,
     Volterra,
 )
-from ..targets._inner import sizes
-from ..targets._paths import as_samples, as_times, even_step
 
 Method: TypeAlias = Literal["response", "scan", "diffrax", "residual", "cell", "sequence", "path"]
 Functional: TypeAlias = AbstractTarget | AbstractModel | Callable[..., Any]

@@ -27,11 +27,10 @@ from .._checks import (
     check_positive,
     is_traced,
 )
+from .._paths import as_steps, as_times, even_step, integrating
 from ..models import AbstractModel
-from ..targets import AbstractKernel, StateSpaceKernel, Teacher, VectorKernel
-from ..targets._inner import sizes
-from ..targets._paths import as_steps, as_times, even_step, integrating
-from ._batches import in_batches
+from ..numerics import in_batches
+from ..targets import AbstractKernel, sizes, StateSpaceKernel, Teacher, VectorKernel
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
 Kind: TypeAlias = Literal["heaviside", "reversed", "impulse"]

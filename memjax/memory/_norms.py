@@ -10,10 +10,8 @@ from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
 from ..models import AbstractModel
-from ..targets import StateSpaceKernel
-from ..targets._inner import describe_sizes, edges, entries, Kernel, sizes, values
-from ..targets._lyapunov import decay_time, exponential_action
-from ..targets._quadrature import gauss_rule, POINTS
+from ..numerics import decay_time, exponential_action, gauss_rule, POINTS
+from ..targets import describe_sizes, edges, entries, Kernel, sizes, StateSpaceKernel, values
 
 Norm = Literal["sup", "sobolev"]
 Terms: TypeAlias = tuple[tuple[float, Kernel], ...]  # of scalar kernels with factors

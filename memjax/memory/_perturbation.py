@@ -25,9 +25,9 @@ from .._checks import (
 )
 from ..losses import AbstractLoss, check_trained, from_real_parts, real_parts
 from ..models import DiagonalLinearRNN, trainable
+from ..numerics import in_batches
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel
-from ._batches import in_batches
 from ._norms import check_integrable, sign_changes
 
 Ball = Literal["max", "operator"]

@@ -21,11 +21,10 @@ from .._checks import (
     is_traced,
     valid_or_nan,
 )
+from .._paths import as_times
 from ..losses import check_trained, coordinates
-from ..models import trainable
-from ..models._maps import as_reparametrisation
+from ..models import as_reparametrisation, trainable
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import as_times
 from ._functional import named_functional
 
 

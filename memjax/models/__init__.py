@@ -15,6 +15,7 @@ from ._init import s4d_real as s4d_real
 from ._init import stable_gaussian as stable_gaussian
 from ._init import uniform_rates as uniform_rates
 from ._linear import LinearRNN as LinearRNN
+from ._maps import as_reparametrisation as as_reparametrisation
 from ._nonlinear import NonlinearRNN as NonlinearRNN
 from ._state_space import LRULayer as LRULayer
 from ._state_space import StateSpaceLayer as StateSpaceLayer

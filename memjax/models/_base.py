@@ -18,15 +18,8 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._paths import as_samples, as_steps, as_times, check_resolved, integrating, resolved
 from ..reparam import AbstractReparametrisation
-from ..targets._paths import (
-    as_samples,
-    as_steps,
-    as_times,
-    check_resolved,
-    integrating,
-    resolved,
-)
 
 Interpolation = Literal["linear", "cubic", "previous"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)

@@ -1,6 +1,5 @@
 """Exact steps of linear recurrences under sampled inputs."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from .._checks import check_choice, shown
-from ..targets._paths import as_samples, as_steps, even_step
+from .._paths import as_samples, as_steps, even_step
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
 # the cache, and shorter ones are mostly overhead.
@@ -48,7 +47,7 @@ def scan_diagonal(
     def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         steps, begin, end = now
         z = eigenvalues * steps[:, None]
-        first, second = _phi(z)
+        first, second = exponential_increments(z)
         begin = jax.vmap(drive)(begin)
         forced = first * begin
         if interpolation == "linear":
@@ -73,20 +72,6 @@ def scan_diagonal(
 
 def _compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
     return early[0] * late[0], late[0] * early[1] + late[1]
-
-
-def _phi(z: Inexact[Array, "*shape"]) -> tuple[Array, Array]:
-    r"""$\varphi_1(z) = (e^z - 1) / z$ and $\varphi_2(z) = (\varphi_1(z) - 1) / z$."""
-    small = jnp.abs(z) < 1
-    # Each branch gets arguments at which it and its derivatives are finite.
-    near = jnp.where(small, z, 0)
-    series = jnp.zeros_like(z)
-    for k in reversed(range(18)):
-        series = series * near + 1 / math.factorial(k + 2)
-    far = jnp.where(small, 1, z)
-    ratio = (jnp.exp(far) - 1) / far
-    first = jnp.where(small, 1 + near * series, ratio)
-    return first, jnp.where(small, series, (ratio - 1) / far)
 
 
 def scan_dense(

@@ -1,16 +1,31 @@
 """Plateaus: exit conditions and the measurement of how long training takes to meet them."""
 
+from ._crossing import REFINEMENT as REFINEMENT
+from ._crossing import SMALLEST_RTOL as SMALLEST_RTOL
 from ._exits import AbstractExit as AbstractExit
 from ._exits import FirstOf as FirstOf
 from ._exits import LossChange as LossChange
 from ._exits import ParameterDistance as ParameterDistance
 from ._exits import RelativeLossDrop as RelativeLossDrop
 from ._exits import TrainingState as TrainingState
+from ._lanes import LaneMethod as LaneMethod
+from ._lanes import Lanes as Lanes
+from ._lanes import Runs as Runs
+from ._measure import as_curve_times as as_curve_times
+from ._measure import as_max_time as as_max_time
+from ._measure import check_integrator as check_integrator
 from ._measure import measure_plateau as measure_plateau
+from ._outcomes import DIVERGED as DIVERGED
+from ._outcomes import FAILED as FAILED
 from ._outcomes import LossCurve as LossCurve
+from ._outcomes import MAX_STEPS_REACHED as MAX_STEPS_REACHED
+from ._outcomes import MAX_TIME_REACHED as MAX_TIME_REACHED
 from ._outcomes import OUTCOMES as OUTCOMES
 from ._outcomes import Plateau as Plateau
 from ._outcomes import RESULTS as RESULTS
+from ._outcomes import RUNNING as RUNNING
+from ._outcomes import UNDECIDED as UNDECIDED
+from ._outcomes import UNRESOLVED as UNRESOLVED
 from ._scaling import fit_scaling_law as fit_scaling_law
 from ._scaling import plateau_asymptotics as plateau_asymptotics
 from ._scaling import plateau_lower_bound as plateau_lower_bound

@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..solvers._double_double import fast_two_sum, two_sum
-from ..solvers._radau import (
+from ..numerics import fast_two_sum, ShiftedComplex, ShiftedReal, two_sum
+from ..solvers import (
     ERROR,
     INVERSE,
     PAIR,
@@ -31,7 +31,6 @@ from ..solvers._radau import (
     REAL_ROW,
     TIMES,
 )
-from ..solvers._shifted import ShiftedComplex, ShiftedReal
 from ._crossing import Crossing, first_crossing, grazes
 from ._exits import AbstractExit, ExitCondition, TrainingState
 from ._outcomes import (

@@ -11,7 +11,7 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
 from ..flows import DisplacedFlow
-from ..solvers._shifted import inverse_root
+from ..numerics import inverse_root
 
 _SHARE = 0.05
 

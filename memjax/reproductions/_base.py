@@ -12,7 +12,7 @@ from .._checks import (
     check_choice,
     check_nonnegative,
 )
-from ..plateaus._outcomes import FAILED
+from ..plateaus import FAILED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

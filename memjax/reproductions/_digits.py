@@ -16,7 +16,7 @@ from .. import viz
 from .._checks import check_integer
 from ..memory import perturbation_error
 from ..models import Fixed, log_uniform_rates, LRULayer, ring, StateSpaceLayer, trainable
-from ..models._scan import _phi
+from ..numerics import exponential_increments
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ._base import as_positives, as_radii, check_known, Reproduction, Verdict
 from ._training import batched, select
@@ -61,7 +61,7 @@ def last_hidden(layer: StateSpaceLayer | LRULayer, images: Float[Array, "images 
     eigenvalues = jax.lax.complex(-layer.rates, layer.frequencies) if turning else -layer.rates
     offset, gain = (jax.lax.complex(*u) if turning else u for u in (offset, gain))
     later = jnp.arange(images.shape[1])[::-1, None]
-    kernel = jnp.exp(eigenvalues * later) * _phi(eigenvalues)[0]
+    kernel = jnp.exp(eigenvalues * later) * exponential_increments(eigenvalues)[0]
     hidden = (images @ kernel) * gain + jnp.sum(kernel, axis=0) * offset
     return jnp.stack([hidden.real, hidden.imag], axis=1) if turning else hidden
 

@@ -15,7 +15,7 @@ from .._checks import as_integers, check_choice, check_integer
 from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
 from ..models import AbstractModel, DiagonalNonlinearRNN, NonlinearRNN, trainable, uniform_rates
-from ..plateaus._outcomes import DIVERGED, MAX_TIME_REACHED
+from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
 from ._base import check_known, Reproduction, Verdict

@@ -20,9 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..plateaus._crossing import REFINEMENT
-from ..plateaus._lanes import LaneMethod, Lanes, Runs
-from ..plateaus._outcomes import RUNNING
+from ..plateaus import LaneMethod, Lanes, REFINEMENT, RUNNING, Runs
 
 # Finished batches: the number of their program, of their cells, and their variables.
 Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]

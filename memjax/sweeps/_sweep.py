@@ -36,11 +36,21 @@ from .._checks import (
 )
 from ..flows import AbstractFlow, AbstractTraining, GradientFlow
 from ..models import AbstractModel
-from ..plateaus import AbstractExit, measure_plateau
-from ..plateaus._crossing import REFINEMENT, SMALLEST_RTOL
-from ..plateaus._lanes import LaneMethod, Runs
-from ..plateaus._measure import as_curve_times, as_max_time, check_integrator
-from ..plateaus._outcomes import MAX_STEPS_REACHED, OUTCOMES, UNDECIDED, UNRESOLVED
+from ..plateaus import (
+    AbstractExit,
+    as_curve_times,
+    as_max_time,
+    check_integrator,
+    LaneMethod,
+    MAX_STEPS_REACHED,
+    measure_plateau,
+    OUTCOMES,
+    REFINEMENT,
+    Runs,
+    SMALLEST_RTOL,
+    UNDECIDED,
+    UNRESOLVED,
+)
 from ._engine import cores, default_lanes, Program, Stream, stream
 
 # What every cell of a sweep holds: type and attributes of the variables.

@@ -15,8 +15,8 @@ from .._checks import (
     check_nonnegative,
     is_traced,
 )
+from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory
-from ._quadrature import integrate, panel_edges, response_integral, transform
 
 
 class Airy(AbstractKernel):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from ._paths import as_samples, as_steps, convolve, even_step
+from .._paths import as_samples, as_steps, convolve, even_step
 
 if TYPE_CHECKING:
     from ._composed import ScaledKernel
@@ -170,7 +170,7 @@ class AbstractKernel(AbstractTarget):
         # rounding was up to ten times `eps * n**1.5` of the outputs where it was measured.
         most = (1e-3 / (10 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
         if ts.size > most:
-            from ._state_space import state_space, StateSpaceKernel  # they build on kernels
+            from ._state_space import state_space, StateSpaceKernel
 
             system = state_space(self)
             if system is not None:
@@ -290,14 +290,14 @@ class AbstractKernel(AbstractTarget):
         """
 
     def __add__(self, other: object) -> "KernelSum":
-        from ._sum import KernelSum  # the sum is itself a kernel, hence not at the top
+        from ._sum import KernelSum
 
         if not isinstance(other, AbstractKernel):
             return NotImplemented
         return KernelSum((self, other))
 
     def __mul__(self, factor: object) -> "ScaledKernel":
-        from ._composed import ScaledKernel  # itself a kernel, hence not at the top
+        from ._composed import ScaledKernel
 
         if isinstance(factor, AbstractTarget):
             return NotImplemented

@@ -12,8 +12,8 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
-from ._special import exponential_moment
 
 
 class Box(AbstractKernel):

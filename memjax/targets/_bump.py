@@ -13,8 +13,8 @@ from .._checks import (
     is_traced,
     valid_or_nan,
 )
+from ..numerics import gaussian_moment, gaussian_moments, gaussian_transform
 from ._base import AbstractKernel, Memory
-from ._special import gaussian_moment, gaussian_moments, gaussian_transform
 
 
 class GaussianBump(AbstractKernel):

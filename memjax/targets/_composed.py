@@ -10,9 +10,9 @@ from .._checks import (
     check_instance,
     check_nonnegative,
 )
+from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory
 from ._box import as_window
-from ._quadrature import integrate, panel_edges, response_integral, transform
 
 
 class ScaledKernel(AbstractKernel):

@@ -13,8 +13,8 @@ from .._checks import (
     check_positive,
     check_same_shape,
 )
+from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
-from ._special import exponential_moment
 
 _DECAY = "a kernel decays only with rates above 0"
 _Kernel = TypeVar("_Kernel", bound=AbstractKernel)

@@ -12,13 +12,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_horizon, check_instance, is_traced
+from ..numerics import decay_time, exponential_action, gramian, panels, resolved
 from ._base import AbstractKernel
 from ._bump import bump_product, GaussianBump
 from ._composed import ScaledKernel
 from ._exponential import ExponentialSum, kernel_of_modes
-from ._lyapunov import decay_time, exponential_action, gramian
 from ._oscillation import DampedOscillation, oscillation_product
-from ._quadrature import panels, resolved
 from ._sampled import SampledKernel
 from ._state_space import state_space, StateSpaceKernel
 from ._sum import KernelSum

@@ -18,8 +18,8 @@ from .._checks import (
     check_integer,
     valid_or_nan,
 )
+from .._paths import as_samples, check_resolved, integrating, resolved
 from ._base import AbstractTarget, Memory
-from ._paths import as_samples, check_resolved, integrating, resolved
 
 
 class Lorenz96(AbstractTarget):

@@ -20,10 +20,10 @@ from .._checks import (
     check_flag,
     check_integer,
 )
+from .._paths import as_samples, as_steps, even_step
 from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
 from ._composed import check_kernel
 from ._exponential import as_decay_rates, ExponentialSum
-from ._paths import as_samples, as_steps, even_step
 
 
 class Volterra(AbstractTarget):

@@ -13,9 +13,9 @@ from .._checks import (
     check_same_shape,
     is_traced,
 )
+from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 from ._exponential import as_decay_rates, as_mode_array, decay_breakpoints, decay_support
-from ._special import complex_exponential_moment
 
 
 class DampedOscillation(AbstractKernel):

@@ -9,9 +9,8 @@ from .._checks import (
     as_positive,
     check_nonnegative,
 )
+from ..numerics import exponential_moment, integrate
 from ._base import AbstractKernel, Memory
-from ._quadrature import integrate
-from ._special import exponential_moment
 
 
 class PowerLaw(AbstractKernel):

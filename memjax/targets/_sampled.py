@@ -21,9 +21,9 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._paths import check_resolved
+from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
-from ._paths import check_resolved
-from ._special import exponential_moment
 
 _LOOKED_AT = 50  # last lines of a file, which say how columns are separated
 _CONTROL = dict.fromkeys([*range(9), *range(14, 32)])  # characters that no text has

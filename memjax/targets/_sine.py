@@ -8,8 +8,8 @@ from .._checks import (
     as_positive,
     check_positive,
 )
+from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
-from ._special import complex_exponential_moment
 
 
 class Sine(AbstractKernel):

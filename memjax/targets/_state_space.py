@@ -6,12 +6,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_finite_array, as_float_array, check_nonnegative, is_traced
+from .._paths import as_samples, as_steps, even_step
+from ..numerics import exponential_action
 from ._base import AbstractTarget, Memory
 from ._composed import ScaledKernel
 from ._exponential import ExponentialSum
-from ._lyapunov import exponential_action
 from ._oscillation import DampedOscillation
-from ._paths import as_samples, as_steps, even_step
 from ._sum import KernelSum
 from ._vector import VectorKernel
 

@@ -76,7 +76,7 @@ class KernelSum(AbstractKernel):
 
         **Raises:** as [`memjax.inner_product`][].
         """
-        from ._inner import inner_product  # it distributes over sums, hence not at the top
+        from ._inner import inner_product
 
         pairs = [
             2 * inner_product(first, second, horizon)

@@ -6,9 +6,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_list
+from .._paths import as_samples
 from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
 from ._composed import check_kernel
-from ._paths import as_samples
 
 
 class VectorKernel(AbstractTarget):

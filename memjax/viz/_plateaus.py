@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .._checks import check_dataset, check_integer, shown, unknown_name
-from ..plateaus import fit_scaling_law
-from ..plateaus._outcomes import OUTCOMES
+from ..plateaus import fit_scaling_law, OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
 
 _SWEEP = "memjax.sweep over 'omega'"

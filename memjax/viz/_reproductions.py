@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .._checks import check_dataset
-from ..plateaus._outcomes import OUTCOMES
+from ..plateaus import OUTCOMES
 from ._style import COLOURS, DASHES, MARKERS, style
 
 

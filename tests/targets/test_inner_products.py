@@ -7,8 +7,8 @@ import pytest
 from scipy import integrate, linalg
 
 import memjax as mj
+from memjax.numerics._lyapunov import decay_time, exponential_action, gramian
 from memjax.targets._inner import squared_distance
-from memjax.targets._lyapunov import decay_time, exponential_action, gramian
 
 RNG = np.random.default_rng(0)
 

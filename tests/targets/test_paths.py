@@ -8,7 +8,7 @@ import pytest
 from precision import double
 
 import memjax as mj
-from memjax.targets._paths import as_steps, even_step
+from memjax._paths import as_steps, even_step
 
 RNG = np.random.default_rng(0)
 # Audio after five minutes: half a step is lost in the rounding of every time.

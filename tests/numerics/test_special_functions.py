@@ -4,7 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from memjax.targets._special import exponential_moment, gaussian_moment, gaussian_transform
+from memjax.numerics._special import exponential_moment, gaussian_moment, gaussian_transform
 
 # Compiled once and used at many points.
 moment_gradient = jax.jit(jax.grad(gaussian_moment, (1, 2, 3)), static_argnums=0)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from memjax.solvers import _double_double as dd
+from memjax.numerics import double_double as dd
 
 UNIT = Fraction(1, 2**53)
 

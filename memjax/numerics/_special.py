@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import erfc
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, Real
+from jaxtyping import Array, Complex, Float, Inexact, Real
 
 
 def _as_floats(*values: ArrayLike) -> list[Array]:
@@ -316,3 +316,17 @@ def gaussian_transform(
         width,
     )
     return jnp.where(backwards, decay, 1) * outer - jnp.where(backwards, 1, decay) * inner
+
+
+def exponential_increments(z: Inexact[Array, "*shape"]) -> tuple[Array, Array]:
+    r"""$\varphi_1(z) = (e^z - 1) / z$ and $\varphi_2(z) = (\varphi_1(z) - 1) / z$."""
+    small = jnp.abs(z) < 1
+    # Each branch gets arguments at which it and its derivatives are finite.
+    near = jnp.where(small, z, 0)
+    series = jnp.zeros_like(z)
+    for k in reversed(range(18)):
+        series = series * near + 1 / math.factorial(k + 2)
+    far = jnp.where(small, 1, z)
+    ratio = (jnp.exp(far) - 1) / far
+    first = jnp.where(small, 1 + near * series, ratio)
+    return first, jnp.where(small, series, (ratio - 1) / far)

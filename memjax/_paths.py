@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_finite_array, as_float_array, as_increasing, is_traced
+from ._checks import as_finite_array, as_float_array, as_increasing, is_traced
 
 
 def as_samples(

@@ -1,0 +1,30 @@
+"""Numerical methods that the other rooms share."""
+
+from . import double_double as double_double
+from ._batches import in_batches as in_batches
+from ._lyapunov import decay_time as decay_time
+from ._lyapunov import exponential_action as exponential_action
+from ._lyapunov import gramian as gramian
+from ._quadrature import DECAYS as DECAYS
+from ._quadrature import gauss_rule as gauss_rule
+from ._quadrature import integrate as integrate
+from ._quadrature import last_coefficients as last_coefficients
+from ._quadrature import panel_edges as panel_edges
+from ._quadrature import panels as panels
+from ._quadrature import POINTS as POINTS
+from ._quadrature import resolved as resolved
+from ._quadrature import response_integral as response_integral
+from ._quadrature import transform as transform
+from ._quadrature import UNRESOLVED as UNRESOLVED
+from ._shifted import inverse_root as inverse_root
+from ._shifted import ShiftedComplex as ShiftedComplex
+from ._shifted import ShiftedReal as ShiftedReal
+from ._special import complex_exponential_moment as complex_exponential_moment
+from ._special import exponential_increments as exponential_increments
+from ._special import exponential_moment as exponential_moment
+from ._special import gaussian_moment as gaussian_moment
+from ._special import gaussian_moments as gaussian_moments
+from ._special import gaussian_transform as gaussian_transform
+from .double_double import fast_two_sum as fast_two_sum
+from .double_double import Pair as Pair
+from .double_double import two_sum as two_sum
