@@ -28,7 +28,7 @@ from .._checks import (
     shown,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
-from ..targets import AbstractKernel, Kernel, SampledKernel, StateSpaceKernel
+from ..targets import AbstractKernel, Kernel, SampledKernel
 from ._absolute import least_absolute
 from ._continuous import Continuous
 from ._distance import Distance, Terms
@@ -638,9 +638,9 @@ def _as_weights(weights: ArrayLike, count: int) -> np.ndarray:
 
 def check_scalar_kernel(kernel: Any) -> None:
     """Refuse what is no kernel, and matrices of kernels."""
-    single = isinstance(kernel, StateSpaceKernel) and kernel.shape == ()
-    if not single and not isinstance(kernel, AbstractKernel):
-        got = f"one of shape {kernel.shape}" if isinstance(kernel, StateSpaceKernel) else None
+    matrix = isinstance(kernel, AbstractKernel) and kernel.shape != ()
+    if matrix or not isinstance(kernel, AbstractKernel):
+        got = f"one of shape {kernel.shape}" if matrix else None
         raise TypeError(
             f"`kernel` must be a scalar kernel, got {got or shown(kernel)}; pass the "
             "entries of a matrix of kernels one by one, and a model's `kernel()`."

@@ -9,15 +9,13 @@ import scipy.optimize
 from jaxtyping import Array
 
 from .._checks import as_horizon
-from ..numerics import exponential_action
 from ..targets import (
     AbstractKernel,
     edges,
     elementwise_derivative,
-    Kernel,
     SampledKernel,
+    state_space,
     StateSpaceKernel,
-    values,
 )
 from ._grid import Edges, geometric, Grid, nodes
 
@@ -29,8 +27,8 @@ _FAST = 8.0  # the fastest rate that is tried, times the length of the first pan
 
 
 @eqx.filter_jit
-def _values(kernel: Kernel, times: Array, order: int) -> Array:
-    function: Callable[[Array], Array] = lambda t: values(kernel, t[None])[0]
+def _values(kernel: AbstractKernel, times: Array, order: int) -> Array:
+    function: Callable[[Array], Array] = kernel
     for _ in range(order):
         function = elementwise_derivative(function)
     return function(times)
@@ -41,7 +39,7 @@ def _ramps(kernel: AbstractKernel, times: Array) -> Array:
     return kernel.ramp_response(times)
 
 
-def sample(kernel: Kernel, times: np.ndarray, order: int = 0) -> np.ndarray:
+def sample(kernel: AbstractKernel, times: np.ndarray, order: int = 0) -> np.ndarray:
     """The kernel, or a derivative of it, at times of any shape."""
     if isinstance(kernel, SampledKernel):
         own, samples = np.asarray(kernel.times), np.asarray(kernel.values)
@@ -72,11 +70,11 @@ class Curve:
     - `cuts`: the panels on which they lie.
     """
 
-    def __init__(self, kernel: Kernel, horizon: float, norm: str, oscillating: bool):
+    def __init__(self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool):
         self.kernel, self.size = kernel, 1.0
         own = np.unique(np.asarray(edges((kernel,), as_horizon(horizon)), float))
         self.time = shortest(kernel, own)
-        if own.size < 3 and not isinstance(kernel, StateSpaceKernel):
+        if own.size < 3:
             # A kernel that says nothing of itself.
             own = self.time * np.append(0, 2.0 ** np.arange(-40, 120))
             own = np.unique(np.minimum(own, horizon))
@@ -95,26 +93,21 @@ class Curve:
         if not isinstance(self.kernel, StateSpaceKernel):
             return self(times[:, None] + times + delay, order)
         # It factors, and a matrix exponential a time will do.
-        kernel, recurrent = self.kernel, np.asarray(self.kernel.recurrent) * self.time
+        system = self.kernel.system
         late, early = (jnp.asarray(t * self.time) for t in (times + delay, times))
-        rows = exponential_action(kernel.recurrent.T, kernel.readout[:, None], late)
-        columns = exponential_action(kernel.recurrent, kernel.input[:, None], early)
-        power = np.linalg.matrix_power(recurrent, order) / self.size
+        rows, columns = system.transposed.states(late), system.states(early)
+        power = np.linalg.matrix_power(np.asarray(system.recurrent) * self.time, order) / self.size
         return np.asarray(rows)[..., 0] @ power @ np.asarray(columns)[..., 0].T
 
     def ramps(self, times: np.ndarray) -> np.ndarray:
         """The responses to ramps."""
-        kernel = self.kernel
-        assert isinstance(kernel, AbstractKernel)
-        found = np.asarray(_ramps(kernel, jnp.asarray(times * self.time)))
+        found = np.asarray(_ramps(self.kernel, jnp.asarray(times * self.time)))
         return found / (self.time**2 * self.size)
 
     @property
     def ends(self) -> bool:
         """Whether the kernel becomes negligible before any horizon."""
-        if isinstance(self.kernel, StateSpaceKernel):
-            return True
-        return bool(np.isfinite(float(self.kernel.support())))  # pyright: ignore
+        return bool(np.isfinite(float(self.kernel.support())))
 
     def _grid(self, norm: str, oscillating: bool) -> tuple[Grid, Edges]:
         own, last = self.own, float(self.own[-1])
@@ -155,11 +148,11 @@ class Curve:
         return float(times[min(kept[-1] + 1, times.size - 1)])
 
 
-def shortest(kernel: Kernel, own: Edges) -> float:
+def shortest(kernel: AbstractKernel, own: Edges) -> float:
     """The shortest time on which a kernel changes."""
     if isinstance(kernel, StateSpaceKernel):
         return 1 / float(np.linalg.norm(np.asarray(kernel.recurrent), 2))
-    points = np.asarray(kernel.breakpoints(), float)  # pyright: ignore
+    points = np.asarray(kernel.breakpoints(), float)
     points = np.unique(np.append(np.clip(points, 0, own[-1]), 0.0))
     if isinstance(kernel, SampledKernel):
         return mean_spacing(points[points > 0] if kernel.times[0] > 0 else points)
@@ -176,7 +169,7 @@ def mean_spacing(times: np.ndarray) -> float:
     return float(np.min((times[1:] - times[0]) / np.arange(1, times.size)))
 
 
-def _typical(kernel: Kernel) -> float:
+def _typical(kernel: AbstractKernel) -> float:
     """The time around which most of a kernel lies, on a logarithmic scale."""
     logs = np.arange(-120.0, 120.0) * np.log(2)
     with np.errstate(divide="ignore"):
@@ -189,14 +182,14 @@ def _typical(kernel: Kernel) -> float:
     return float(np.exp(found.x))  # pyright: ignore
 
 
-def first_jump(kernel: Kernel, orders: int) -> int | None:
+def first_jump(kernel: AbstractKernel, orders: int) -> int | None:
     """The lowest derivative, of order below `orders`, that jumps at a time above 0, if any does.
 
     Jumps are looked for at the breakpoints that the kernel states.
     """
-    if isinstance(kernel, StateSpaceKernel):
+    if state_space(kernel) is not None:
         return None
-    points = np.unique(np.asarray(kernel.breakpoints(), float))  # pyright: ignore
+    points = np.unique(np.asarray(kernel.breakpoints(), float))
     points = points[points > 0]
     if points.size == 0:
         return None

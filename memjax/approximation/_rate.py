@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
-from ..targets import AbstractKernel, Kernel, split_exponential, state_space
+from ..targets import AbstractKernel, split_exponential, state_space
 from ._best import check_kernel, extended, make_search
 from ._curve import Curve, first_jump, sample
 
@@ -63,7 +63,7 @@ class ApproximationRate(eqx.Module):
 
 
 def approximation_rate(
-    kernel: Kernel,
+    kernel: AbstractKernel,
     *,
     alphas: Sequence[int] = (1, 2, 3),
     widths: Sequence[int] = (2, 4, 6, 8),
@@ -193,17 +193,16 @@ def _fitted(x: np.ndarray, errors: list[float], clear: list[bool]) -> tuple[floa
     return -float(slope), float(np.sum((y - slope * x - offset) ** 2))
 
 
-def _slowest(kernel: Kernel) -> float | None:
+def _slowest(kernel: AbstractKernel) -> float | None:
     """The slowest rate of the exponentials in a kernel."""
     system = state_space(kernel)
     if system is not None:
-        return -float(np.max(np.linalg.eigvals(np.asarray(system[0])).real))
-    assert isinstance(kernel, AbstractKernel)
+        return -float(np.max(np.linalg.eigvals(np.asarray(system.recurrent)).real))
     rates = np.asarray(split_exponential(kernel)[0].rates)
     return float(np.min(rates)) if rates.size else None
 
 
-def _tail_rate(kernel: Kernel, times: np.ndarray, logs: np.ndarray) -> float:
+def _tail_rate(kernel: AbstractKernel, times: np.ndarray, logs: np.ndarray) -> float:
     """The rate at which the envelope decays at the end, a little below what is measured."""
     end = times[-1]
     early = (times > 0.6 * end) & (times < 0.8 * end)

@@ -5,7 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
-from ..targets import DampedOscillation, ExponentialSum, joint, Kernel, separate, StateSpaceKernel
+from ..targets import (
+    AbstractKernel,
+    DampedOscillation,
+    ExponentialSum,
+    joint,
+    separate,
+    state_space,
+)
 from ._curve import Curve
 from ._fit import CUTOFF, Problem, Rates, solve
 from ._hankel import Spectrum
@@ -76,7 +83,7 @@ def floor_starts(problem: Problem, m: int) -> list[Rates]:
     return found
 
 
-def own_modes(kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def own_modes(kernel: AbstractKernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rates, frequencies and sizes of the exponentials that a kernel holds."""
     finite = joint(separate(kernel)[0])
     if isinstance(finite, ExponentialSum):
@@ -85,16 +92,17 @@ def own_modes(kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if isinstance(finite, DampedOscillation):
         sizes = np.hypot(np.asarray(finite.cosine), np.asarray(finite.sine))
         return np.asarray(finite.rates), np.abs(np.asarray(finite.frequencies)), sizes
-    assert isinstance(finite, StateSpaceKernel)
-    values, vectors = np.linalg.eig(np.asarray(finite.recurrent))
-    inputs = np.linalg.lstsq(vectors, np.asarray(finite.input))[0]
-    sizes = np.abs(np.asarray(finite.readout) @ vectors * inputs)
+    system = state_space(finite)
+    assert system is not None
+    values, vectors = np.linalg.eig(np.asarray(system.recurrent))
+    inputs = np.linalg.lstsq(vectors, np.asarray(system.input)[:, 0])[0]
+    sizes = np.abs(np.asarray(system.readout)[0] @ vectors * inputs)
     rates, frequencies = -np.real(values), np.imag(values)
     kept = frequencies >= 0
     return rates[kept], frequencies[kept], sizes[kept]
 
 
-def own_rates(kernel: Kernel, time: float, complex: bool, m: int) -> list[Rates]:
+def own_rates(kernel: AbstractKernel, time: float, complex: bool, m: int) -> list[Rates]:
     """The rates of the exponentials that a kernel holds, in a unit of time."""
     rates, frequencies, sizes = own_modes(kernel)
     if rates.size == 0:

@@ -1,6 +1,3 @@
-import functools
-import operator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,20 +5,18 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_positive
 from ..models import AbstractModel
-from ..numerics import DECAYS, exponential_action, gauss_rule, gramian, panels, POINTS, resolved
+from ..numerics import DECAYS, gauss_rule, gramian, panels, POINTS, resolved
 from ..targets import (
     AbstractKernel,
     edges,
-    entries,
     inner_product,
-    join,
     joint,
-    Kernel,
-    KernelSum,
-    ScaledKernel,
+    multiple,
     separate,
     state_space,
+    StateSpace,
     StateSpaceKernel,
+    total,
 )
 from ._base import AbstractLoss
 from ._function import FunctionLoss
@@ -81,14 +76,14 @@ class ColouredNoiseLoss(AbstractLoss):
         and Optimization Analysis*, ICLR 2021, Section 5 (theory, section 3).
     """
 
-    target: Kernel
+    target: AbstractKernel
     correlation_rate: Float[Array, ""]
     sigma: Float[Array, ""]
     horizon: Float[Array, ""] | None
 
     def __init__(
         self,
-        target: Kernel,
+        target: AbstractKernel,
         correlation_rate: float | Float[Array, ""],
         sigma: float | Float[Array, ""] = 1.0,
         horizon: float | Float[Array, ""] | None = jnp.inf,
@@ -113,11 +108,10 @@ class ColouredNoiseLoss(AbstractLoss):
                 f"{type(kernel).__name__}; use memjax.StationaryNoiseLoss."
             )
         if systems[1] is not None:
-            error = join([(1.0, systems[0]), (-1.0, systems[1])])
-            value = self._state_space_loss(*error)
+            value = self._state_space_loss(systems[0] + -1.0 * systems[1])
         else:
-            pairs = zip(entries(kernel), entries(self.target), strict=True)
-            value = functools.reduce(operator.add, [self._scalar_loss(*pair) for pair in pairs])
+            pairs = zip(kernel.entries(), self.target.entries(), strict=True)
+            value = total(self._scalar_loss(*pair) for pair in pairs)
         return finite_if_stable(self.sigma**2 * value, kernel, self.horizon)
 
     def gradient(
@@ -137,43 +131,42 @@ class ColouredNoiseLoss(AbstractLoss):
         intensity = 2 * self.sigma**2 / self.correlation_rate
         return 16 * jnp.finfo(size.dtype).eps * intensity * size
 
-    def _state_space_loss(self, w: Array, u: Array, c: Array) -> Array:
-        """The loss of an error kernel $C e^{Wt} U$, for sigma = 1, the noise as further states."""
-        inputs = u.shape[1]
-        noise = jnp.eye(inputs, dtype=w.dtype)
-        below = jnp.zeros((inputs, w.shape[0]), w.dtype)
-        w = jnp.block([[w, u], [below, -self.correlation_rate * noise]])
-        drive = jnp.concatenate([below.T, noise])
-        c = jnp.concatenate([c, jnp.zeros((c.shape[0], inputs), c.dtype)], axis=1)
+    def _noise(self, inputs: int) -> StateSpace:
+        """The noise as a system that is driven by white noise, but for its strength."""
+        unit = jnp.eye(inputs, dtype=self.correlation_rate.dtype)
+        return StateSpace(-self.correlation_rate * unit, unit, unit)
+
+    def _state_space_loss(self, error: StateSpace) -> Array:
+        """The loss of an error kernel, for sigma = 1, the noise as further states."""
+        w, drive, c = driven = error.after(self._noise(error.input.shape[1]))
         strength = 2 * self.correlation_rate * drive @ drive.T
         value = jnp.sum((c @ gramian(w, w.T, strength, self.horizon)) * c)
         if self.horizon is not None:
             # The noise is stationary already at the start.
-            value = value + jnp.sum((c @ exponential_action(w, drive, self.horizon[None])[0]) ** 2)
+            value = value + jnp.sum(driven(self.horizon) ** 2)
         return value
 
-    def _scalar_loss(self, kernel: Kernel, target: Kernel) -> Array:
+    def _scalar_loss(self, kernel: AbstractKernel, target: AbstractKernel) -> Array:
         """The loss over the half line of one input and one output, for sigma = 1."""
         (own, _), (shared, rest) = separate(kernel), separate(target)
-        error = joint(own + [(-factor, term) for factor, term in shared])
-        system = state_space(error)
-        assert system is not None
-        value = self._state_space_loss(*system)
+        error = state_space(joint(own + [(-factor, term) for factor, term in shared]))
+        assert error is not None
+        value = self._state_space_loss(error)
         if not rest:
             return value
-        filtered = self._filtered(*system)
+        filtered = self._filtered(error)
         for factor, term in rest:
             value = value - 2 * factor * inner_product(filtered, term)
-        scaled = tuple(ScaledKernel(term, factor) for factor, term in rest)  # pyright: ignore
-        return value + self._remainder_loss(KernelSum(scaled))
+        others = [multiple(factor, term) for factor, term in rest]
+        return value + self._remainder_loss(sum(others[1:], others[0]))
 
-    def _filtered(self, w: Array, u: Array, c: Array) -> StateSpaceKernel:
+    def _filtered(self, error: StateSpace) -> StateSpaceKernel:
         r"""The kernel $\int_0^\infty e^{-\kappa|t-s|} \rho(s) ds$ for $t \ge 0$."""
-        size = w.shape[0]
         # What comes after t, and what came before it, which is a convolution.
-        later = jnp.linalg.solve(self.correlation_rate * jnp.eye(size) - w, u)
-        w = jnp.block([[w, u], [jnp.zeros((1, size)), -self.correlation_rate[None, None]]])
-        return StateSpaceKernel(w, jnp.append(later, 1.0), jnp.append(c, 0.0))
+        shifted = self.correlation_rate * jnp.eye(error.recurrent.shape[0]) - error.recurrent
+        later = jnp.linalg.solve(shifted, error.input)
+        w, _, c = error.after(self._noise(1))
+        return StateSpaceKernel(w, jnp.append(later, 1.0), c[0])
 
     def _remainder_loss(self, kernel: AbstractKernel) -> Array:
         r"""The loss of a kernel of any kind, by collocation of $\dot f = -\kappa f + \rho$."""

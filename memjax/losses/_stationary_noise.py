@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import as_positive, check_callable, check_integer, is_traced, said
 from ..models import AbstractModel
 from ..numerics import last_coefficients, panels, UNRESOLVED
-from ..targets import AbstractKernel, entries, Kernel
+from ..targets import AbstractKernel, StateSpaceKernel
 from ._base import AbstractLoss
 from ._function import FunctionLoss
 from ._white_noise import check_target, model_kernel
@@ -75,7 +75,7 @@ class StationaryNoiseLoss(AbstractLoss):
         a Vertex*, SIAM Journal on Numerical Analysis 19, 1982.
     """
 
-    target: Kernel
+    target: AbstractKernel
     autocovariance: Callable[[Float[Array, "..."]], Float[Array, "..."]]
     horizon: Float[Array, ""]
     panels: int = eqx.field(static=True)
@@ -83,7 +83,7 @@ class StationaryNoiseLoss(AbstractLoss):
 
     def __init__(
         self,
-        target: Kernel,
+        target: AbstractKernel,
         autocovariance: Callable[[Float[Array, "..."]], Float[Array, "..."]],
         horizon: float | Float[Array, ""],
         *,
@@ -130,10 +130,11 @@ class StationaryNoiseLoss(AbstractLoss):
     def _edges(self) -> Float[Array, " edges"]:
         even = jnp.linspace(0, self.horizon, self.panels + 1)
         steep = self.horizon / self.panels * 0.5 ** jnp.arange(1, _HALVINGS + 1)
+        # Dense linear models are resolved as those that are trained are.
         points = [
             jnp.clip(entry.breakpoints(), 0, self.horizon)
-            for entry in entries(self.target)
-            if isinstance(entry, AbstractKernel)
+            for entry in self.target.entries()
+            if not isinstance(entry, StateSpaceKernel)
         ]
         return jnp.sort(jnp.concatenate([even, steep, *points]))
 
@@ -145,7 +146,11 @@ class StationaryNoiseLoss(AbstractLoss):
 
 @eqx.filter_jit
 def _integrals(
-    edges: Array, kernel: Kernel, target: Kernel, autocovariance: Callable, nodes: int
+    edges: Array,
+    kernel: AbstractKernel,
+    target: AbstractKernel,
+    autocovariance: Callable,
+    nodes: int,
 ) -> tuple[Array, Array, Array, Array]:
     """The loss; of the moduli of what is added up, what panels do not resolve and the sum;
     and that sum without the cancellation of model and target."""

@@ -1,4 +1,4 @@
-from typing import Any, TypeGuard
+from typing import Any, Protocol, runtime_checkable, TypeGuard
 
 import equinox as eqx
 import jax
@@ -9,24 +9,27 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
 from ..models import AbstractModel, trainable
-from ..numerics import decay_time, exponential_moment
+from ..numerics import exponential_moment
 from ..targets import (
     AbstractKernel,
     check_square_integrable,
-    DampedOscillation,
     describe_sizes,
     elementwise_derivative,
     ExponentialSum,
+    HasKernel,
     inner_product,
-    Kernel,
-    KernelSum,
-    sizes,
     split_exponential,
     squared_distance,
-    StateSpaceKernel,
 )
 from ._base import AbstractLoss, displaced, from_real_parts, real_parts
 from ._function import FunctionLoss
+
+
+@runtime_checkable
+class HasKernelDisplacement(Protocol):
+    """A model that says how amplitudes and rates of its exponentials move with its weights."""
+
+    def kernel_displacement(self, displacement: Any) -> tuple[Array, Array]: ...
 
 
 class WhiteNoiseLoss(AbstractLoss):
@@ -69,10 +72,10 @@ class WhiteNoiseLoss(AbstractLoss):
         and Optimization Analysis*, ICLR 2021, Section 5 (theory, section 3).
     """
 
-    target: Kernel
+    target: AbstractKernel
     horizon: Float[Array, ""] | None
 
-    def __init__(self, target: Kernel, horizon: float | Float[Array, ""] | None = jnp.inf):
+    def __init__(self, target: AbstractKernel, horizon: float | Float[Array, ""] | None = jnp.inf):
         check_target(target)
         self.target = target
         self.horizon = as_loss_horizon(target, horizon)
@@ -133,22 +136,24 @@ class WhiteNoiseLoss(AbstractLoss):
     def _horizon(self) -> Float[Array, ""] | float:
         return jnp.inf if self.horizon is None else self.horizon
 
-    def _is_spectral(self, kernel: Kernel, model: AbstractModel) -> TypeGuard[ExponentialSum]:
+    def _is_spectral(
+        self, kernel: AbstractKernel, model: AbstractModel
+    ) -> TypeGuard[ExponentialSum]:
         return (
             isinstance(kernel, ExponentialSum)
-            and hasattr(model, "kernel_displacement")
-            and isinstance(self.target, AbstractKernel)
+            and isinstance(model, HasKernelDisplacement)
+            and self.target.shape == ()
         )
 
     def _spectral(self, model: AbstractModel, displacement: PyTree[Array] | None):
         """The problem in amplitudes and rates, and the way back to the weights."""
         kernel = model_kernel(model, self.target)
-        assert isinstance(kernel, ExponentialSum)
+        assert isinstance(kernel, ExponentialSum) and isinstance(model, HasKernelDisplacement)
         moved = displaced(model, displacement)
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
-            moves = model.kernel_displacement(displacement)  # pyright: ignore
+            moves = model.kernel_displacement(displacement)
         active, remainder = split_target(self.target)
         residual = residual_modes(kernel.amplitudes, kernel.rates, active)
         rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
@@ -169,17 +174,17 @@ class WhiteNoiseLoss(AbstractLoss):
         return moves, rest, to_weights
 
 
-def check_target(target: Kernel) -> None:
+def check_target(target: AbstractKernel) -> None:
     """Refuse a target that has no kernel."""
     hint = (
         "pass for example memjax.ExponentialSum(...) + memjax.GaussianBump(...), or use "
         "memjax.SampledPathLoss"
     )
-    check_instance("target", target, Kernel, "a memory kernel", hint)
+    check_instance("target", target, AbstractKernel, "a memory kernel", hint)
 
 
 def as_loss_horizon(
-    target: Kernel, horizon: float | Float[Array, ""] | None
+    target: AbstractKernel, horizon: float | Float[Array, ""] | None
 ) -> Float[Array, ""] | None:
     """A positive horizon as an array, or `None` for the half line."""
     if not is_traced(horizon) and as_horizon(horizon) is None:
@@ -188,16 +193,17 @@ def as_loss_horizon(
     return as_positive("horizon", horizon, "pass T > 0 or jnp.inf")
 
 
-def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
+def model_kernel(model: AbstractModel, target: AbstractKernel) -> AbstractKernel:
     """The kernel of a model, which must have the inputs and outputs of the target's."""
-    own = None if isinstance(model, type) else getattr(model, "kernel", None)
-    kernel = own() if callable(own) else None
-    if not isinstance(kernel, Kernel):
+    kernel = None
+    if isinstance(model, HasKernel) and not isinstance(model, type) and callable(model.kernel):
+        kernel = model.kernel()
+    if not isinstance(kernel, AbstractKernel):
         raise TypeError(
             f"`model` must be linear, with a method `kernel`, got {shown(model)}; use "
             "memjax.SampledPathLoss for other models."
         )
-    if sizes(kernel) != sizes(target):
+    if kernel.sizes != target.sizes:
         raise ValueError(
             f"`model` must have the inputs and outputs of the target, got "
             f"{describe_sizes(kernel)}, but the target has {describe_sizes(target)}."
@@ -206,35 +212,26 @@ def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
 
 
 def finite_if_stable(
-    value: Float[Array, ""], kernel: Kernel, horizon: Float[Array, ""] | None
+    value: Float[Array, ""], kernel: AbstractKernel, horizon: Float[Array, ""] | None
 ) -> Float[Array, ""]:
     """The loss, or infinity where the model's kernel has no squared norm."""
     if horizon is not None:
         return value
-    if isinstance(kernel, StateSpaceKernel):
-        stable = jnp.isfinite(decay_time(kernel.recurrent))
-    elif isinstance(kernel, (ExponentialSum, DampedOscillation)):
-        stable = jnp.all(kernel.rates > 0)
-    else:
-        return value
-    return jnp.where(stable, value, jnp.inf)
+    return jnp.where(kernel.decays(), value, jnp.inf)
 
 
 def squared_norms(
-    kernel: Kernel, target: Kernel, horizon: Float[Array, ""] | None
+    kernel: AbstractKernel, target: AbstractKernel, horizon: Float[Array, ""] | None
 ) -> Float[Array, ""]:
     """The sum of the squared norms of both kernels, from which the loss may cancel."""
     end = jnp.inf if horizon is None else horizon
     return inner_product(kernel, kernel, end) + inner_product(target, target, end)
 
 
-def split_target(target: Kernel) -> tuple[ExponentialSum, AbstractKernel | None]:
+def split_target(target: AbstractKernel) -> tuple[ExponentialSum, AbstractKernel | None]:
     """The exponential part of a scalar target, and all the rest as one kernel, if any."""
-    assert isinstance(target, AbstractKernel)
-    active, terms = split_exponential(target)
-    if not terms:
-        return active, None
-    return active, terms[0] if len(terms) == 1 else KernelSum(terms)
+    active, rest = split_exponential(target)
+    return active, sum(rest[1:], rest[0]) if rest else None
 
 
 def residual_modes(

@@ -10,15 +10,15 @@ from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
 from ..models import AbstractModel
-from ..numerics import decay_time, exponential_action, gauss_rule, POINTS
-from ..targets import describe_sizes, edges, entries, Kernel, sizes, StateSpaceKernel, values
+from ..numerics import gauss_rule, POINTS
+from ..targets import AbstractKernel, describe_sizes, edges, HasKernel, total
 
 Norm = Literal["sup", "sobolev"]
-Terms: TypeAlias = tuple[tuple[float, Kernel], ...]  # of scalar kernels with factors
+Terms: TypeAlias = tuple[tuple[float, AbstractKernel], ...]  # of scalar kernels with factors
 
 
 def functional_norm(
-    kernel: Kernel, norm: Norm = "sup", horizon: Real[ArrayLike, ""] = jnp.inf
+    kernel: AbstractKernel, norm: Norm = "sup", horizon: Real[ArrayLike, ""] = jnp.inf
 ) -> Float[Array, ""]:
     r"""The norm of a linear functional under inputs bounded by 1.
 
@@ -62,14 +62,14 @@ def functional_norm(
         for Nonlinear Recurrent Neural Networks*, ICLR 2024, section 3 (theory, sections 1 and 5).
     """
     hint = "pass a target such as memjax.ExponentialSum, or the `kernel()` of a linear model"
-    check_instance("kernel", kernel, Kernel, "a kernel", hint)
-    terms: list[Terms] = [((1.0, entry),) for entry in entries(kernel)]
-    return _norm(terms, sizes(kernel)[1] or 1, norm, horizon, {"kernel": kernel})
+    check_instance("kernel", kernel, AbstractKernel, "a kernel", hint)
+    terms: list[Terms] = [((1.0, entry),) for entry in kernel.entries()]
+    return _norm(terms, kernel.sizes[1] or 1, norm, horizon, {"kernel": kernel})
 
 
 def functional_distance(
-    target: Kernel,
-    model: AbstractModel | Kernel,
+    target: AbstractKernel,
+    model: AbstractModel | AbstractKernel,
     norm: Norm = "sup",
     horizon: Real[ArrayLike, ""] = jnp.inf,
 ) -> Float[Array, ""]:
@@ -96,24 +96,24 @@ def functional_distance(
     for different numbers of inputs or outputs, and for an unstable model.
     """
     hint = "pass a kernel, or a linear model with a method `kernel`"
-    has_one = isinstance(model, AbstractModel) and hasattr(model, "kernel")
-    kernel = model.kernel() if has_one else model  # pyright: ignore[reportAttributeAccessIssue]
-    check_instance("target", target, Kernel, "a kernel", hint)
-    if not isinstance(kernel, Kernel):
+    kernel = model
+    if isinstance(model, AbstractModel) and isinstance(model, HasKernel):
+        kernel = model.kernel()
+    check_instance("target", target, AbstractKernel, "a kernel", hint)
+    if not isinstance(kernel, AbstractKernel):
         raise TypeError(f"`model` must have a kernel, got {shown(model)}; {hint}.")
-    assert isinstance(kernel, Kernel)
-    if sizes(target) != sizes(kernel):
+    if target.sizes != kernel.sizes:
         raise ValueError(
             f"`target` and `model` must have the same inputs and outputs, got "
             f"{describe_sizes(target)}, against {describe_sizes(kernel)}."
         )
-    pairs = zip(entries(target), entries(kernel), strict=True)
+    pairs = zip(target.entries(), kernel.entries(), strict=True)
     terms: list[Terms] = [((1.0, first), (-1.0, second)) for first, second in pairs]
     named = {"target": target, "model": kernel}
-    return _norm(terms, sizes(target)[1] or 1, norm, horizon, named)
+    return _norm(terms, target.sizes[1] or 1, norm, horizon, named)
 
 
-def check_integrable(name: str, kernel: Kernel) -> None:
+def check_integrable(name: str, kernel: AbstractKernel) -> None:
     """Refuse a kernel without a finite norm over the half line."""
     if not kernel.in_l1:
         raise ValueError(
@@ -163,7 +163,7 @@ def _norm(
     inputs: int,
     norm: Norm,
     horizon: ArrayLike,
-    kernels: dict[str, Kernel],
+    kernels: dict[str, AbstractKernel],
 ) -> Float[Array, ""]:
     check_choice("norm", norm, get_args(Norm))
     if is_traced((terms, horizon)):
@@ -199,30 +199,17 @@ def _grid(terms: Terms, end: Array | None) -> Float[np.ndarray, " points"]:
 
 
 def _value(terms: Terms, t: Array) -> Array:
-    total = jnp.zeros_like(t)
-    for factor, kernel in terms:
-        if isinstance(kernel, StateSpaceKernel):
-            end = decay_time(kernel.recurrent)
-            total += factor * jnp.where(t > end, 0, values(kernel, jnp.minimum(t, end)))
-        else:
-            total += factor * kernel(t)
-    return total
+    return total(factor * kernel(t) for factor, kernel in terms)
 
 
 def _integral(terms: Terms, t: Array) -> Array:
     """The integrals from 0 to finite times, or to the end of all times for infinity."""
-    total = jnp.zeros_like(t)
-    for factor, kernel in terms:
-        if isinstance(kernel, StateSpaceKernel):
-            whole = -jnp.linalg.solve(kernel.recurrent, kernel.input)
-            times = jnp.minimum(t, decay_time(kernel.recurrent))
-            left = exponential_action(kernel.recurrent, whole[:, None], times)[..., 0]
-            total += factor * ((whole - left) @ kernel.readout)
-        else:
-            finite = jnp.where(jnp.isinf(t), 0, t)
-            response = kernel.heaviside_response(finite)
-            total += factor * jnp.where(jnp.isinf(t), kernel.laplace(0.0), response)
-    return total
+    endless, finite = jnp.isinf(t), jnp.where(jnp.isinf(t), 0, t)
+
+    def integral(kernel: AbstractKernel) -> Array:
+        return jnp.where(endless, kernel.laplace(0.0), kernel.heaviside_response(finite))
+
+    return total(factor * integral(kernel) for factor, kernel in terms)
 
 
 @eqx.filter_jit

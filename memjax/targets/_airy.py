@@ -7,16 +7,8 @@ import scipy.special
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import (
-    as_float_array,
-    as_horizon,
-    as_nonnegative,
-    as_positive,
-    check_nonnegative,
-    is_traced,
-)
-from ..numerics import integrate, panel_edges, response_integral, transform
-from ._base import AbstractKernel, Memory
+from .._checks import as_nonnegative, as_positive, is_traced
+from ._base import AbstractKernel, Memory, WindowedKernel
 
 
 class Airy(AbstractKernel):
@@ -68,35 +60,23 @@ class Airy(AbstractKernel):
     def support(self) -> Float[Array, ""]:
         return self.delay + 16 / self.scale
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
-        return jnp.where(t < 0, 0, airy(self.scale * (t - self.delay)))
+    def _value(self, t: Array) -> Array:
+        return airy(self.scale * (t - self.delay))
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
-        stop = self._end(as_horizon(horizon))
-        return transform(self, self.breakpoints(), s, jnp.zeros_like(stop), stop)
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return self._window()._laplace(s, horizon)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
-        stop = self._end(as_horizon(horizon))
-        edges = panel_edges(self.breakpoints(), jnp.zeros_like(stop), stop)
-        return integrate(lambda t: self(t) ** 2, edges)
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return self._window()._squared_norm(horizon)
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return self._response(as_float_array("t", t), 0)
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._window()._heaviside_response(t)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return self._response(as_float_array("t", t), 1)
+    def _ramp_response(self, t: Array) -> Array:
+        return self._window()._ramp_response(t)
 
-    def _response(self, t: Array, order: int) -> Array:
-        start, stop = jnp.zeros_like(self.delay), self.support()
-        return response_integral(self, self.breakpoints(), t, start, stop, order)
-
-    def _end(self, horizon: Array | None) -> Array:
-        return self.support() if horizon is None else jnp.clip(horizon, 0, self.support())
+    def _window(self) -> WindowedKernel:
+        return WindowedKernel(self, jnp.zeros_like(self.delay), self.support())
 
 
 def airy(x: Float[Array, "..."]) -> Float[Array, "..."]:

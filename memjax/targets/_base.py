@@ -1,19 +1,33 @@
 import abc
+import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterable
-from typing import get_args, Literal, TYPE_CHECKING
+from typing import Any, get_args, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Bool, Float, Real
 
+from .._checks import (
+    as_float_array,
+    as_horizon,
+    as_list,
+    as_nonnegative,
+    as_number,
+    check_instance,
+    check_nonnegative,
+    is_traced,
+    shown,
+    valid_or_nan,
+)
 from .._paths import as_samples, as_steps, convolve, even_step
-
-if TYPE_CHECKING:
-    from ._composed import ScaledKernel
-    from ._sum import KernelSum
+from ..numerics import integrate, panel_edges, response_integral, transform
+from ._product import pair_product, quadrature, register_inner_product
+from ._system import side_by_side, state_space, StateSpace
 
 Memory = Literal["finite", "exponential", "polynomial", "none", "unknown"]
 
@@ -75,20 +89,26 @@ class AbstractTarget(eqx.Module):
 
 
 class AbstractKernel(AbstractTarget):
-    r"""A linear functional of a scalar input, given by its kernel $\rho$.
+    r"""A linear functional given by its kernel $\rho$: of a scalar input, unless said otherwise.
 
     $$H_t(x) = \int_0^\infty \rho(s)\, x_{t-s} \,\mathrm{d}s$$
 
-    To define a kernel of your own, subclass this and write the five methods below. Each acts
-    elementwise on arrays of any shape, broadcasts its arguments, and has to be differentiable
-    with JAX in them and in the kernel's own leaves. The losses need `laplace` and `squared_norm`;
-    products with measured kernels need the two responses. Kernels add: `first + second` and
-    `sum(kernels)` give a [`memjax.KernelSum`][]; a number times a kernel is a
-    [`memjax.ScaledKernel`][].
+    To define a kernel of your own, subclass this and write the five methods whose names begin with
+    an underscore. Arguments have been checked before: `t` are finite times of 0 or more, `s`
+    is not negative, and `horizon` is `None` for the half line, or an array of finite times. Each
+    acts elementwise on arrays of any shape, broadcasts its arguments, and has to be differentiable
+    with JAX in them and in the kernel's own leaves. The losses need `_laplace` and
+    `_squared_norm`; products with measured kernels need the two responses. (Public methods may be
+    overridden in their place, and then check for themselves.)
+
+    Kernels add: `first + second` and `sum(kernels)` give a [`memjax.KernelSum`][]; a number times
+    a kernel is a [`memjax.ScaledKernel`][].
 
     What a kernel says of itself has defaults that suit most: it is taken to be in $L^1$ and in
     $L^2$, with `memory` `"unknown"`. Override `breakpoints` and `support` if it has kinks, jumps,
-    or structure away from $t = 0$; quadrature relies on them.
+    or structure away from $t = 0$; quadrature relies on them. Register a state space
+    ([`memjax.targets.state_space`][]) or closed forms of inner products
+    ([`memjax.targets.register_inner_product`][]) if it has them.
 
     ??? cite "Reference"
 
@@ -98,6 +118,38 @@ class AbstractKernel(AbstractTarget):
 
     # NumPy's arrays leave it to kernels what a product with them is, and do not try entry by entry.
     __array_ufunc__ = None
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        for public, (hook, forward) in _FORWARDED.items():
+            if public in cls.__dict__ and hook not in cls.__dict__:
+                setattr(cls, hook, forward)
+
+    # --- What a kernel has to say ---
+
+    @abc.abstractmethod
+    def _value(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        r"""The kernel $\rho(t)$ at times of 0 or more."""
+
+    @abc.abstractmethod
+    def _laplace(
+        self, s: Float[Array, "..."], horizon: Float[Array, "..."] | None
+    ) -> Float[Array, "..."]:
+        r"""The Laplace transform $\int_0^h e^{-st} \rho(t) \,\mathrm{d}t$."""
+
+    @abc.abstractmethod
+    def _squared_norm(self, horizon: Float[Array, "..."] | None) -> Float[Array, "..."]:
+        r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$."""
+
+    @abc.abstractmethod
+    def _heaviside_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        r"""The integral $\int_0^t \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""
+
+    @abc.abstractmethod
+    def _ramp_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        r"""The integral $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""
+
+    # --- What it may say ---
 
     @property
     def linear(self) -> bool:
@@ -138,6 +190,32 @@ class AbstractKernel(AbstractTarget):
         1e-16 of the whole. Infinity if there is none, or none is known."""
         return jnp.asarray(jnp.inf)
 
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        """The numbers of outputs and of inputs, `None` for a scalar."""
+        return None, None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        r"""The shape of $\rho(t)$, `()` for a scalar kernel."""
+        return tuple(size for size in self.sizes if size is not None)
+
+    def entries(self) -> "tuple[AbstractKernel, ...]":
+        """The scalar kernels of a matrix of them, row by row."""
+        return (self,)
+
+    def decays(self) -> Bool[Array, ""]:
+        """Whether the kernel decays: that of a model need not, since training carries rates and
+        eigenvalues across the imaginary axis."""
+        return jnp.asarray(True)
+
+    def _panels(self, end: Array) -> tuple[Array, bool]:
+        """Where panels begin that resolve the kernel up to a time, and whether they reach it by
+        themselves."""
+        return self.breakpoints(), False
+
+    # --- What everyone may ask ---
+
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, " times"]
     ) -> Float[Array, " times"]:
@@ -170,12 +248,9 @@ class AbstractKernel(AbstractTarget):
         # rounding was up to ten times `eps * n**1.5` of the outputs where it was measured.
         most = (1e-3 / (10 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
         if ts.size > most:
-            from ._state_space import state_space, StateSpaceKernel
-
             system = state_space(self)
             if system is not None:
-                recurrent, inputs, readout = system
-                return StateSpaceKernel(recurrent, inputs[:, 0], readout[0]).response(given, xs)
+                return system.response(given, xs[:, None])[:, 0]
             raise ValueError(
                 f"`ts` must have at most {int(most)} times for {type(self).__name__} in {dtype}, "
                 f"got {ts.size}, since the weights of samples are lost in rounding; call "
@@ -194,7 +269,6 @@ class AbstractKernel(AbstractTarget):
         first = self.heaviside_response(elapsed) - rises
         return xs[0] * first + convolve(jnp.diff(rises), xs[1:])
 
-    @abc.abstractmethod
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The kernel $\rho(t)$, which is 0 for $t < 0$.
 
@@ -206,8 +280,10 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
+        t = as_float_array("t", t)
+        past = t.reshape(*t.shape, *(1 for _ in self.shape)) < 0
+        return jnp.where(past, 0, self._value(_elapsed(t)))
 
-    @abc.abstractmethod
     def laplace(
         self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
     ) -> Float[Array, "..."]:
@@ -224,6 +300,9 @@ class AbstractKernel(AbstractTarget):
 
         An array of the broadcast shape of `s` and `horizon`.
         """
+        s = as_float_array("s", s)
+        check_nonnegative("s", s)
+        return self._laplace(s, as_horizon(horizon))
 
     def laplace_derivatives(
         self, s: Float[Array, "..."], order: int
@@ -248,7 +327,6 @@ class AbstractKernel(AbstractTarget):
             values.append(function(s))
         return tuple(values)
 
-    @abc.abstractmethod
     def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$.
 
@@ -260,8 +338,8 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `horizon`.
         """
+        return self._squared_norm(as_horizon(horizon))
 
-    @abc.abstractmethod
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t \rho(s) \,\mathrm{d}s$ to the input $1[t \ge 0]$.
 
@@ -273,8 +351,8 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
+        return self._heaviside_response(_elapsed(as_float_array("t", t)))
 
-    @abc.abstractmethod
     def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ to the input $\max(t, 0)$.
 
@@ -288,36 +366,77 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
+        return self._ramp_response(_elapsed(as_float_array("t", t)))
 
-    def __add__(self, other: object) -> "KernelSum":
-        from ._sum import KernelSum
-
-        if not isinstance(other, AbstractKernel):
+    def __add__(self, other: object) -> "AbstractKernel":
+        # A kernel that has its own way of being added to others, as state spaces have, is asked.
+        if (
+            not isinstance(other, AbstractKernel)
+            or type(other).__radd__ is not AbstractKernel.__radd__
+        ):
             return NotImplemented
         return KernelSum((self, other))
-
-    def __mul__(self, factor: object) -> "ScaledKernel":
-        from ._composed import ScaledKernel
-
-        if isinstance(factor, AbstractTarget):
-            return NotImplemented
-        return ScaledKernel(self, factor)  # pyright: ignore[reportArgumentType]
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> "ScaledKernel":
-        return self * -1.0
-
-    def __sub__(self, other: object) -> "KernelSum":
-        if not isinstance(other, AbstractKernel):
-            return NotImplemented
-        return self + -other
 
     def __radd__(self, other: object) -> "AbstractKernel":
         # `sum(kernels)` starts from the integer 0.
         if isinstance(other, int) and other == 0:
             return self
         return NotImplemented
+
+    def __mul__(self, factor: object) -> "AbstractKernel":
+        if isinstance(factor, AbstractTarget):
+            return NotImplemented
+        return ScaledKernel(self, factor)  # pyright: ignore[reportArgumentType]
+
+    def __rmul__(self, factor: object) -> "AbstractKernel":
+        return self * factor
+
+    def __neg__(self) -> "AbstractKernel":
+        return self * -1.0
+
+    def __sub__(self, other: object) -> "AbstractKernel":
+        if not isinstance(other, AbstractKernel):
+            return NotImplemented
+        return self + -other
+
+
+_plain = lambda horizon: jnp.inf if horizon is None else horizon
+
+# How a kernel that overrides a public method does what others do without checks.
+_FORWARDED: dict[str, tuple[str, Callable[..., Array]]] = {
+    "__call__": ("_value", lambda self, t: self(t)),
+    "laplace": ("_laplace", lambda self, s, horizon: self.laplace(s, _plain(horizon))),
+    "squared_norm": (
+        "_squared_norm",
+        lambda self, horizon: self.squared_norm(_plain(horizon)),
+    ),
+    "heaviside_response": ("_heaviside_response", lambda self, t: self.heaviside_response(t)),
+    "ramp_response": ("_ramp_response", lambda self, t: self.ramp_response(t)),
+}
+
+
+def _elapsed(t: Array) -> Array:
+    """Times of 0 or more, with the derivative from the right at 0."""
+    return jnp.where(t < 0, 0, t)
+
+
+@runtime_checkable
+class HasKernel(Protocol):
+    """What is linear and says its kernel: a linear model."""
+
+    def kernel(self) -> AbstractKernel: ...
+
+
+def check_kernel(name: str, kernel: object) -> None:
+    """Refuse anything but a scalar kernel."""
+    scalar = not isinstance(kernel, AbstractKernel) or kernel.shape == ()
+    check_instance(
+        name,
+        kernel,
+        AbstractKernel if scalar else (),
+        "a scalar kernel",
+        "pass an instance of memjax.AbstractKernel",
+    )
 
 
 def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
@@ -327,3 +446,345 @@ def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
 
 def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+
+
+# --- Sums and multiples ---------------------------------------------------------------------------
+
+
+class ScaledKernel(AbstractKernel):
+    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`."""
+
+    kernel: AbstractKernel
+    factor: Float[Array, ""]
+
+    def __init__(self, kernel: AbstractKernel, factor: Real[ArrayLike, ""]):
+        """**Arguments:**
+
+        - `kernel`: The kernel to scale.
+        - `factor`: The number $c$, a scalar.
+
+        **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
+        and arrays.
+        """
+        check_kernel("kernel", kernel)
+        self.kernel = kernel
+        self.factor = as_number("factor", factor)
+
+    @property
+    def memory(self) -> Memory:
+        return self.kernel.memory
+
+    @property
+    def in_l1(self) -> bool:
+        return self.kernel.in_l1
+
+    @property
+    def in_l2(self) -> bool:
+        return self.kernel.in_l2
+
+    def decays(self) -> Bool[Array, ""]:
+        return self.kernel.decays()
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return self.kernel.breakpoints()
+
+    def support(self) -> Float[Array, ""]:
+        return self.kernel.support()
+
+    def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
+        values = self.kernel.laplace_derivatives(s, order)
+        return tuple(self.factor * value for value in values)
+
+    def _value(self, t: Array) -> Array:
+        return self.factor * self.kernel._value(t)
+
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return self.factor * self.kernel._laplace(s, horizon)
+
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return self.factor**2 * self.kernel._squared_norm(horizon)
+
+    def _heaviside_response(self, t: Array) -> Array:
+        return self.factor * self.kernel._heaviside_response(t)
+
+    def _ramp_response(self, t: Array) -> Array:
+        return self.factor * self.kernel._ramp_response(t)
+
+
+class KernelSum(AbstractKernel):
+    r"""A sum of kernels, $\rho(t) = \sum_j \rho_j(t)$.
+
+    It stays a sum: the exponential part and a delayed remainder are kept apart, so that a loss
+    can cancel the first exactly and resolve an exponentially small second (theory, section 3).
+    Usually made by `first + second`. Sums among the terms are flattened. The squared norm is the
+    sum of [`memjax.inner_product`][] over all pairs of terms, with its errors.
+
+    ??? cite "Reference"
+
+        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
+        Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
+    """
+
+    terms: tuple[AbstractKernel, ...]
+
+    def __init__(self, terms: tuple[AbstractKernel, ...]):
+        """**Arguments:**
+
+        - `terms`: The kernels to add, at least one.
+
+        **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
+        """
+        flat: list[AbstractKernel] = []
+        for term in as_list("terms", terms, "kernels"):
+            check_kernel("terms", term)
+            flat.extend(term.terms if isinstance(term, KernelSum) else (term,))
+        if not flat:
+            raise ValueError(
+                "`terms` must hold at least one kernel, got (); "
+                "the zero kernel is an `ExponentialSum` of empty arrays."
+            )
+        self.terms = tuple(flat)
+
+    @property
+    def memory(self) -> Memory:
+        return slowest_memory(self.terms)
+
+    @property
+    def in_l1(self) -> bool:
+        return all(term.in_l1 for term in self.terms)
+
+    @property
+    def in_l2(self) -> bool:
+        return all(term.in_l2 for term in self.terms)
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return jnp.concatenate([term.breakpoints() for term in self.terms])
+
+    def support(self) -> Float[Array, ""]:
+        return functools.reduce(jnp.maximum, [term.support() for term in self.terms])
+
+    def decays(self) -> Bool[Array, ""]:
+        return functools.reduce(operator.and_, [term.decays() for term in self.terms])
+
+    def _value(self, t: Array) -> Array:
+        return total(term._value(t) for term in self.terms)
+
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return total(term._laplace(s, horizon) for term in self.terms)
+
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        squares = [term._squared_norm(horizon) for term in self.terms]
+        pairs = itertools.combinations(self.terms, 2)
+        return total(squares + [2 * scalar_product(a, b, horizon) for a, b in pairs])
+
+    def _heaviside_response(self, t: Array) -> Array:
+        return total(term._heaviside_response(t) for term in self.terms)
+
+    def _ramp_response(self, t: Array) -> Array:
+        return total(term._ramp_response(t) for term in self.terms)
+
+
+def terms(kernel: AbstractKernel) -> tuple[tuple[float | Array, AbstractKernel], ...]:
+    """A scalar kernel as a sum of factors times kernels that are neither sums nor multiples.
+
+    **Arguments:**
+
+    - `kernel`: Any kernel.
+
+    **Returns:**
+
+    The pairs of factor and kernel, in order; a kernel that is not scaled has the factor `1.0`.
+    """
+    if isinstance(kernel, KernelSum):
+        return tuple(pair for term in kernel.terms for pair in terms(term))
+    if isinstance(kernel, ScaledKernel):
+        return tuple((kernel.factor * factor, term) for factor, term in terms(kernel.kernel))
+    return ((1.0, kernel),)
+
+
+def multiple(factor: float | Array, kernel: AbstractKernel) -> AbstractKernel:
+    """A kernel of one of the `terms`."""
+    return kernel if isinstance(factor, float) and factor == 1 else ScaledKernel(kernel, factor)
+
+
+def scalar_product(
+    first: AbstractKernel, second: AbstractKernel, horizon: Array | None
+) -> Float[Array, "..."]:
+    """The inner product of two scalar kernels, which distributes over their terms."""
+    if first is second:
+        return first._squared_norm(horizon)
+    rows = []
+    for factor, term in terms(first):
+        row = [
+            other_factor * pair_product(term, other, horizon)
+            for other_factor, other in terms(second)
+        ]
+        rows.append(factor * total(row))
+    return total(rows)
+
+
+@register_inner_product(AbstractKernel, AbstractKernel)
+def product_without_a_form(
+    first: AbstractKernel, second: AbstractKernel, horizon: Array | None
+) -> Array:
+    """Of two kernels of finite dimension that of their state spaces, otherwise by quadrature."""
+    one, other = state_space(first), state_space(second)
+    if one is None or other is None:
+        return quadrature(first, second, horizon)
+    return one.inner_product(other, horizon)
+
+
+@state_space.register(ScaledKernel)
+@state_space.register(KernelSum)
+def _(kernel: AbstractKernel) -> StateSpace | None:
+    systems = [(factor, state_space(term)) for factor, term in terms(kernel)]
+    if any(system is None for _, system in systems):
+        return None
+    return side_by_side([factor * system for factor, system in systems])  # pyright: ignore
+
+
+def total(values: Iterable[Array]) -> Array:
+    """The sum of arrays, from the first to the last."""
+    return functools.reduce(operator.add, values)
+
+
+# --- Delays and windows ---------------------------------------------------------------------------
+
+
+class DelayedKernel(AbstractKernel):
+    r"""A kernel moved back in time, $\rho(t) = \rho_0(t - \delta)$, and 0 for $t < \delta$.
+
+    Its transform is $R(s) = e^{-s\delta} R_0(s)$.
+    """
+
+    kernel: AbstractKernel
+    delay: Float[Array, ""]
+
+    def __init__(self, kernel: AbstractKernel, delay: Real[ArrayLike, ""]):
+        r"""**Arguments:**
+
+        - `kernel`: The kernel $\rho_0$ to delay.
+        - `delay`: The time $\delta \ge 0$, a scalar.
+
+        **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
+        NaN, infinite, or an array.
+        """
+        check_kernel("kernel", kernel)
+        self.kernel = kernel
+        self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
+
+    @property
+    def memory(self) -> Memory:
+        return self.kernel.memory
+
+    @property
+    def in_l1(self) -> bool:
+        return self.kernel.in_l1
+
+    @property
+    def in_l2(self) -> bool:
+        return self.kernel.in_l2
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        return jnp.concatenate([jnp.zeros(1), self.delay + self.kernel.breakpoints()])
+
+    def support(self) -> Float[Array, ""]:
+        return self.delay + self.kernel.support()
+
+    def decays(self) -> Bool[Array, ""]:
+        return self.kernel.decays()
+
+    def _value(self, t: Array) -> Array:
+        return self.kernel(t - self.delay)
+
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return jnp.exp(-s * self.delay) * self.kernel._laplace(s, self._left(horizon))
+
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return self.kernel._squared_norm(self._left(horizon))
+
+    def _heaviside_response(self, t: Array) -> Array:
+        return self.kernel.heaviside_response(t - self.delay)
+
+    def _ramp_response(self, t: Array) -> Array:
+        return self.kernel.ramp_response(t - self.delay)
+
+    def _left(self, horizon: Array | None) -> Array | None:
+        """What the delay leaves of the horizon."""
+        return None if horizon is None else jnp.maximum(horizon - self.delay, 0)
+
+
+class WindowedKernel(AbstractKernel):
+    r"""A kernel times a box: $\rho_0(t)$ for $t_0 < t < t_1$, and 0 elsewhere.
+
+    Its integrals are taken by Gauss-Legendre quadrature between the kernel's `breakpoints`, to
+    rounding in float64; where the kernel is of one sign that is relative to the result.
+    """
+
+    kernel: AbstractKernel
+    start: Float[Array, ""]
+    stop: Float[Array, ""]
+
+    def __init__(
+        self, kernel: AbstractKernel, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
+    ):
+        r"""**Arguments:**
+
+        - `kernel`: The kernel $\rho_0$.
+        - `start`: The time $t_0 \ge 0$, a scalar.
+        - `stop`: The time $t_1 > t_0$, finite, a scalar.
+
+        **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
+        negative, for NaN or infinity, and for arrays.
+        """
+        check_kernel("kernel", kernel)
+        self.kernel = kernel
+        self.start, self.stop = as_window(start, stop)
+
+    @property
+    def memory(self) -> Memory:
+        return "finite"
+
+    def breakpoints(self) -> Float[Array, " points"]:
+        inner = jnp.clip(self.kernel.breakpoints(), self.start, self.stop)
+        return jnp.concatenate([self.start[None], inner, self.stop[None]])
+
+    def support(self) -> Float[Array, ""]:
+        return self.stop
+
+    def _value(self, t: Array) -> Array:
+        return jnp.where((t > self.start) & (t < self.stop), self.kernel(t), 0)
+
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        points, stop = self.kernel.breakpoints(), self._end(horizon)
+        return transform(self.kernel, points, s, self.start, stop)
+
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        edges = panel_edges(self.kernel.breakpoints(), self.start, self._end(horizon))
+        return integrate(lambda t: self.kernel(t) ** 2, edges)
+
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._response(t, 0)
+
+    def _ramp_response(self, t: Array) -> Array:
+        return self._response(t, 1)
+
+    def _response(self, t: Array, order: int) -> Array:
+        points = self.kernel.breakpoints()
+        return response_integral(self.kernel, points, t, self.start, self.stop, order)
+
+    def _end(self, horizon: Array | None) -> Array:
+        return self.stop if horizon is None else jnp.clip(horizon, self.start, self.stop)
+
+
+def as_window(
+    start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The checked ends of an interval of the past."""
+    start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")
+    stop = as_number("stop", stop)
+    if not is_traced((start, stop)) and not stop > start:
+        raise ValueError(
+            f"`stop` must be above `start`, got {shown(stop)} and {shown(start)}; swap them."
+        )
+    return start, valid_or_nan(stop, stop > start)

@@ -2,18 +2,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import (
-    as_float_array,
-    as_horizon,
-    as_nonnegative,
-    as_number,
-    check_nonnegative,
-    is_traced,
-    shown,
-    valid_or_nan,
-)
 from ..numerics import exponential_moment
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel, as_window, Memory
 
 
 class Box(AbstractKernel):
@@ -54,26 +44,20 @@ class Box(AbstractKernel):
     def support(self) -> Float[Array, ""]:
         return self.stop
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
+    def _value(self, t: Array) -> Array:
         return jnp.where((t > self.start) & (t < self.stop), jnp.ones_like(t), 0)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
-        length = self._length(as_horizon(horizon))
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        length = self._length(horizon)
         return jnp.exp(-s * self.start) * length * exponential_moment(0, s * length)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
-        return self._length(as_horizon(horizon))
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return self._length(horizon)
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return self._length(as_float_array("t", t))
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._length(t)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
+    def _ramp_response(self, t: Array) -> Array:
         length = self._length(t)
         return length * (jnp.maximum(t - self.start, 0) - length / 2)
 
@@ -81,16 +65,3 @@ class Box(AbstractKernel):
         """How much of the box lies before `end`."""
         length = self.stop - self.start
         return length if end is None else jnp.clip(end - self.start, 0, length)
-
-
-def as_window(
-    start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The checked ends of an interval of the past."""
-    start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")
-    stop = as_number("stop", stop)
-    if not is_traced((start, stop)) and not stop > start:
-        raise ValueError(
-            f"`stop` must be above `start`, got {shown(stop)} and {shown(start)}; swap them."
-        )
-    return start, valid_or_nan(stop, stop > start)

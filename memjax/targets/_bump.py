@@ -4,10 +4,8 @@ from jaxtyping import Array, Float, Real
 
 from .._checks import (
     as_float_array,
-    as_horizon,
     as_number,
     as_positive,
-    check_nonnegative,
     check_positive,
     check_scalar,
     is_traced,
@@ -15,6 +13,7 @@ from .._checks import (
 )
 from ..numerics import gaussian_moment, gaussian_moments, gaussian_transform
 from ._base import AbstractKernel, Memory
+from ._product import register_inner_product
 
 
 class GaussianBump(AbstractKernel):
@@ -78,30 +77,24 @@ class GaussianBump(AbstractKernel):
     def support(self) -> Float[Array, ""]:
         return 1 / self.omega + 9 * self.width
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
+    def _value(self, t: Array) -> Array:
         distance = (t - 1 / self.omega) / self.width
-        return jnp.where(t < 0, 0, self.amplitude * jnp.exp(-(distance**2) / 2))
+        return self.amplitude * jnp.exp(-(distance**2) / 2)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        check_nonnegative("s", as_float_array("s", s))
-        return self.amplitude * _transform(s, 1 / self.omega, self.width, as_horizon(horizon))
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return self.amplitude * _transform(s, 1 / self.omega, self.width, horizon)
 
     def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
         moments = gaussian_moments(order, s, 1 / self.omega, self.width)
         return tuple((-1) ** k * self.amplitude * moment for k, moment in enumerate(moments))
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def _squared_norm(self, horizon: Array | None) -> Array:
         return bump_product(self, self, horizon)
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _heaviside_response(self, t: Array) -> Array:
         return self.amplitude * gaussian_transform(0.0, 1 / self.omega, self.width, t)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _ramp_response(self, t: Array) -> Array:
         center = 1 / self.omega
         # Counted backwards from t, where the Gaussian is in its lower tail while t < center;
         # taken off again is the part that would lie at negative times.
@@ -111,8 +104,9 @@ class GaussianBump(AbstractKernel):
         return self.amplitude * (gaussian_moment(1, 0.0, t - center, self.width) - before)
 
 
+@register_inner_product(GaussianBump, GaussianBump)
 def bump_product(
-    first: GaussianBump, second: GaussianBump, horizon: Real[ArrayLike, "..."]
+    first: GaussianBump, second: GaussianBump, horizon: Array | None
 ) -> Float[Array, "..."]:
     """The inner product of two bumps: their product is a Gaussian again."""
     variance = first.width**2 + second.width**2
@@ -120,7 +114,7 @@ def bump_product(
     center = (first_center * second.width**2 + second_center * first.width**2) / variance
     width = first.width * second.width / jnp.sqrt(variance)
     overlap = jnp.exp(-((first_center - second_center) ** 2) / (2 * variance))
-    integral = _transform(0.0, center, width, as_horizon(horizon))
+    integral = _transform(0.0, center, width, horizon)
     return first.amplitude * second.amplitude * overlap * integral
 
 

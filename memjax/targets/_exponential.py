@@ -1,20 +1,17 @@
+import dataclasses
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
+import jax.lax as lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import (
-    as_finite_array,
-    as_float_array,
-    as_horizon,
-    as_positive_array,
-    check_nonnegative,
-    check_positive,
-    check_same_shape,
-)
+from .._checks import as_finite_array, as_positive_array, check_positive, check_same_shape
 from ..numerics import exponential_moment
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel, Memory, multiple, terms
+from ._product import register_inner_product
+from ._system import state_space, StateSpace
 
 _DECAY = "a kernel decays only with rates above 0"
 _Kernel = TypeVar("_Kernel", bound=AbstractKernel)
@@ -57,41 +54,73 @@ class ExponentialSum(AbstractKernel):
     def memory(self) -> Memory:
         return "exponential"
 
+    def decays(self) -> Bool[Array, ""]:
+        return jnp.all(self.rates > 0)
+
     def breakpoints(self) -> Float[Array, " points"]:
         return decay_breakpoints(self.rates)
 
     def support(self) -> Float[Array, ""]:
         return decay_support(jnp.abs(self.amplitudes), self.rates, self.squared_norm())
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
-        decays = jnp.exp(-self.rates * jnp.maximum(t, 0)[..., None])
-        return jnp.where(t < 0, 0, jnp.sum(self.amplitudes * decays, axis=-1))
+    def _value(self, t: Array) -> Array:
+        return jnp.sum(self.amplitudes * jnp.exp(-self.rates * t[..., None]), axis=-1)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
-        return jnp.sum(
-            self.amplitudes * _decay_integral(s[..., None] + self.rates, as_horizon(horizon), 1),
-            axis=-1,
-        )
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        integrals = _decay_integral(s[..., None] + self.rates, horizon, 1)
+        return jnp.sum(self.amplitudes * integrals, axis=-1)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def _squared_norm(self, horizon: Array | None) -> Array:
         pairs = self.amplitudes[:, None] * self.amplitudes
         decays = self.rates[:, None] + self.rates
-        return jnp.sum(pairs * _decay_integral(decays, as_horizon(horizon), 2), axis=(-2, -1))
+        return jnp.sum(pairs * _decay_integral(decays, horizon, 2), axis=(-2, -1))
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _heaviside_response(self, t: Array) -> Array:
         return jnp.sum(self.amplitudes * _decay_integral(self.rates, t, 1), axis=-1)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)[..., None]
+    def _ramp_response(self, t: Array) -> Array:
+        t = t[..., None]
         x = self.rates * t
         moments = exponential_moment(0, x) - exponential_moment(1, x)
         return jnp.sum(self.amplitudes * t**2 * moments, axis=-1)
+
+
+@state_space.register(ExponentialSum)
+def _(kernel: ExponentialSum) -> StateSpace:
+    ones = jnp.ones_like(kernel.rates)
+    return StateSpace(-jnp.diag(kernel.rates), ones[:, None], kernel.amplitudes[None, :])
+
+
+@register_inner_product(ExponentialSum, AbstractKernel)
+def exponential_product(
+    first: ExponentialSum, second: AbstractKernel, horizon: Array | None
+) -> Float[Array, "..."]:
+    """The inner product of an exponential sum and any kernel, by that kernel's transform."""
+    transform = second._laplace(first.rates, None if horizon is None else horizon[..., None])
+    return jnp.sum(first.amplitudes * transform, axis=-1)
+
+
+def split_exponential(
+    kernel: AbstractKernel,
+) -> tuple[ExponentialSum, tuple[AbstractKernel, ...]]:
+    """Separate a kernel's exponential part from all the rest.
+
+    **Arguments:**
+
+    - `kernel`: Any kernel; a sum is taken term by term, a scaled kernel with its factor.
+
+    **Returns:**
+
+    One `ExponentialSum` with the terms of all the exponential sums, in order and possibly none,
+    and the tuple of the other kernels. They add up to `kernel` (theory, section 3).
+    """
+    exponentials, rest = [], []
+    for factor, term in terms(kernel):
+        if isinstance(term, ExponentialSum):
+            exponentials.append((factor, term))
+        else:
+            rest.append(multiple(factor, term))
+    return join_modes(ExponentialSum, exponentials, ("amplitudes",)), tuple(rest)
 
 
 def as_mode_array(name: str, array: Array) -> Float[Array, " modes"]:
@@ -123,6 +152,20 @@ def kernel_of_modes(kind: type[_Kernel], **leaves: Array) -> _Kernel:
     return kernel
 
 
+def join_modes(
+    kind: type[_Kernel],
+    kernels: Sequence[tuple[float | Array, _Kernel]],
+    linear: Collection[str],
+) -> _Kernel:
+    """The sum of factors times kernels of one kind, whose `linear` leaves carry the factors."""
+    leaves = {}
+    for name in (field.name for field in dataclasses.fields(kind)):
+        scale = lambda factor, leaf, name=name: factor * leaf if name in linear else leaf
+        parts = [scale(factor, getattr(kernel, name)) for factor, kernel in kernels]
+        leaves[name] = jnp.concatenate(parts or [jnp.zeros(0)])
+    return kernel_of_modes(kind, **leaves)
+
+
 def decay_breakpoints(rates: Float[Array, " terms"]) -> Float[Array, " points"]:
     """Panels for decays at `rates`, to 40 times the decay time."""
     return jnp.concatenate(
@@ -137,7 +180,8 @@ def decay_support(
     tails = sizes / jnp.sqrt(2 * rates)  # each term's own norm, to be shared among all of them
     norm = jnp.sqrt(jnp.maximum(squared_norm, jnp.finfo(squared_norm.dtype).tiny))
     excess = jnp.log(jnp.maximum(1e16 * sizes.size * tails / norm, 1))
-    return jnp.max(excess / rates, initial=0)
+    # An end at which nothing jumps has no derivative that counts.
+    return lax.stop_gradient(jnp.max(excess / rates, initial=0))
 
 
 def _decay_integral(rate: Array, horizon: Array | None, trailing: int) -> Array:

@@ -21,8 +21,14 @@ from .._checks import (
     check_integer,
 )
 from .._paths import as_samples, as_steps, even_step
-from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
-from ._composed import check_kernel
+from ._base import (
+    AbstractKernel,
+    AbstractTarget,
+    check_kernel,
+    MEMORIES,
+    Memory,
+    slowest_memory,
+)
 from ._exponential import as_decay_rates, ExponentialSum
 
 

@@ -3,19 +3,21 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, Real
+from jaxtyping import Array, Bool, Complex, Float, Real
 
-from .._checks import (
-    as_finite_array,
-    as_float_array,
-    as_horizon,
-    check_nonnegative,
-    check_same_shape,
-    is_traced,
-)
+from .._checks import as_finite_array, check_same_shape, is_traced
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
-from ._exponential import as_decay_rates, as_mode_array, decay_breakpoints, decay_support
+from ._exponential import (
+    as_decay_rates,
+    as_mode_array,
+    decay_breakpoints,
+    decay_support,
+    ExponentialSum,
+    kernel_of_modes,
+)
+from ._product import oscillation_points, register_inner_product
+from ._system import state_space, StateSpace
 
 
 class DampedOscillation(AbstractKernel):
@@ -74,6 +76,9 @@ class DampedOscillation(AbstractKernel):
     def memory(self) -> Memory:
         return "exponential"
 
+    def decays(self) -> Bool[Array, ""]:
+        return jnp.all(self.rates > 0)
+
     def breakpoints(self) -> Float[Array, " points"]:
         # Four periods a panel, as long as the oscillation lasts. A traced kernel's quality is not
         # known; it gets as many panels as a quality nu/w of 150 needs.
@@ -86,35 +91,32 @@ class DampedOscillation(AbstractKernel):
         even = jnp.linspace(0, 40, panels + 1) / self.rates[:, None]
         return jnp.concatenate([decay_breakpoints(self.rates), even.ravel()])
 
+    def _panels(self, end: Array) -> tuple[Array, bool]:
+        return oscillation_points(self.frequencies, lambda frequencies: frequencies, end)
+
     def support(self) -> Float[Array, ""]:
         return decay_support(jnp.hypot(self.cosine, self.sine), self.rates, self.squared_norm())
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
-        since = jnp.maximum(t, 0)[..., None]
-        phase = self.frequencies * since
+    def _value(self, t: Array) -> Array:
+        t = t[..., None]
+        phase = self.frequencies * t
         waves = self.cosine * jnp.cos(phase) + self.sine * jnp.sin(phase)
-        return jnp.where(t < 0, 0, jnp.sum(jnp.exp(-self.rates * since) * waves, axis=-1))
+        return jnp.sum(jnp.exp(-self.rates * t) * waves, axis=-1)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
         amplitudes, rates = self._complex()
-        integrals = _decay_integral(s[..., None] + rates, as_horizon(horizon), 1)
+        integrals = _decay_integral(s[..., None] + rates, horizon, 1)
         return jnp.sum(jnp.real(amplitudes * integrals), axis=-1)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def _squared_norm(self, horizon: Array | None) -> Array:
         return oscillation_product(self, self, horizon)
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _heaviside_response(self, t: Array) -> Array:
         amplitudes, rates = self._complex()
         return jnp.sum(jnp.real(amplitudes * _decay_integral(rates, t, 1)), axis=-1)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)[..., None]
+    def _ramp_response(self, t: Array) -> Array:
+        t = t[..., None]
         amplitudes, rates = self._complex()
         z = rates * t
         moments = complex_exponential_moment(0, z) - complex_exponential_moment(1, z)
@@ -125,17 +127,38 @@ class DampedOscillation(AbstractKernel):
         return self.cosine - 1j * self.sine, self.rates - 1j * self.frequencies
 
 
+@state_space.register(DampedOscillation)
+def _(kernel: DampedOscillation) -> StateSpace:
+    # exp(Wt) (1, 0) = exp(-wt) (cos, sin) for W = [[-w, -nu], [nu, -w]].
+    modes = kernel.rates.size
+    blocks = (-kernel.rates, -kernel.frequencies, kernel.frequencies, -kernel.rates)
+    corners = [jnp.diag(block) for block in blocks]
+    recurrent = jnp.block([corners[:2], corners[2:]])
+    first = jnp.concatenate([jnp.ones(modes), jnp.zeros(modes)])
+    readout = jnp.concatenate([kernel.cosine, kernel.sine])
+    return StateSpace(recurrent, first[:, None], readout[None, :])
+
+
+def as_oscillation(kernel: ExponentialSum | DampedOscillation) -> DampedOscillation:
+    """An exponential sum as oscillations of frequency 0."""
+    if isinstance(kernel, DampedOscillation):
+        return kernel
+    still = jnp.zeros_like(kernel.rates)
+    leaves = {"cosine": kernel.amplitudes, "rates": kernel.rates}
+    return kernel_of_modes(DampedOscillation, **leaves, sine=still, frequencies=still)
+
+
+@register_inner_product(DampedOscillation, DampedOscillation)
 def oscillation_product(
-    first: DampedOscillation, second: DampedOscillation, horizon: Real[ArrayLike, "..."]
+    first: DampedOscillation, second: DampedOscillation, horizon: Array | None
 ) -> Float[Array, "..."]:
     """The inner product of two sums of damped oscillations, mode by mode."""
-    finite = as_horizon(horizon)
     a, v = (leaf[:, None] for leaf in first._complex())
     b, w = second._complex()
     total = jnp.asarray(0.0)
     # Re(x) Re(y) = Re(x y + x conj(y)) / 2
     for amplitude, rate in ((b, w), (jnp.conj(b), jnp.conj(w))):
-        integrals = jnp.real(a * amplitude * _decay_integral(v + rate, finite, 2))
+        integrals = jnp.real(a * amplitude * _decay_integral(v + rate, horizon, 2))
         total = total + jnp.sum(integrals, axis=(-2, -1)) / 2
     return total
 

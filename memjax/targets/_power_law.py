@@ -3,12 +3,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import (
-    as_float_array,
-    as_horizon,
-    as_positive,
-    check_nonnegative,
-)
+from .._checks import as_positive
 from ..numerics import exponential_moment, integrate
 from ._base import AbstractKernel, Memory
 
@@ -54,43 +49,35 @@ class PowerLaw(AbstractKernel):
     def breakpoints(self) -> Float[Array, " points"]:
         return self.scale * (4.0 ** jnp.arange(28) - 1)
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
-        decay = jnp.exp(-(1 + self.omega) * jnp.log1p(jnp.maximum(t, 0) / self.scale))
-        return jnp.where(t < 0, 0, decay)
+    def _value(self, t: Array) -> Array:
+        return jnp.exp(-(1 + self.omega) * jnp.log1p(t / self.scale))
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
         s = s * self.scale
         # After 50 decay times nothing is left, also of the first derivatives in s.
         end = jnp.log1p(50 / jnp.maximum(stop_gradient(s), 1e-300))
-        finite = as_horizon(horizon)
-        if finite is not None:
-            end = jnp.minimum(jnp.log1p(finite / self.scale), end)
+        if horizon is not None:
+            end = jnp.minimum(jnp.log1p(horizon / self.scale), end)
         decay, end = (part[..., None, None] for part in jnp.broadcast_arrays(s, end))
         edges = jnp.linspace(0, 1, 33) * end[..., 0]
         integral = integrate(lambda v: jnp.exp(-decay * jnp.expm1(v) - self.omega * v), edges)
-        if finite is None:
+        if horizon is None:
             integral = jnp.where(s > 0, integral, 1 / self.omega)
         return self.scale * integral
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def _squared_norm(self, horizon: Array | None) -> Array:
         power = 1 + 2 * self.omega
-        finite = as_horizon(horizon)
-        if finite is None:
+        if horizon is None:
             return self.scale / power
-        end = jnp.log1p(finite / self.scale)
+        end = jnp.log1p(horizon / self.scale)
         return self.scale * end * exponential_moment(0, power * end)
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        end = jnp.log1p(jnp.maximum(as_float_array("t", t), 0) / self.scale)
+    def _heaviside_response(self, t: Array) -> Array:
+        end = jnp.log1p(t / self.scale)
         return self.scale * end * exponential_moment(0, self.omega * end)
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        end = jnp.log1p(jnp.maximum(as_float_array("t", t), 0) / self.scale)[..., None]
+    def _ramp_response(self, t: Array) -> Array:
+        end = jnp.log1p(t / self.scale)[..., None]
         edges = jnp.linspace(0, 1, 9) * end
         # t - u = e^end - e^v, without their cancellation
         weight = lambda v: jnp.expm1(end[..., None] - v) * jnp.exp((1 - self.omega) * v)

@@ -1,5 +1,6 @@
 import codecs
 import itertools
+import math
 import os
 from pathlib import Path
 
@@ -11,8 +12,6 @@ from jaxtyping import Array, Float, Real
 from .._checks import (
     as_existing_file,
     as_finite_array,
-    as_float_array,
-    as_horizon,
     as_increasing,
     as_number,
     check_integer,
@@ -24,6 +23,8 @@ from .._checks import (
 from .._paths import check_resolved
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
+from ._exponential import exponential_product, ExponentialSum
+from ._product import register_inner_product
 
 _LOOKED_AT = 50  # last lines of a file, which say how columns are separated
 _CONTROL = dict.fromkeys([*range(9), *range(14, 32)])  # characters that no text has
@@ -109,29 +110,25 @@ class SampledKernel(AbstractKernel):
     def support(self) -> Float[Array, ""]:
         return self.times[-1]
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return jnp.interp(as_float_array("t", t), self.times, self.values, left=0, right=0)
+    def _value(self, t: Array) -> Array:
+        return jnp.interp(t, self.times, self.values, left=0, right=0)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
-        starts, steps, first, last = self._intervals(as_horizon(horizon))
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        starts, steps, first, last = self._intervals(horizon)
         s = s[..., None]
         falling, rising = exponential_moment(0, s * steps), exponential_moment(1, s * steps)
         lines = first * (falling - rising) + last * rising
         return jnp.sum(jnp.exp(-s * starts) * steps * lines, axis=-1)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
-        _, steps, first, last = self._intervals(as_horizon(horizon))
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        _, steps, first, last = self._intervals(horizon)
         return jnp.sum(steps * (first**2 + first * last + last**2), axis=-1) / 3
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return self._responses(as_float_array("t", t))[0]
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._responses(t)[0]
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        return self._responses(as_float_array("t", t))[1]
+    def _ramp_response(self, t: Array) -> Array:
+        return self._responses(t)[1]
 
     def _intervals(self, horizon: Array | None) -> tuple[Array, Array, Array, Array]:
         """Start, length and both end values of every interval, cut off at the horizon."""
@@ -157,6 +154,39 @@ class SampledKernel(AbstractKernel):
         heaviside = before[k] + step * (first[k] + end) / 2
         ramp = ramps_before[k] + before[k] * step + step**2 * (2 * first[k] + end) / 6
         return heaviside, ramp + heaviside * jnp.maximum(t - self.times[-1], 0)
+
+
+@register_inner_product(SampledKernel, SampledKernel)
+def _(first: SampledKernel, second: SampledKernel, horizon: Array | None) -> Array:
+    # On the merged grid the product is quadratic between neighbours, and two Gauss points, which
+    # never touch a jump at the ends of either kernel, integrate it exactly.
+    grid = jnp.sort(jnp.concatenate([first.times, second.times]))
+    if horizon is not None:
+        grid = jnp.minimum(grid, horizon[..., None])
+    steps = jnp.diff(grid, axis=-1)
+    middle = grid[..., :-1] + steps / 2
+    offset = steps / (2 * math.sqrt(3))
+    total = sum(first(point) * second(point) for point in (middle - offset, middle + offset))
+    return jnp.sum(steps * total, axis=-1) / 2
+
+
+@register_inner_product(SampledKernel, AbstractKernel)
+def _(first: SampledKernel, second: AbstractKernel, horizon: Array | None) -> Array:
+    # By parts, through the responses of the other kernel.
+    slopes = jnp.diff(first.values) / jnp.diff(first.times)
+    times = first.times if horizon is None else jnp.minimum(first.times, horizon[..., None])
+    steps = second._heaviside_response(times[..., [0, -1]])
+    ramps = second._ramp_response(times)
+    end = jnp.interp(times[..., -1], first.times, first.values)
+    return (
+        end * steps[..., 1]
+        - first.values[0] * steps[..., 0]
+        - jnp.sum(slopes * jnp.diff(ramps, axis=-1), axis=-1)
+    )
+
+
+# Of an exponential sum, the transform of the samples is all that it takes.
+register_inner_product(ExponentialSum, SampledKernel)(exponential_product)
 
 
 def since(origin: float, times: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -2,12 +2,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from .._checks import (
-    as_float_array,
-    as_horizon,
-    as_positive,
-    check_positive,
-)
+from .._checks import as_positive, check_positive
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -52,39 +47,30 @@ class Sine(AbstractKernel):
         # Four periods a panel; they have to end somewhere, and do after 512 periods.
         return 8 * jnp.pi / self.frequency * jnp.arange(129)
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = as_float_array("t", t)
-        return jnp.where(t < 0, 0, jnp.sin(self.frequency * t))
+    def _value(self, t: Array) -> Array:
+        return jnp.sin(self.frequency * t)
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        s = as_float_array("s", s)
-        finite = as_horizon(horizon)
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
         check_positive("s", s, "the integral of a sine over the half line needs a decay")
-        if finite is None:
+        if horizon is None:
             return self.frequency / (s**2 + self.frequency**2)
-        moment = complex_exponential_moment(0, (s - 1j * self.frequency) * finite)
-        return finite * jnp.imag(moment)
+        moment = complex_exponential_moment(0, (s - 1j * self.frequency) * horizon)
+        return horizon * jnp.imag(moment)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
-        """**Raises:** `ValueError` for the infinite horizon, over which there is no norm."""
-        finite = as_horizon(horizon)
-        if finite is None:
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        if horizon is None:
             raise ValueError(
                 "`horizon` must be finite for a sine, got inf; it never decays and is not square "
                 "integrable."
             )
         # sin^2 = (1 - cos(2 nu t)) / 2
-        phase = 2 * self.frequency * finite
-        return finite * phase * _ramp(phase) / 2
+        phase = 2 * self.frequency * horizon
+        return horizon * phase * _ramp(phase) / 2
 
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _heaviside_response(self, t: Array) -> Array:
         return 2 * jnp.sin(self.frequency * t / 2) ** 2 / self.frequency
 
-    def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        t = jnp.maximum(as_float_array("t", t), 0)
+    def _ramp_response(self, t: Array) -> Array:
         return t**2 * _ramp(self.frequency * t)
 
 

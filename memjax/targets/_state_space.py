@@ -1,26 +1,24 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import block_diag
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import as_finite_array, as_float_array, check_nonnegative, is_traced
-from .._paths import as_samples, as_steps, even_step
-from ..numerics import exponential_action
-from ._base import AbstractTarget, Memory
-from ._composed import ScaledKernel
+from .._checks import as_finite_array, as_number
+from .._paths import as_samples
+from ..numerics import decay_time
+from ._base import AbstractKernel, AbstractTarget, KernelSum, Memory, product_without_a_form
 from ._exponential import ExponentialSum
-from ._oscillation import DampedOscillation
-from ._sum import KernelSum
-from ._vector import VectorKernel
+from ._product import oscillation_points, register_inner_product
+from ._sampled import SampledKernel
+from ._system import check_stable, state_space, StateSpace
 
 
-class StateSpaceKernel(AbstractTarget):
+class StateSpaceKernel(AbstractKernel):
     r"""The kernel of a dense linear model, $\rho(t) = C e^{Wt} U$ for $t \ge 0$.
 
     It is the functional $\dot h = W h + U x$, $y = C h$. Its transform is
-    $R(s) = C (s - W)^{-1} U$. Kernels of equal shape add.
+    $R(s) = C (s - W)^{-1} U$. Sums of it and of what else has a state space, of equal shape, are
+    of its kind again, and so are its multiples; a scalar one adds to all kernels.
 
     ??? cite "Reference"
 
@@ -73,193 +71,111 @@ class StateSpaceKernel(AbstractTarget):
         self.readout = readout
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        r"""The shape of $\rho(t)$: `()`, `(d,)`, `(p, d)`, or `(p,)` for a scalar input."""
-        return self.readout.shape[:-1] + self.input.shape[1:]
+    def system(self) -> StateSpace:
+        """The state space, where scalar inputs and outputs have size 1."""
+        width = self.recurrent.shape[0]
+        inputs, readout = self.input.reshape(width, -1), self.readout.reshape(-1, width)
+        return StateSpace(self.recurrent, inputs, readout)
 
     @property
-    def linear(self) -> bool:
-        return True
+    def sizes(self) -> tuple[int | None, int | None]:
+        outputs = self.readout.shape[0] if self.readout.ndim == 2 else None
+        return outputs, self.input.shape[1] if self.input.ndim == 2 else None
+
+    def entries(self) -> tuple[AbstractKernel, ...]:
+        if self.shape == ():
+            return (self,)
+        system = self.system
+        return tuple(
+            StateSpaceKernel(self.recurrent, u, c) for c in system.readout for u in system.input.T
+        )
 
     @property
     def memory(self) -> Memory:
         return "exponential"
 
-    @property
-    def in_l1(self) -> bool:
-        """Whether every entry is integrable, as every stable one is."""
-        return True
+    def decays(self) -> Bool[Array, ""]:
+        return jnp.isfinite(decay_time(self.recurrent))
 
-    @property
-    def in_l2(self) -> bool:
-        """Whether every entry is square integrable, as every stable one is."""
-        return True
+    def breakpoints(self) -> Float[Array, " points"]:
+        return self._panels(self.support())[0]
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        r"""The kernel $\rho(t)$, which is 0 for $t < 0$.
+    def support(self) -> Float[Array, ""]:
+        return decay_time(self.recurrent)
 
-        **Arguments:**
+    def _panels(self, end: Array) -> tuple[Array, bool]:
+        find = lambda recurrent: np.linalg.eigvals(recurrent).imag
+        return oscillation_points(self.recurrent, find, end)
 
-        - `t`: Times, any shape.
+    def _value(self, t: Array) -> Array:
+        return self._shaped(self.system(t))
 
-        **Returns:**
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return self._shaped(self.system.laplace(s, horizon))
 
-        An array of shape `(*t.shape, *self.shape)`.
-        """
-        t = as_float_array("t", t)
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return self.system.inner_product(self.system, horizon)
 
-        inputs = self.input.reshape(self.recurrent.shape[0], -1)
-        times = jnp.maximum(t, 0).ravel()
-        values = self.readout @ exponential_action(self.recurrent, inputs, times)
-        values = jnp.where(t.ravel()[:, None] < 0, 0, values.reshape(t.size, -1))
-        return values.reshape(*t.shape, *self.shape)
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._shaped(self.system.integral(t))
 
-    def laplace(self, s: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        r"""The Laplace transform $R(s) = C (s - W)^{-1} U$ over the half line.
-
-        **Arguments:**
-
-        - `s`: The Laplace variable, $s \ge 0$, in units of one over time.
-
-        **Returns:**
-
-        An array of shape `(*s.shape, *self.shape)`.
-        """
-        s = as_float_array("s", s)
-        check_nonnegative("s", s)
-        width = self.recurrent.shape[0]
-        inputs = self.input.reshape(width, -1)
-        resolvent = s[..., None, None] * jnp.eye(width) - self.recurrent
-        solved = jnp.linalg.solve(resolvent, jnp.broadcast_to(inputs, (*s.shape, *inputs.shape)))
-        return (self.readout.reshape(-1, width) @ solved).reshape(*s.shape, *self.shape)
+    def _ramp_response(self, t: Array) -> Array:
+        step = self.system.integral
+        ramp = step.integral
+        # Beyond the reach of exponentials it is a straight line.
+        inner = jnp.minimum(t, ramp.reach)
+        return self._shaped(ramp(inner) + step(inner) * (t - inner)[..., None, None])
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
     ) -> Float[Array, "times ..."]:
-        width = self.recurrent.shape[0]
-        given = ts
-        ts, xs = as_samples(ts, xs, None if self.input.ndim == 1 else self.input.shape[1])
-        step = even_step(given)
-        inputs = self.input.reshape(width, -1)
-        xs = xs.reshape(ts.size, -1)
-        size = inputs.shape[1]
+        # Times go on as they were given.
+        times, xs = as_samples(ts, xs, self.sizes[1])
+        ys = self.system.response(ts, xs.reshape(times.size, -1))
+        return ys.reshape(times.size, *self.readout.shape[:-1])
 
-        # Hidden state, input and slope in one system, whose exponential is exact over a step.
-        generator = jnp.block(
-            [
-                [self.recurrent, inputs, jnp.zeros_like(inputs)],
-                [jnp.zeros((size, width + size)), jnp.eye(size)],
-                [jnp.zeros((size, width + 2 * size))],
-            ]
-        )
-
-        def propagator(step: Array) -> Array:
-            return exponential_action(generator, jnp.eye(width + 2 * size), step[None])[0, :width]
-
-        steps = as_steps(given)
-        shared = None if step is None else propagator(steps[0])
-
-        def advance(hidden: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            step, start, end = interval
-            matrix = propagator(step) if shared is None else shared
-            hidden = matrix @ jnp.concatenate([hidden, start, (end - start) / step])
-            return hidden, hidden
-
-        rest = jnp.zeros(width, generator.dtype)
-        _, hidden = jax.lax.scan(advance, rest, (steps, xs[:-1], xs[1:]))
-        return jnp.concatenate([rest[None], hidden]) @ self.readout.T
-
-    def __add__(self, other: object) -> "StateSpaceKernel":
+    def __add__(self, other: object) -> AbstractKernel:
+        if not isinstance(other, AbstractKernel):
+            return NotImplemented
         system = state_space(other)
         if system is None:
-            return NotImplemented
-        if kernel_shape(other) != self.shape:
+            return KernelSum((self, other))
+        if other.shape != self.shape:
             raise ValueError(
                 f"kernels that are added must have the same shape, got {self.shape} and "
-                f"{kernel_shape(other)}; add entry by entry what belongs together."
+                f"{other.shape}; add entry by entry what belongs together."
             )
-        recurrent, inputs, readout = system
-        width = recurrent.shape[0]
-        return StateSpaceKernel(
-            block_diag(self.recurrent, recurrent),
-            jnp.concatenate([self.input, inputs.reshape(width, *self.input.shape[1:])]),
-            jnp.concatenate([self.readout, readout.reshape(*self.readout.shape[:-1], width)], -1),
-        )
+        return self._like(self.system + system)
 
-    def __radd__(self, other: object) -> "StateSpaceKernel":
+    def __radd__(self, other: object) -> AbstractKernel:
         # `sum(kernels)` starts from the integer 0.
         if isinstance(other, int) and other == 0:
             return self
+        if isinstance(other, AbstractKernel) and state_space(other) is None:
+            return KernelSum((other, self))
         return self + other
 
+    def __mul__(self, factor: object) -> AbstractKernel:
+        if isinstance(factor, AbstractTarget):
+            return NotImplemented
+        return self._like(as_number("factor", factor) * self.system)
 
-def check_stable(recurrent: Float[Array, "m m"]) -> None:
-    """Refuse a matrix with an eigenvalue outside the open left half-plane."""
-    if is_traced(recurrent):
-        return
-    largest = np.max(np.linalg.eigvals(np.asarray(recurrent)).real, initial=-np.inf)
-    if largest >= 0:
-        raise ValueError(
-            f"`recurrent` must have all eigenvalues in the open left half-plane, got one of real "
-            f"part {largest:.6g}; subtract a larger multiple of the unit matrix."
-        )
+    def _like(self, system: StateSpace) -> "StateSpaceKernel":
+        """A system as a kernel of the same shape."""
+        inputs = system.input.reshape(-1, *self.input.shape[1:])
+        readout = system.readout.reshape(*self.readout.shape[:-1], -1)
+        return StateSpaceKernel(system.recurrent, inputs, readout)
 
-
-def kernel_shape(kernel: object) -> tuple[int, ...]:
-    """The shape of a kernel's value at one time."""
-    return kernel.shape if isinstance(kernel, (StateSpaceKernel, VectorKernel)) else ()
+    def _shaped(self, values: Array) -> Array:
+        return values.reshape(*values.shape[:-2], *self.shape)
 
 
-def state_space(
-    kernel: object,
-) -> tuple[Float[Array, "m m"], Float[Array, "m d"], Float[Array, "p m"]] | None:
-    r"""A state space of finite dimension for a kernel, $\rho(t) = C e^{Wt} U$, if it has one.
+@state_space.register(StateSpaceKernel)
+def _(kernel: StateSpaceKernel) -> StateSpace:
+    return kernel.system
 
-    **Arguments:**
 
-    - `kernel`: Anything; a state space is known for exponential sums, damped oscillations, dense
-        linear models, and for sums, scalings and vectors of those.
-
-    **Returns:**
-
-    `(W, U, C)` with two axes each, where scalar inputs and outputs have size 1, or `None`.
-    A damped oscillation takes a real block of two for each mode.
-    """
-    if isinstance(kernel, StateSpaceKernel):
-        width = kernel.recurrent.shape[0]
-        inputs, readout = kernel.input.reshape(width, -1), kernel.readout.reshape(-1, width)
-        return kernel.recurrent, inputs, readout
-    if isinstance(kernel, ExponentialSum):
-        ones = jnp.ones_like(kernel.rates)
-        return -jnp.diag(kernel.rates), ones[:, None], kernel.amplitudes[None, :]
-    if isinstance(kernel, DampedOscillation):
-        # exp(Wt) (1, 0) = exp(-wt) (cos, sin) for W = [[-w, -nu], [nu, -w]].
-        modes = kernel.rates.size
-        blocks = (-kernel.rates, -kernel.frequencies, kernel.frequencies, -kernel.rates)
-        corners = [jnp.diag(block) for block in blocks]
-        recurrent = jnp.block([corners[:2], corners[2:]])
-        first = jnp.concatenate([jnp.ones(modes), jnp.zeros(modes)])
-        return recurrent, first[:, None], jnp.concatenate([kernel.cosine, kernel.sine])[None, :]
-    if isinstance(kernel, ScaledKernel):
-        system = state_space(kernel.kernel)
-        return None if system is None else (*system[:2], kernel.factor * system[2])
-    if isinstance(kernel, KernelSum):
-        systems = [state_space(term) for term in kernel.terms]
-        known = [system for system in systems if system is not None]
-        if len(known) < len(systems):
-            return None
-        recurrents, inputs, readouts = zip(*known, strict=True)
-        return block_diag(*recurrents), jnp.concatenate(inputs), jnp.concatenate(readouts, axis=1)
-    if isinstance(kernel, VectorKernel):
-        entries, (outputs, size) = kernel.entries(), (kernel.outputs, kernel.inputs)
-        systems = [state_space(entry) for entry in entries]
-        known = [system for system in systems if system is not None]
-        if len(known) < len(systems):
-            return None
-        recurrents, inputs, readouts = [], [], []
-        for k, (recurrent, column, row) in enumerate(known):
-            recurrents.append(recurrent)
-            inputs.append(column * jnp.eye(size)[k % size])
-            readouts.append(jnp.eye(outputs)[k // size][:, None] * row)
-        return block_diag(*recurrents), jnp.concatenate(inputs), jnp.concatenate(readouts, axis=1)
-    return None
+# Exponentials too are resolved by Sylvester's equation beside it, and samples by quadrature, to
+# rounding of the integral of the modulus.
+for _kind in (ExponentialSum, SampledKernel, AbstractKernel):
+    register_inner_product(StateSpaceKernel, _kind)(product_without_a_form)

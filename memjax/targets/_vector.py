@@ -3,15 +3,15 @@ import operator
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_list
 from .._paths import as_samples
-from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
-from ._composed import check_kernel
+from ._base import AbstractKernel, check_kernel, Memory, slowest_memory, total
+from ._system import side_by_side, state_space, StateSpace
 
 
-class VectorKernel(AbstractTarget):
+class VectorKernel(AbstractKernel):
     r"""A linear functional of $d$ inputs: one scalar kernel for each input and output.
 
     $$y_k(t) = \sum_{j=1}^d \int_0^\infty \rho_{kj}(s)\, x_j(t - s) \,\mathrm{d}s$$
@@ -50,11 +50,11 @@ class VectorKernel(AbstractTarget):
         self.components = tuple(map(tuple, rows)) if nested else tuple(parts)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        r"""The shape of $\rho(t)$: `(d,)` or `(p, d)`."""
-        if isinstance(self.components[0], tuple):
-            return (len(self.components), len(self.components[0]))
-        return (len(self.components),)
+    def sizes(self) -> tuple[int | None, int | None]:
+        first = self.components[0]
+        if isinstance(first, tuple):
+            return len(self.components), len(first)
+        return None, len(self.components)
 
     @property
     def inputs(self) -> int:
@@ -74,10 +74,6 @@ class VectorKernel(AbstractTarget):
         return tuple(flat)
 
     @property
-    def linear(self) -> bool:
-        return True
-
-    @property
     def memory(self) -> Memory:
         return slowest_memory(self.entries())
 
@@ -91,61 +87,29 @@ class VectorKernel(AbstractTarget):
         """Whether every component is in $L^2$."""
         return all(entry.in_l2 for entry in self.entries())
 
-    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        r"""The kernel $\rho(t)$, which is 0 for $t < 0$.
+    def decays(self) -> Bool[Array, ""]:
+        return functools.reduce(operator.and_, [entry.decays() for entry in self.entries()])
 
-        **Arguments:**
+    def breakpoints(self) -> Float[Array, " points"]:
+        return jnp.concatenate([entry.breakpoints() for entry in self.entries()])
 
-        - `t`: Times, any shape.
+    def support(self) -> Float[Array, ""]:
+        return functools.reduce(jnp.maximum, [entry.support() for entry in self.entries()])
 
-        **Returns:**
+    def _value(self, t: Array) -> Array:
+        return self._stacked([entry._value(t) for entry in self.entries()])
 
-        An array of shape `(*t.shape, *self.shape)`.
-        """
-        return self._stacked([entry(t) for entry in self.entries()])
+    def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        return self._stacked([entry._laplace(s, horizon) for entry in self.entries()])
 
-    def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
-    ) -> Float[Array, "..."]:
-        r"""The Laplace transform of every component.
+    def _squared_norm(self, horizon: Array | None) -> Array:
+        return total(entry._squared_norm(horizon) for entry in self.entries())
 
-        **Arguments:**
+    def _heaviside_response(self, t: Array) -> Array:
+        return self._stacked([entry._heaviside_response(t) for entry in self.entries()])
 
-        - `s`: The Laplace variable, $s > 0$, in units of one over time.
-        - `horizon`: The horizon: the scalar `inf`, or finite times.
-
-        **Returns:**
-
-        An array of the broadcast shape of `s` and `horizon`, followed by `self.shape`.
-        """
-        return self._stacked([entry.laplace(s, horizon) for entry in self.entries()])
-
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
-        r"""The squared norm $\int_0^h |\rho(t)|^2 \,\mathrm{d}t$, summed over all components.
-
-        **Arguments:**
-
-        - `horizon`: The horizon $h$: the scalar `inf`, or finite times.
-
-        **Returns:**
-
-        An array of the shape of `horizon`.
-        """
-        norms = [entry.squared_norm(horizon) for entry in self.entries()]
-        return functools.reduce(operator.add, norms)
-
-    def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
-        r"""The responses of every component to the input $1[t \ge 0]$.
-
-        **Arguments:**
-
-        - `t`: Finite times, any shape.
-
-        **Returns:**
-
-        An array of shape `(*t.shape, *self.shape)`.
-        """
-        return self._stacked([entry.heaviside_response(t) for entry in self.entries()])
+    def _ramp_response(self, t: Array) -> Array:
+        return self._stacked([entry._ramp_response(t) for entry in self.entries()])
 
     def response(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times d"]
@@ -161,3 +125,16 @@ class VectorKernel(AbstractTarget):
     def _stacked(self, entries: list[Array]) -> Array:
         stack = jnp.stack(entries, axis=-1)
         return stack.reshape(*stack.shape[:-1], *self.shape)
+
+
+@state_space.register(VectorKernel)
+def _(kernel: VectorKernel) -> StateSpace | None:
+    size, systems = kernel.inputs, []
+    for k, entry in enumerate(kernel.entries()):
+        system = state_space(entry)
+        if system is None:
+            return None
+        column = system.input * jnp.eye(size)[k % size]
+        row = jnp.eye(kernel.outputs)[k // size][:, None] * system.readout
+        systems.append(StateSpace(system.recurrent, column, row))
+    return side_by_side(systems)
