@@ -11,6 +11,7 @@ PACKAGE = Path(memjax.__file__).parent
 # From the ground up: a room imports from those before it only.
 ROOMS = (
     "_checks",
+    "_deprecation",
     "_paths",
     "numerics",
     "reparam",
