@@ -25,10 +25,6 @@ class FlowLanes(eqx.Module):
         """Whether the gradient is there in double-double."""
         return False
 
-    def symmetry(self, size: int) -> Float[Array, "1 n n"]:
-        """The projection on what the flow can reach: all of it, as far as is known."""
-        return jnp.eye(size)[None]
-
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:

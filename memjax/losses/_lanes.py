@@ -96,13 +96,6 @@ class SpectralLanes(eqx.Module):
         """Whether the gradient is there in double-double."""
         return type(self.reparametrisation) in (Direct, Exp)
 
-    def symmetry(self, size: int) -> Float[Array, "lanes n n"]:
-        """The projection on what the flow can reach: the mean over modes that started as equals."""
-        equal = lambda x: x.T[:, :, None] == x.T[:, None, :]
-        same = (equal(self.amplitudes) & equal(self.rates)).astype(self.rates.dtype)
-        mean = same / jnp.sum(same, axis=2, keepdims=True)
-        return jax.vmap(lambda mean: jnp.kron(jnp.eye(2), mean))(mean)
-
     def descent(
         self,
         y: Float[Array, "n stages lanes"],

@@ -6,17 +6,11 @@ import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-
-from ._outcomes import CONVERGED, EXITED
+from jaxtyping import Array, Bool, Float
 
 # At how many shares of a step its margin is looked at; and below which margin, which is of order
 # one on the plateau, a minimum between two of them is searched for.
 _LOOKS, _NEAR = 8, 0.02
-# The errors of a run may be that many times its tolerance. What it leaves undecided is repeated
-# with a smaller one, down to a smallest.
-_GRAZING, _BLUR = 30.0, 1e-4
-REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
 _GOLDEN, _SECTIONS = (np.sqrt(5) - 1) / 2, 24
 
 
@@ -101,32 +95,6 @@ def first_crossing(
         nearest=value,
         share=bottom,
     )
-
-
-def grazes(
-    result: Int[Array, "..."],
-    rtol: Float[Array, ""],
-    end: Float[Array, "..."],
-    doubt: Float[Array, "..."],
-    nearest: Float[Array, "..."],
-    doubt_there: Float[Array, "..."],
-) -> Bool[Array, "..."]:
-    """Whether errors of the size of the tolerance could make or undo the exit.
-
-    **Arguments:**
-
-    - `result`: how the run ended.
-    - `rtol`: its tolerance.
-    - `end`: the margin where it came to rest, or how fast the margin falls in logarithmic time
-        where it exited.
-    - `doubt`: by how much errors of the size of the tolerance move the margin there.
-    - `nearest`, `doubt_there`: the same for that of the margin's minima which came nearest to 0.
-    """
-    touched = jnp.abs(nearest) < _GRAZING * doubt_there
-    almost = (result == CONVERGED) & (end < _GRAZING * doubt)
-    # The margin falls so slowly that these errors move the time by more than they should.
-    flat = doubt > jnp.abs(end) * jnp.maximum(_BLUR, 5 * rtol)
-    return touched | almost | ((result == EXITED) & flat)
 
 
 def _lowest(

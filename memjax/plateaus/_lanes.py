@@ -31,7 +31,8 @@ from ..solvers import (
     REAL_ROW,
     TIMES,
 )
-from ._crossing import Crossing, first_crossing, grazes
+from ._conclusion import conclude
+from ._crossing import Crossing, first_crossing
 from ._exits import AbstractExit, ExitCondition, TrainingState
 from ._outcomes import (
     CONVERGED,
@@ -40,15 +41,14 @@ from ._outcomes import (
     INVALID,
     MAX_STEPS_REACHED,
     MAX_TIME_REACHED,
+    RESTING,
     RUNNING,
     time_of,
-    UNDECIDED,
     UNRESOLVED,
 )
-from ._rounding import newton_to_rest, smallest_curvature, smallest_displacement
-
-# A lane that seems to have come to rest: at a minimum, or where its gradient is all noise.
-_RESTING = -3
+from ._recording import Recording
+from ._rest import comes_to_rest, smallest_curvature, trusted_curvature
+from ._rounding import Ledger, sign_patterns, smallest_displacement
 
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
@@ -145,13 +145,10 @@ class Lanes(eqx.Module):
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
     direction: Float[Array, "n lanes"]
-    time_noise: Float[Array, " lanes"]
-    cross_noise: Float[Array, " lanes"]
-    peak_noise: Float[Array, " lanes"]
+    ledger: Ledger
     num_steps: Int[Array, " lanes"]
     num_accepted_steps: Int[Array, " lanes"]
-    curve_index: Int[Array, " lanes"]
-    curve_loss: Float[Array, "times lanes"]
+    recording: Recording
 
 
 class LaneMethod(eqx.Module):
@@ -188,7 +185,7 @@ class LaneMethod(eqx.Module):
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
         sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
         still = jnp.all(here.gradient == 0, axis=0)
-        result = jnp.where(still, _RESTING, RUNNING)
+        result = jnp.where(still, RESTING, RUNNING)
         result = jnp.where(margin <= 0, EXITED, result)
         result = jnp.where(sound, result, INVALID)
         state = Lanes(
@@ -208,15 +205,12 @@ class LaneMethod(eqx.Module):
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
             direction=jnp.broadcast_to(direction, y.shape),
-            time_noise=zero,
-            cross_noise=zero,
-            peak_noise=zero,
+            ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
-            curve_index=count,
-            curve_loss=jnp.full((self.curve_times.shape[0], lanes), jnp.nan, y.dtype),
+            recording=Recording.open(self.curve_times, zero, "loss"),
         )
-        return self._recorded(runs, state, zero, zero, state.polynomial)
+        return self._record(runs, state, zero, zero, state.polynomial)
 
     def step(self, runs: Runs, state: Lanes) -> Lanes:
         """One attempted step of every lane that is running."""
@@ -225,7 +219,6 @@ class LaneMethod(eqx.Module):
         # Made anew in every step: to carry a Hessian a lane along costs more.
         here = runs.dynamics.linearise(y, state.low)
         n = y.shape[0]
-        trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
         real = ShiftedReal.build(here.hessian, REAL / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, converged, iterations = self._stages(
@@ -237,9 +230,8 @@ class LaneMethod(eqx.Module):
         # All that the real factor is needed for at once: the error, the step to rest, what
         # errors of the gradient do to the step, and the slowest direction.
         defect = jnp.einsum("s,nsl->nl", ERROR, stages) / dt
-        patterns = [jnp.where(np.arange(n) // b % 2 == 0, 1.0, -1.0) for b in (1, 2, 4)]
         sides = [defect - here.gradient, here.gradient]
-        sides += [sign[:, None] * here.noise for sign in patterns]
+        sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
         solved = real(jnp.stack([*sides, state.direction], axis=1))
         error, to_rest = solved[:, 0], solved[:, 1]
         shaken = jnp.max(jnp.abs(solved[:, 2:-1]), axis=1)
@@ -272,7 +264,8 @@ class LaneMethod(eqx.Module):
         # Newton's, and the test one for a minimum.
         inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
         share = jnp.where(inert, 0, REAL / dt * real.scale**2)
-        resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
+        resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
+        resting = resting & real.definite & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
         advance = keep & ~crossed & ~resting
 
@@ -284,15 +277,19 @@ class LaneMethod(eqx.Module):
         result = jnp.where(advance & (time >= self.max_time), MAX_TIME_REACHED, result)
         tiny = ~advance & (next_dt < jnp.finfo(dt.dtype).tiny)
         result = jnp.where(tiny, UNRESOLVED, result)
-        result = jnp.where(resting & ~crossed, _RESTING, result)
+        result = jnp.where(resting & ~crossed, RESTING, result)
         result = jnp.where(crossed, CROSSED, result)
 
-        moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
-        noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
-        # The displacement is rounded as well: a weight that has been drawn to 0 is lost in it.
-        own = 0 if self.compensated else jnp.finfo(y.dtype).eps * jnp.sqrt(jnp.sum(y1**2, axis=0))
-        # Time means nothing any more where a step moves by less than its tolerance.
-        shift = jnp.where(_rms(stages[:, 2] / scale) > 1, noise / jnp.where(moved > 0, moved, 1), 0)
+        length = lambda x: jnp.sqrt(jnp.sum(x**2, axis=0))
+        ledger = state.ledger.add(
+            dt,
+            moved=length(stages[:, 2]),
+            tolerances=_rms(stages[:, 2] / scale),
+            shaken=length(shaken),
+            lost=0.0 if self.compensated else jnp.finfo(y.dtype).eps * length(y1),
+            growth=jnp.clip(growth, 0, 1),
+            peak=_rms(shaken / scale),
+        )
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         nearest = jnp.where(nearer, crossing.nearest, state.nearest)
         there = y + _evaluate(polynomial, crossing.share)
@@ -314,15 +311,12 @@ class LaneMethod(eqx.Module):
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / _norm(direction),
-            time_noise=state.time_noise + shift * dt,
-            cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise + own,
-            peak_noise=jnp.maximum(state.peak_noise, _rms(shaken / scale)),
+            ledger=ledger,
             num_steps=num_steps,
             num_accepted_steps=state.num_accepted_steps + 1,
-            curve_index=state.curve_index,
-            curve_loss=state.curve_loss,
+            recording=state.recording,
         )
-        new = self._recorded(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
+        new = self._record(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
         stay = eqx.tree_at(
             lambda s: (s.dt, s.result, s.after_rejection, s.num_steps),
             state,
@@ -409,7 +403,7 @@ class LaneMethod(eqx.Module):
         factor = jnp.where(keep, factor, jnp.minimum(factor, 0.9))
         return jnp.where(sound, factor, _CUT_WITHOUT_CONVERGENCE)
 
-    def _recorded(
+    def _record(
         self,
         runs: Runs,
         state: Lanes,
@@ -419,69 +413,51 @@ class LaneMethod(eqx.Module):
         origin: Float[Array, "n lanes"] | None = None,
     ) -> Lanes:
         """Write the curve at the times within `span` after `since`."""
-        last = self.curve_times.shape[0]
-        if last == 0:
-            return state
         origin = state.y if origin is None else origin
         until = since + span
         # Nothing is due in a lane that does not move on, but at its start.
         moving = (span > 0) | (state.num_steps == 0)
 
-        def due(index: Array) -> Array:
-            reached = self.curve_times[jnp.minimum(index, last - 1)] <= until
-            return moving & (index < last) & reached
-
-        def write(carry: tuple) -> tuple:
-            index, losses = carry
-            here = due(index)
-            row = jnp.minimum(index, last - 1)
-            theta = jnp.where(span > 0, (self.curve_times[row] - since) / span, 0)
+        def see(time: Float[Array, " lanes"]) -> dict[str, Array]:
+            theta = jnp.where(span > 0, (time - since) / span, 0)
             y = origin + _evaluate(polynomial, jnp.clip(theta, 0, 1))
-            loss = runs.dynamics.loss(y)
-            rows = jnp.arange(last)[:, None] == row
-            return index + here, jnp.where(rows & here, loss, losses)
+            return {"loss": runs.dynamics.loss(y)}
 
-        index, losses = lax.while_loop(
-            lambda carry: jnp.any(due(carry[0])), write, (state.curve_index, state.curve_loss)
-        )
-        return eqx.tree_at(lambda s: (s.curve_index, s.curve_loss), state, (index, losses))
+        due = lambda time: moving & (time <= until)
+        recording = state.recording.write(self.curve_times, due, see)
+        return eqx.tree_at(lambda s: s.recording, state, recording)
 
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
         here = runs.dynamics.linearise(state.y, state.low)
-        span, y, loss, slope = self._located(runs, state, here.hessian)
+        span, y, loss, slope = self._locate(runs, state, here.hessian)
         span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
         loss = jnp.where(crossed, loss, here.loss)
         time = state.time + span
         if self.curve_times.shape[0] > 0:
-            state = self._recorded(runs, state, state.time, span, state.polynomial)
+            state = self._record(runs, state, state.time, span, state.polynomial)
         distance = _mapped(lambda flow, y: flow.distance(y))(runs.flow, y)
 
-        rounding = jnp.maximum(
-            state.time_noise / jnp.where(time > 0, time, 1),
-            state.cross_noise / jnp.where(distance > 0, distance, 1),
-        )
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
         own = runs.dynamics.loss_noise(y)
-        blur = _mapped(noise)(runs.condition(state.initial_loss), loss, y, own)
-        blur = blur / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
-        rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
-
-        settled, curvature = self._settled(runs, state, here)
-        result = jnp.where(crossed, EXITED, state.result)
-        result = jnp.where(state.result == _RESTING, settled, result)
+        settled, curvature = self._settle(runs, state, here)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
-        end = jnp.where(crossed, slope * time, state.margin)
-        grazing = grazes(result, self.rtol, end, doubt[0], state.nearest, doubt[1])
-        result = jnp.where(grazing & (time > 0), UNDECIDED, result)
-        # Steps run out where the error control chases rounding noise.
-        noisy = (result == MAX_STEPS_REACHED) & (state.peak_noise > 1)
-        result = jnp.where(noisy, UNRESOLVED, result)
-        exact = (state.time == 0) & ~crossed
-        # An estimate that is not a number vouches for nothing.
-        result = jnp.where(~(rounding <= self.resolution) & ~exact, UNRESOLVED, result)
+        result, rounding = conclude(
+            jnp.where(state.result == RESTING, settled, state.result),
+            time=time,
+            distance=distance,
+            ledger=state.ledger,
+            margin=state.margin,
+            margin_noise=_mapped(noise)(runs.condition(state.initial_loss), loss, y, own),
+            slope=slope,
+            doubt=doubt[0],
+            nearest=state.nearest,
+            doubt_there=doubt[1],
+            rtol=self.rtol,
+            resolution=self.resolution,
+        )
         rows = {
             "time": time_of(result, time),
             "result": result,
@@ -496,26 +472,19 @@ class LaneMethod(eqx.Module):
             "num_rejected_steps": state.num_steps - state.num_accepted_steps,
         }
         if self.curve_times.shape[0] > 0:
-            rows["curve_loss"] = state.curve_loss
+            rows["curve_loss"] = state.recording.values["loss"]
         rows |= runs.record
         return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
 
-    def _settled(
+    def _settle(
         self, runs: Runs, state: Lanes, here: Linearisation
     ) -> tuple[Int[Array, " lanes"], Array]:
         """What the gradient and the Hessian say of a lane that seems to rest, and the smallest
         curvature there; lanes that left their plateau are not looked at."""
-        n = state.y.shape[0]
-        trusted = n * 100 * float(jnp.finfo(state.y.dtype).eps)
 
         def look(args: tuple) -> tuple[Array, Array]:
-            hessian, gradient, noise, scale, symmetric = args
-            # Modes that started as equals stay equal, whatever the curvature across.
-            across = (jnp.eye(n) - symmetric) * jnp.max(jnp.abs(hessian))
-            within = symmetric @ hessian @ symmetric + across
-            newton = newton_to_rest(within, symmetric @ gradient, noise, trusted)
-            close = _rms(newton[:, None] / scale[:, None])[0] <= 1
-            resting = close | jnp.all((gradient == 0) & (noise == 0))
+            hessian, gradient, noise, scale, symmetry = args
+            resting, _ = comes_to_rest(hessian, gradient, noise, scale, symmetry=symmetry)
             result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
             return result, smallest_curvature(hessian)
 
@@ -525,9 +494,11 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        symmetric = jnp.broadcast_to(runs.dynamics.symmetry(n), here.hessian.shape)
+        symmetry = _mapped(lambda flow: flow.symmetry())(runs.flow)
+        if symmetry is not None:
+            symmetry = jnp.moveaxis(symmetry, -1, 0)
         sides = (here.gradient.T, here.noise.T, scale.T)
-        return lax.map(one, (ended, here.hessian, *sides, symmetric))
+        return lax.map(one, (ended, here.hessian, *sides, symmetry))
 
     def _doubt(self, runs: Runs, state: Lanes, y: Float[Array, "n lanes"]) -> Array:
         """By how much errors of the size of the tolerance move the margin."""
@@ -538,7 +509,7 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(y))
         return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
-    def _located(
+    def _locate(
         self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
     ) -> tuple[Array, Array, Array, Array]:
         """The time after `state` at which the exit is met, the state and the loss there, and

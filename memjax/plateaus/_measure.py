@@ -7,7 +7,7 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import (
     as_float_array,
@@ -27,28 +27,30 @@ from .._checks import (
 from ..flows import AbstractFlow, AbstractTraining, DisplacedFlow
 from ..models import AbstractModel
 from ..solvers import StageNewton
-from ._crossing import Crossing, first_crossing, grazes, REFINEMENT, SMALLEST_RTOL
+from ._conclusion import conclude, REFINEMENT, SMALLEST_RTOL
+from ._crossing import Crossing, first_crossing
 from ._exits import AbstractExit, check_exit, ExitCondition
 from ._outcomes import (
+    as_result,
     CONVERGED,
     CROSSED,
     EXITED,
     INVALID,
-    item,
     LossCurve,
-    MAX_STEPS_REACHED,
     MAX_TIME_REACHED,
     Plateau,
-    raised,
+    raise_failure,
+    RESTING,
     RUNNING,
     time_of,
     UNDECIDED,
     UNRESOLVED,
 )
+from ._recording import Recording
+from ._rest import comes_to_rest, smallest_curvature
 from ._rounding import (
     escape_growth,
-    newton_to_rest,
-    smallest_curvature,
+    Ledger,
     smallest_displacement,
     step_noise,
     step_response,
@@ -75,18 +77,10 @@ class _State(eqx.Module):
     nearest: Float[Array, ""]
     nearest_y: Float[Array, " n"]
     hessian: Float[Array, "n n"]
-    time_noise: Float[Array, ""]
-    cross_noise: Float[Array, ""]
-    peak_noise: Float[Array, ""]
+    ledger: Ledger
     num_steps: Int[Array, ""]
     num_accepted_steps: Int[Array, ""]
-    curve_index: Int[Array, ""]
-    curve_loss: Float[Array, " times"]
-    curve_distance: Float[Array, " times"]
-
-
-def _noises(state: _State) -> tuple[Float[Array, ""], ...]:
-    return state.time_noise, state.cross_noise, state.peak_noise
+    recording: Recording
 
 
 def check_integrator(solver: Any, stepsize_controller: Any) -> None:
@@ -215,7 +209,6 @@ class _Run(eqx.Module):
         )
         dt = jnp.asarray(dt)
         solver_state = self.sized(y, dt).init(self.flow, zero, dt, y, None)
-        curve_loss = jnp.full(self.curve_times.shape, jnp.nan)
         count = jnp.zeros((), jnp.int32)
         margin = lax.stop_gradient(self.condition(zero, y, None))
         state = _State(
@@ -231,14 +224,10 @@ class _Run(eqx.Module):
             nearest=jnp.full((), jnp.inf),
             nearest_y=lax.stop_gradient(y),
             hessian=self.hessian_at_start,
-            time_noise=zero,
-            cross_noise=zero,
-            peak_noise=zero,
+            ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
-            curve_index=count,
-            curve_loss=curve_loss,
-            curve_distance=curve_loss,
+            recording=Recording.open(self.curve_times, zero, "loss", "distance"),
         )
         # A start that already meets the exit, and one already at rest.
         state = self.diagnose(state, state, dt, self.response(state, dt)[1])
@@ -274,7 +263,6 @@ class _Run(eqx.Module):
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         advance = keep & ~crossed
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(advance, a, b), new, old)
-        curve = self.record(state, interpolation, jnp.where(advance, dt, 0.0))
 
         time = state.time + jnp.where(advance, dt, 0.0)
         next_dt = jnp.minimum(lax.stop_gradient(t1 - t0), self.max_time - time)
@@ -303,14 +291,10 @@ class _Run(eqx.Module):
                 nearer, interpolation.evaluate(crossing.share * dt), state.nearest_y
             ),
             hessian=state.hessian,
-            time_noise=state.time_noise,
-            cross_noise=state.cross_noise,
-            peak_noise=state.peak_noise,
+            ledger=state.ledger,
             num_steps=state.num_steps + 1,
             num_accepted_steps=state.num_accepted_steps + jnp.where(keep, 1, 0),
-            curve_index=curve[0],
-            curve_loss=curve[1],
-            curve_distance=curve[2],
+            recording=self.record(state, interpolation, jnp.where(advance, dt, 0.0)),
         )
         new = eqx.tree_at(
             lambda s: s.hessian, new, jnp.where(advance, self.hessian(new.y), state.hessian)
@@ -382,57 +366,58 @@ class _Run(eqx.Module):
         coasting = run.flow.coasting(y)
         scale = run.scale(y)[:count]
 
-        trusted = count * 100 * float(jnp.finfo(y.dtype).eps)
-        newton = newton_to_rest(hessian, gradient, noise, trusted)
-        close = optx.rms_norm((jnp.abs(newton) + jnp.abs(coasting)) / scale) <= 1
+        resting, newton = comes_to_rest(hessian, gradient, noise, scale, coasting=coasting)
         # The exit may lie between here and the minimum.
-        ahead = run.condition(jnp.zeros(()), y.at[:count].add(-newton), None)
-        at_minimum = close & (ahead > 0)
-        coasts = jnp.any(jnp.abs(coasting) > scale)
-        silent = jnp.all(jnp.abs(gradient) <= noise) & ~coasts
+        resting = resting & ~run.leaves(y.at[:count].add(-newton))
+        silent = jnp.all(jnp.abs(gradient) <= noise) & ~jnp.any(jnp.abs(coasting) > scale)
+        result = jnp.where(resting | silent, RESTING, new.result)
+
+        moved = y[:count] - old.y[:count]
+        shaken = step_noise(response, noise)
+        norm = jnp.linalg.norm
+        ledger = old.ledger.add(
+            dt,
+            moved=norm(moved),
+            tolerances=optx.rms_norm(moved / scale),
+            shaken=norm(shaken),
+            lost=jnp.finfo(y.dtype).eps * norm(y[:count]),
+            growth=escape_growth(response, run.flow.vf(jnp.zeros(()), y, None)[:count]),
+            peak=optx.rms_norm(shaken / scale),
+        )
+        any_move = jnp.any(moved != 0)
+        ledger = jax.tree.map(lambda a, b: jnp.where(any_move, a, b), ledger, old.ledger)
+        return eqx.tree_at(lambda s: (s.ledger, s.result), new, (ledger, result))
+
+    def leaves(self, y: Float[Array, " n"]) -> Bool[Array, ""]:
+        """Whether a state meets the exit."""
+        return self.condition(jnp.zeros(()), y, None) <= 0
+
+    def settle(self, y: Float[Array, " n"]) -> Int[Array, ""]:
+        """What the gradient and the Hessian say of a run that seems to rest at `y`."""
+        run, count = _constant(self), self.flow.size
+        resting, newton = comes_to_rest(
+            run.hessian(y),
+            run.flow.gradient(y),
+            run.flow.noise(y),
+            run.scale(y)[:count],
+            coasting=run.flow.coasting(y),
+            symmetry=run.flow.symmetry(),
+        )
+        resting = resting & ~run.leaves(y.at[:count].add(-newton))
         # Where the gradient is all noise the curvature may be as well, so that a saddle held
         # by symmetry cannot be told from a plateau.
-        still = jnp.all((gradient == 0) & (noise == 0)) & ~coasts
-        result = jnp.where(silent & ~still, UNRESOLVED, new.result)
-        result = jnp.where(at_minimum | still, CONVERGED, result)
+        return jnp.where(resting, CONVERGED, UNRESOLVED)
 
-        # An error of the gradient moves the step by `shaken`: along the flow that is a
-        # shift in time, across it an error that grows where the flow escapes.
-        shaken = step_noise(response, noise)
-        moved = jnp.linalg.norm(y[:count] - old.y[:count])
-        shift = jnp.linalg.norm(shaken) / jnp.where(moved > 0, moved, 1)
-        growth = escape_growth(response, run.flow.vf(jnp.zeros(()), y, None)[:count])
-        noises = (
-            old.time_noise + shift * dt,
-            old.cross_noise * jnp.exp(growth) + jnp.linalg.norm(shaken),
-            jnp.maximum(old.peak_noise, optx.rms_norm(shaken / scale)),
-        )
-        noises = jnp.where(moved > 0, jnp.stack(noises), jnp.stack(_noises(old)))
-        return eqx.tree_at(lambda s: (*_noises(s), s.result), new, (*noises, result))
-
-    def record(self, state: _State, interpolation: Any, span: Scalar):
+    def record(self, state: _State, interpolation: Any, span: Scalar) -> Recording:
         """Write the curve at the times within `span` after `state`."""
-        run, last = _constant(self), self.curve_times.shape[0]
-        index, losses, distances = state.curve_index, state.curve_loss, state.curve_distance
-        if last == 0:
-            return index, losses, distances
-        until = state.time + span
+        condition, until = _constant(self.condition), state.time + span
 
-        def due(carry):
-            index = carry[0]
-            return (index < last) & (run.curve_times[jnp.minimum(index, last - 1)] <= until)
+        def see(time: Scalar) -> dict[str, Array]:
+            y = interpolation.evaluate(jnp.clip(time - state.time, 0.0, span))
+            seen = condition.state(jnp.where(span > 0, y, lax.stop_gradient(state.y)))
+            return {"loss": seen.loss, "distance": seen.distance}
 
-        def write(carry):
-            index, losses, distances = carry
-            y = interpolation.evaluate(jnp.clip(run.curve_times[index] - state.time, 0.0, span))
-            seen = run.condition.state(jnp.where(span > 0, y, lax.stop_gradient(state.y)))
-            return (
-                index + 1,
-                losses.at[index].set(seen.loss),
-                distances.at[index].set(seen.distance),
-            )
-
-        return lax.while_loop(due, write, (index, losses, distances))
+        return state.recording.write(_constant(self.curve_times), lambda t: t <= until, see)
 
     def finish(self, state: _State) -> Plateau:
         """Locate the exit if the last step crosses it, and collect the answer."""
@@ -448,37 +433,33 @@ class _Run(eqx.Module):
         curve = None
         if self.curve_times.shape[0] > 0:
             recorded = self.record(_constant(state), interpolation, lax.stop_gradient(span))
-            curve = LossCurve(self.curve_times, *recorded[1:])
+            curve = LossCurve(self.curve_times, **recorded.values)
 
         seen = self.condition.state(y)
-        moved, elapsed = lax.stop_gradient((seen.distance, time))
-        rounding = jnp.maximum(
-            state.time_noise / jnp.where(elapsed > 0, elapsed, 1),
-            state.cross_noise / jnp.where(moved > 0, moved, 1),
-        )
-        # How far the rounding of the loss itself moves the exit.
         run, still = _constant(self), _constant(seen)
-        blur = run.condition.noise(still, run.flow.loss.value_noise(still.model))
-        blur = blur / jnp.where(speed == 0, 1, jnp.abs(speed) * elapsed)
-        rounding = jnp.where(crossed & (elapsed > 0), jnp.maximum(rounding, blur), rounding)
-
-        result = jnp.where(crossed, EXITED, state.result)
-        # Steps run out where the error control chases rounding noise.
-        noisy = state.peak_noise > 1
-        result = jnp.where(
-            result == RUNNING, jnp.where(noisy, UNRESOLVED, MAX_STEPS_REACHED), result
-        )
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(run.doubt, jnp.stack([lax.stop_gradient(y), state.nearest_y]))
-        end = jnp.where(crossed, speed * elapsed, state.margin)
-        grazing = grazes(result, run.rtol, end, doubt[0], state.nearest, doubt[1])
-        result = jnp.where(grazing & (elapsed > 0), UNDECIDED, result)
-        # An estimate that is not a number vouches for nothing.
-        result = jnp.where(~(rounding <= self.resolution), UNRESOLVED, result)
+        result = jnp.where(
+            state.result == RESTING, run.settle(lax.stop_gradient(state.y)), state.result
+        )
+        result, rounding = conclude(
+            result,
+            time=lax.stop_gradient(time),
+            distance=still.distance,
+            ledger=state.ledger,
+            margin=state.margin,
+            margin_noise=run.condition.noise(still, run.flow.loss.value_noise(still.model)),
+            slope=speed,
+            doubt=doubt[0],
+            nearest=state.nearest,
+            doubt_there=doubt[1],
+            rtol=run.rtol,
+            resolution=self.resolution,
+        )
         accepted = state.num_accepted_steps
         return Plateau(
             time=time_of(result, time, (self.flow, self.condition)),
-            result=item(result),
+            result=as_result(result),
             time_reached=time,
             loss=seen.loss,
             distance=seen.distance,
@@ -487,7 +468,6 @@ class _Run(eqx.Module):
             curve=curve,
             curvature=smallest_curvature(self.hessian(y)),
             rounding=rounding,
-            result_code=result,
             stats={
                 "num_steps": state.num_steps,
                 "num_accepted_steps": accepted,
@@ -653,7 +633,7 @@ def measure_plateau(
         plateau = measure_training(
             flow, model, exit, max_time, jnp.asarray(max_steps), curve_times, resolution
         )
-        return raised(plateau) if throw else plateau
+        return raise_failure(plateau) if throw else plateau
     if adjoint is None:
         adjoint = diffrax.RecursiveCheckpointAdjoint()
     elif not isinstance(adjoint, (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode)):
@@ -689,7 +669,7 @@ def measure_plateau(
     while seen and plateau.result_code == UNDECIDED and rtol > SMALLEST_RTOL:
         rtol = rtol * REFINEMENT
         plateau = measured(rtol)
-    return raised(plateau) if throw else plateau
+    return raise_failure(plateau) if throw else plateau
 
 
 def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None:

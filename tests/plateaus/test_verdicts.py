@@ -20,7 +20,7 @@ def case(memory=8.0, delta=0.02, unit=1.0):
 
 def test_the_outcomes_are_the_results_in_their_order():
     for code, name in enumerate(OUTCOMES):
-        plateau = mj.plateaus._outcomes.item(jnp.asarray(code))
+        plateau = mj.plateaus._outcomes.as_result(jnp.asarray(code))
         assert bool(plateau == getattr(mj.RESULTS, name))
 
 
