@@ -12,6 +12,7 @@ PACKAGE = Path(memjax.__file__).parent
 ROOMS = (
     "_checks",
     "_deprecation",
+    "_lazy",
     "_paths",
     "numerics",
     "reparam",

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tomli_w
-import xarray as xr
 from jaxtyping import Array
 
 from .._checks import (
@@ -29,6 +28,7 @@ from .._checks import (
     shown,
     unknown_name,
 )
+from .._lazy import xr
 from ..flows import GradientFlow
 from ..losses import WhiteNoiseLoss
 from ..models import DiagonalLinearRNN
@@ -267,7 +267,7 @@ class PlateauSweep:
         }
         return GradientFlow(WhiteNoiseLoss(target)), model, exit, record
 
-    def run(self, *, progress: bool = True, **options: Any) -> xr.Dataset:
+    def run(self, *, progress: bool = True, **options: Any) -> "xr.Dataset":
         """Run the sweep.
 
         **Arguments:**

@@ -15,8 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
-import xarray as xr
 from jaxtyping import Array, Bool, Float, Scalar
 from threadpoolctl import threadpool_limits
 
@@ -34,6 +32,7 @@ from .._checks import (
     check_scalar,
     shown,
 )
+from .._lazy import tqdm, xr
 from ..flows import AbstractFlow, AbstractTraining, GradientFlow
 from ..models import AbstractModel
 from ..plateaus import (
@@ -107,7 +106,7 @@ def sweep(
     lanes: int | None = None,
     progress: bool = True,
     attrs: Mapping[str, Any] | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Measure a plateau at every point of a grid.
 
     The grid is a queue of runs over a fixed number of lanes: all lanes take a step at a time,

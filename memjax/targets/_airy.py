@@ -3,7 +3,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -15,6 +14,7 @@ from .._checks import (
     check_nonnegative,
     is_traced,
 )
+from .._lazy import scipy
 from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory
 
