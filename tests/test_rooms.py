@@ -10,9 +10,9 @@ PACKAGE = Path(memjax.__file__).parent
 
 # From the ground up: a room imports from those before it only.
 ROOMS = (
-    "_checks",
-    "_deprecation",
     "_lazy",
+    "_deprecation",
+    "_checks",
     "_paths",
     "numerics",
     "reparam",
