@@ -16,6 +16,7 @@ from ._quadrature import resolved as resolved
 from ._quadrature import response_integral as response_integral
 from ._quadrature import transform as transform
 from ._quadrature import UNRESOLVED as UNRESOLVED
+from ._searches import golden_section as golden_section
 from ._shifted import inverse_root as inverse_root
 from ._shifted import ShiftedComplex as ShiftedComplex
 from ._shifted import ShiftedReal as ShiftedReal
