@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
-from ..numerics import Pair
+from ..numerics import over_lanes, Pair
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
@@ -343,4 +343,4 @@ def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]
         # Its scalars broadcast against the lanes as they are.
         return kernel.laplace_derivatives(s, order)
     of_lane = lambda kernel, s: kernel.laplace_derivatives(s, order)
-    return eqx.filter_vmap(of_lane, in_axes=(eqx.if_array(-1), -1), out_axes=-1)(kernel, s)
+    return over_lanes(of_lane)(kernel, s)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._checks import check_choice, shown
 from .._paths import as_samples, as_steps, even_step
+from ..numerics import exponential_increments
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
 # the cache, and shorter ones are mostly overhead.

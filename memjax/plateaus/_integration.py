@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from ..flows import AbstractFlow, DisplacedFlow
 from ..models import AbstractModel
+from ..numerics import as_constant, choose
 from ..solvers import StageNewton
 from ._conclusion import conclude
 from ._crossing import Crossing, first_crossing
@@ -80,7 +81,7 @@ def default_stepsize_controller(
     Errors are counted relative to the displacement of every weight from its start, down to a
     share of the first one: an exponentially small amplitude decides how long the plateau lasts.
     """
-    flow = _constant(flow)
+    flow = as_constant(flow)
     velocity = lambda y: flow.vf(jnp.zeros(()), y, None)
     start = flow.initial_state()
     speed, acceleration = jax.jvp(velocity, (start,), (velocity(start),))
@@ -146,7 +147,7 @@ class _Run(eqx.Module):
     ) -> "_Run":
         displaced = flow.displaced(model)
         event = exit.event(displaced)
-        hessian = _constant(displaced).hessian(displaced.initial_state())
+        hessian = as_constant(displaced).hessian(displaced.initial_state())
         fastest = jnp.max(jnp.sum(jnp.abs(hessian), axis=1))
         if controller is None:
             controller = default_stepsize_controller(displaced, rtol, fastest)
@@ -207,7 +208,7 @@ class _Run(eqx.Module):
         zero, order = jnp.zeros(()), self.order()
         dt = lax.stop_gradient(state.dt)
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
-        dense = _constant(dense)
+        dense = as_constant(dense)
         sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
         definite, response = self.response(state, dt)
         sound = sound & definite
@@ -219,7 +220,7 @@ class _Run(eqx.Module):
         )
         keep = keep & sound
         interpolation = self.solver.interpolation_cls(t0=zero, t1=dt, **dense)
-        condition = _constant(self.condition)
+        condition = as_constant(self.condition)
         margin_at = lambda share: condition(zero, interpolation.evaluate(share * dt), None)
         monotone = condition.exit.monotone and self.flow.flow.descends
         margin = condition(zero, lax.stop_gradient(y1), None)
@@ -227,7 +228,6 @@ class _Run(eqx.Module):
         crossed = keep & crossing.crossed
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         advance = keep & ~crossed
-        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(advance, a, b), new, old)
 
         time = state.time + jnp.where(advance, dt, 0.0)
         next_dt = jnp.minimum(lax.stop_gradient(t1 - t0), self.max_time - time)
@@ -241,11 +241,11 @@ class _Run(eqx.Module):
         result = jnp.where(~advance & (next_dt < jnp.finfo(dt.dtype).tiny), UNRESOLVED, result)
         result = jnp.where(crossed, CROSSED, result)
         new = _State(
-            y=choose(y1, state.y),
+            y=choose(advance, y1, state.y),
             time=time,
             # The step that crosses the exit is made again to locate it.
             dt=jnp.where(crossed, dt, next_dt),
-            solver_state=choose(solver_state, state.solver_state),
+            solver_state=choose(advance, solver_state, state.solver_state),
             controller_state=jax.tree.map(jnp.asarray, controller_state),
             dense=dense,
             result=result,
@@ -265,7 +265,7 @@ class _Run(eqx.Module):
             lambda s: s.hessian, new, jnp.where(advance, self.hessian(new.y), state.hessian)
         )
         diagnosed = self.diagnose(new, state, dt, response)
-        return jax.tree.map(lambda a, b: jnp.where(advance, a, b), diagnosed, new)
+        return choose(advance, diagnosed, new)
 
     def order(self) -> Any:
         """The order of the error estimate, as controllers take it."""
@@ -315,16 +315,16 @@ class _Run(eqx.Module):
 
     def hessian(self, y: Float[Array, " n"]) -> Float[Array, "weights weights"]:
         """The Hessian of the loss, as a constant."""
-        return _constant(self.flow).hessian(lax.stop_gradient(y))
+        return as_constant(self.flow).hessian(lax.stop_gradient(y))
 
     def response(self, state: _State, dt: Scalar) -> tuple[Array, StepResponse]:
         """How a step from `state` answers to a change of the gradient, see `step_response`."""
         y, hessian = lax.stop_gradient((state.y, state.hessian))
-        return step_response(hessian, _constant(self.flow).resistance(y, dt))
+        return step_response(hessian, as_constant(self.flow).resistance(y, dt))
 
     def diagnose(self, new: _State, old: _State, dt: Scalar, response: StepResponse) -> _State:
         """Whether the flow came to rest in `new`, and what rounding did on the way there."""
-        run, old = _constant(self), _constant(old)
+        run, old = as_constant(self), as_constant(old)
         y, hessian = lax.stop_gradient((new.y, new.hessian))
         count = run.flow.size
         gradient, noise = run.flow.gradient(y), run.flow.noise(y)
@@ -350,7 +350,7 @@ class _Run(eqx.Module):
             peak=optx.rms_norm(shaken / scale),
         )
         any_move = jnp.any(moved != 0)
-        ledger = jax.tree.map(lambda a, b: jnp.where(any_move, a, b), ledger, old.ledger)
+        ledger = choose(any_move, ledger, old.ledger)
         return eqx.tree_at(lambda s: (s.ledger, s.result), new, (ledger, result))
 
     def leaves(self, y: Float[Array, " n"]) -> Bool[Array, ""]:
@@ -359,7 +359,7 @@ class _Run(eqx.Module):
 
     def settle(self, y: Float[Array, " n"]) -> Int[Array, ""]:
         """What the gradient and the Hessian say of a run that seems to rest at `y`."""
-        run, count = _constant(self), self.flow.size
+        run, count = as_constant(self), self.flow.size
         resting, newton = comes_to_rest(
             run.hessian(y),
             run.flow.gradient(y),
@@ -375,14 +375,14 @@ class _Run(eqx.Module):
 
     def record(self, state: _State, interpolation: Any, span: Scalar) -> Recording:
         """Write the curve at the times within `span` after `state`."""
-        condition, until = _constant(self.condition), state.time + span
+        condition, until = as_constant(self.condition), state.time + span
 
         def see(time: Scalar) -> dict[str, Array]:
             y = interpolation.evaluate(jnp.clip(time - state.time, 0.0, span))
             seen = condition.state(jnp.where(span > 0, y, lax.stop_gradient(state.y)))
             return {"loss": seen.loss, "distance": seen.distance}
 
-        return state.recording.write(_constant(self.curve_times), lambda t: t <= until, see)
+        return state.recording.write(as_constant(self.curve_times), lambda t: t <= until, see)
 
     def finish(self, state: _State) -> Plateau:
         """Locate the exit if the last step crosses it, and collect the answer."""
@@ -397,11 +397,11 @@ class _Run(eqx.Module):
 
         curve = None
         if self.curve_times.shape[0] > 0:
-            recorded = self.record(_constant(state), interpolation, lax.stop_gradient(span))
+            recorded = self.record(as_constant(state), interpolation, lax.stop_gradient(span))
             curve = LossCurve(self.curve_times, **recorded.values)
 
         seen = self.condition.state(y)
-        run, still = _constant(self), _constant(seen)
+        run, still = as_constant(self), as_constant(seen)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(run.doubt, jnp.stack([lax.stop_gradient(y), state.nearest_y]))
         result = jnp.where(
@@ -454,7 +454,7 @@ class _Run(eqx.Module):
         Newton's method along the flow, which also carries the derivatives (implicit function
         theorem).
         """
-        condition, crossing = _constant((self.condition, state.crossing))
+        condition, crossing = as_constant((self.condition, state.crossing))
         # In shares of the step, so that the tolerances of the root finder have no unit.
         root = optx.root_find(
             lambda share, _: condition(share, interpolation.evaluate(share * dt), None),
@@ -475,10 +475,3 @@ class _Run(eqx.Module):
         close = jnp.abs(correction) <= 0.1 * dt
         correction = jnp.where(close, correction, correction - lax.stop_gradient(correction))
         return span + correction, y + correction * velocity, lax.stop_gradient(speed)
-
-
-def _constant(tree: PyTree) -> PyTree:
-    """The same values, cut off from differentiation."""
-    return jax.tree.map(
-        lambda leaf: lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree
-    )

@@ -6,7 +6,6 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..numerics import fast_two_sum, ShiftedComplex, ShiftedReal, two_sum
+from ..numerics import choose, fast_two_sum, over_lanes, ShiftedComplex, ShiftedReal, two_sum
 from ..solvers import (
     ERROR,
     INVERSE,
@@ -94,7 +93,7 @@ class Runs(eqx.Module):
     ) -> Float[Array, " lanes"]:
         """The margin of every lane's exit."""
         margin = lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y))
-        return _mapped(margin)(self.condition(initial_loss), loss, y)
+        return over_lanes(margin)(self.condition(initial_loss), loss, y)
 
 
 def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
@@ -115,10 +114,6 @@ def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lane
     low = None if state.low is None else state.low[:, None]
     y, low = _moved(state.y[:, None], low, increments)
     return runs.dynamics.descent(y, low)
-
-
-def _mapped(function: Callable) -> Callable:
-    return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
 
 
 class Lanes(eqx.Module):
@@ -171,14 +166,14 @@ class LaneMethod(eqx.Module):
 
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
-        y = _mapped(lambda flow: flow.initial_state())(runs.flow)
+        y = over_lanes(lambda flow: flow.initial_state())(runs.flow)
         n, lanes = y.shape
         low = jnp.zeros_like(y) if self.compensated else None
         here = runs.dynamics.linearise(y, low)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         turn = jnp.einsum("lnk,kl->nl", here.hessian, here.gradient)
-        floor = _mapped(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
+        floor = over_lanes(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
         direction = _anywhere(n)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
         margin = runs.margin(here.loss, here.loss, y)
@@ -328,7 +323,6 @@ class LaneMethod(eqx.Module):
             stay,
             (dt, polynomial, dt, crossing, new.num_accepted_steps),
         )
-        choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
         return choose(running, choose(advance, new, choose(crossed, at_exit, stay)), state)
 
     def _stages(
@@ -437,7 +431,7 @@ class LaneMethod(eqx.Module):
         time = state.time + span
         if self.curve_times.shape[0] > 0:
             state = self._record(runs, state, state.time, span, state.polynomial)
-        distance = _mapped(lambda flow, y: flow.distance(y))(runs.flow, y)
+        distance = over_lanes(lambda flow, y: flow.distance(y))(runs.flow, y)
 
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
         own = runs.dynamics.loss_noise(y)
@@ -450,7 +444,7 @@ class LaneMethod(eqx.Module):
             distance=distance,
             ledger=state.ledger,
             margin=state.margin,
-            margin_noise=_mapped(noise)(runs.condition(state.initial_loss), loss, y, own),
+            margin_noise=over_lanes(noise)(runs.condition(state.initial_loss), loss, y, own),
             slope=slope,
             doubt=doubt[0],
             nearest=state.nearest,
@@ -494,7 +488,7 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        symmetry = _mapped(lambda flow: flow.symmetry())(runs.flow)
+        symmetry = over_lanes(lambda flow: flow.symmetry())(runs.flow)
         if symmetry is not None:
             symmetry = jnp.moveaxis(symmetry, -1, 0)
         sides = (here.gradient.T, here.noise.T, scale.T)

@@ -1,7 +1,6 @@
 """Plateaus of discrete training: updates counted until an exit."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Scalar
@@ -9,6 +8,7 @@ from jaxtyping import Array, Float, Int, PyTree, Scalar
 from ..flows import AbstractTraining, GradientFlow
 from ..losses import coordinates, weights
 from ..models import AbstractModel
+from ..numerics import choose
 from ._conclusion import conclude
 from ._exits import AbstractExit
 from ._outcomes import (
@@ -72,10 +72,9 @@ def measure_training(
         )
         change, state = training.update(model, back(progress.y), progress.state)
         going = result == RUNNING
-        choose = lambda new, old: jnp.where(going, new, old)
         return _Progress(
-            y=choose(coordinates(change)[0], progress.y),
-            state=_chosen(going, state, progress.state),
+            y=choose(going, coordinates(change)[0], progress.y),
+            state=choose(going, state, progress.state),
             updates=progress.updates + going,
             margin=margin,
             fall=progress.margin - margin,
@@ -128,7 +127,3 @@ def measure_training(
             "num_rejected_steps": jnp.zeros((), int),
         },
     )
-
-
-def _chosen(mask: Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, new, old)

@@ -23,6 +23,7 @@ from .._checks import (
     check_positive,
     check_scalar,
 )
+from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
     all_finite,
@@ -31,7 +32,6 @@ from ._shared import (
     Coordinates,
     Factors,
     finish,
-    fixed,
     Matrix,
     Outcome,
     Problem,
@@ -385,7 +385,7 @@ def _attempt(
 ) -> tuple[Stages, Outcome]:
     moving = problem, start
     # What follows finds the stages; their derivatives are those of an implicit function.
-    solver, problem, start, guess = fixed((solver, problem, start, guess))
+    solver, problem, start, guess = as_constant((solver, problem, start, guess))
     value, _, jacobian = problem.linearise(start.time, start.y, start.length)
     simplified = _Simplified.of(solver.linear_solver, jacobian)
     if isinstance(solver.root_finder, RadauNewton) and solver.root_finder.full:
