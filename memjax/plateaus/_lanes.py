@@ -19,17 +19,7 @@ from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..numerics import choose, fast_two_sum, over_lanes, ShiftedComplex, ShiftedReal, two_sum
-from ..solvers import (
-    ERROR,
-    INVERSE,
-    PAIR,
-    PAIR_COLUMN,
-    PAIR_ROW,
-    REAL,
-    REAL_COLUMN,
-    REAL_ROW,
-    TIMES,
-)
+from ..solvers import RADAU
 from ._conclusion import conclude
 from ._crossing import Crossing, first_crossing
 from ._exits import AbstractExit, ExitCondition, TrainingState
@@ -55,7 +45,7 @@ _ITERATIONS, _KAPPA = 2, 0.5
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 10.0, 0.2, 0.4
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
-_COEFFICIENTS = np.linalg.inv(TIMES[:, None] ** np.arange(1, 4))
+_COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 
 
 class Runs(eqx.Module):
@@ -214,7 +204,7 @@ class LaneMethod(eqx.Module):
         # Made anew in every step: to carry a Hessian a lane along costs more.
         here = runs.dynamics.linearise(y, state.low)
         n = y.shape[0]
-        real = ShiftedReal.build(here.hessian, REAL / dt)
+        real = ShiftedReal.build(here.hessian, RADAU.real / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, converged, iterations = self._stages(
             runs, state, here.hessian, real, real.definite, scale
@@ -224,7 +214,7 @@ class LaneMethod(eqx.Module):
 
         # All that the real factor is needed for at once: the error, the step to rest, what
         # errors of the gradient do to the step, and the slowest direction.
-        defect = jnp.einsum("s,nsl->nl", ERROR, stages) / dt
+        defect = jnp.einsum("s,nsl->nl", RADAU.error, stages) / dt
         sides = [defect - here.gradient, here.gradient]
         sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
         solved = real(jnp.stack([*sides, state.direction], axis=1))
@@ -236,7 +226,7 @@ class LaneMethod(eqx.Module):
         direction = across(solved[:, -1])
         size = _norm(direction)
         # Of a single weight there is no direction across.
-        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), REAL - dt / size, 0)
+        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real - dt / size, 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * _anywhere(n)
 
@@ -258,7 +248,7 @@ class LaneMethod(eqx.Module):
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
         inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
-        share = jnp.where(inert, 0, REAL / dt * real.scale**2)
+        share = jnp.where(inert, 0, RADAU.real / dt * real.scale**2)
         resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
         resting = resting & real.definite & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
@@ -337,26 +327,26 @@ class LaneMethod(eqx.Module):
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
         dt = state.dt
-        pair = ShiftedComplex.build(hessian, PAIR.real / dt, PAIR.imag / dt)
+        pair = ShiftedComplex.build(hessian, RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
         # The last step's interpolation goes on, as long as there is one.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
-        theta = 1 + TIMES[:, None] * ratio
+        theta = 1 + RADAU.times[:, None] * ratio
         powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
         stages = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
 
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
-            defect = jnp.einsum("st,ntl->nsl", INVERSE, stages) / dt
+            defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / dt
             defect = defect - _descent(runs, state, stages)
-            first = real(jnp.einsum("s,nsl->nl", REAL_ROW, defect)[:, None])[:, 0]
+            first = real(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = pair(
-                jnp.einsum("s,nsl->nl", PAIR_ROW.real, defect),
-                jnp.einsum("s,nsl->nl", PAIR_ROW.imag, defect),
+                jnp.einsum("s,nsl->nl", RADAU.pair_row.real, defect),
+                jnp.einsum("s,nsl->nl", RADAU.pair_row.imag, defect),
             )
-            change = -REAL_COLUMN[:, None] * first[:, None]
-            change = change - 2 * PAIR_COLUMN.real[:, None] * second[0][:, None]
-            change = change + 2 * PAIR_COLUMN.imag[:, None] * second[1][:, None]
+            change = -RADAU.real_column[:, None] * first[:, None]
+            change = change - 2 * RADAU.pair_column.real[:, None] * second[0][:, None]
+            change = change + 2 * RADAU.pair_column.imag[:, None] * second[1][:, None]
             going = ~converged & ~failed
             size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
             rate = size / last
@@ -556,7 +546,7 @@ class LaneMethod(eqx.Module):
             ),
         )
         scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
-        real = ShiftedReal.build(hessian, REAL / span)
+        real = ShiftedReal.build(hessian, RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
         stages, converged, _ = self._stages(runs, again, hessian, real, definite, scale)
         y = state.y + jnp.where(converged, stages[:, 2], guess)
