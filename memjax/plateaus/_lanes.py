@@ -341,12 +341,12 @@ class LaneMethod(eqx.Module):
             defect = defect - _descent(runs, state, stages)
             first = real(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = pair(
-                jnp.einsum("s,nsl->nl", RADAU.pair_row.real, defect),
-                jnp.einsum("s,nsl->nl", RADAU.pair_row.imag, defect),
+                jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
+                jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
             )
             change = -RADAU.real_column[:, None] * first[:, None]
-            change = change - 2 * RADAU.pair_column.real[:, None] * second[0][:, None]
-            change = change + 2 * RADAU.pair_column.imag[:, None] * second[1][:, None]
+            change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
+            change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
             going = ~converged & ~failed
             size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
             rate = size / last

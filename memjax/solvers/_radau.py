@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, PyTree, Real, Scalar
+from jaxtyping import Array, Bool, Complex, Float, PyTree, Real, Scalar
 
 from .._checks import (
     as_float_array,
@@ -61,15 +61,15 @@ class RadauFormula(NamedTuple):
     - `real_row`, `pair_row`: their rows of the inverse of the matrix of eigenvectors.
     """
 
-    times: np.ndarray
-    inverse: np.ndarray
-    error: np.ndarray
+    times: Float[np.ndarray, "3"]
+    inverse: Float[np.ndarray, "3 3"]
+    error: Float[np.ndarray, "3"]
     real: float
     pair: complex
-    real_column: np.ndarray
-    pair_column: np.ndarray
-    real_row: np.ndarray
-    pair_row: np.ndarray
+    real_column: Float[np.ndarray, "3"]
+    pair_column: Complex[np.ndarray, "3"]
+    real_row: Float[np.ndarray, "3"]
+    pair_row: Complex[np.ndarray, "3"]
 
 
 def _formula() -> RadauFormula:
@@ -261,13 +261,13 @@ class _Simplified(eqx.Module):
 
     def __call__(self, stages: Stages, right: Stages) -> Stages:
         real = self.real(product(RADAU.real_row, right))
-        rows = product(RADAU.pair_row.real, right), product(RADAU.pair_row.imag, right)
+        rows = product(np.real(RADAU.pair_row), right), product(np.imag(RADAU.pair_row), right)
         pair = self.pair(lax.complex(*rows))
         twice = 2 * RADAU.pair_column
         return (
             jnp.outer(jnp.asarray(RADAU.real_column, real.dtype), real)
-            + jnp.outer(jnp.asarray(twice.real, real.dtype), pair.real)
-            - jnp.outer(jnp.asarray(twice.imag, real.dtype), pair.imag)
+            + jnp.outer(jnp.asarray(np.real(twice), real.dtype), pair.real)
+            - jnp.outer(jnp.asarray(np.imag(twice), real.dtype), pair.imag)
         )
 
 
