@@ -213,7 +213,9 @@ class LaneMethod(eqx.Module):
         loss = runs.dynamics.loss(y1)
 
         # All that the real factor is needed for at once: the error, the step to rest, what
-        # errors of the gradient do to the step, and the slowest direction.
+        # errors of the gradient do to the step, and the slowest direction. The error is the defect
+        # of the step's polynomial at its start, divided by what the step resists a change with:
+        # unfiltered, a stiff direction that is only followed would be counted at its stiffness.
         defect = jnp.einsum("s,nsl->nl", RADAU.error, stages) / dt
         sides = [defect - here.gradient, here.gradient]
         sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
@@ -225,14 +227,18 @@ class LaneMethod(eqx.Module):
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
         direction = across(solved[:, -1])
         size = _norm(direction)
-        # Of a single weight there is no direction across.
+        # A solve multiplies a direction of curvature c by 1 / (c + r / dt), with r the real
+        # eigenvalue. So the one that escapes fastest comes out longest, and r - dt / size is -c dt,
+        # the logarithm of its growth within the step. Along the path growth is no error but a
+        # shift in time, and of a single weight there is no direction across.
         growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real - dt / size, 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * _anywhere(n)
 
         bound = self.rtol * (state.floor + jnp.maximum(jnp.abs(y), jnp.abs(y1)))
         size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
-        # A longer step would damp what escapes, and sit on a saddle for ever.
+        # A longer step would damp what escapes, and sit on a saddle for ever: past a growth of r
+        # the factor changes its sign, and long before that the step no longer resolves it.
         sound = converged & real.definite & (growth <= 1) & jnp.isfinite(size_of_error)
         sound = sound & jnp.isfinite(loss)
         keep = running & sound & (size_of_error <= 1)
@@ -329,7 +335,8 @@ class LaneMethod(eqx.Module):
         dt = state.dt
         pair = ShiftedComplex.build(hessian, RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
-        # The last step's interpolation goes on, as long as there is one.
+        # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
+        # with an error that is already small, and may be short.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
         theta = 1 + RADAU.times[:, None] * ratio
         powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
@@ -373,7 +380,12 @@ class LaneMethod(eqx.Module):
     def _factor(
         self, state: Lanes, error: Array, iterations: Array, sound: Array, keep: Array
     ) -> Float[Array, " lanes"]:
-        """By how much the next step is longer: Gustafsson's predictive controller."""
+        """By how much the next step is longer: Gustafsson's predictive controller.
+
+        The error estimate is of order 3, hence the fourth roots. On a plateau the error falls by
+        about the same factor in every step; a controller that looks at the last error alone would
+        always be one step late, and refuse steps where the plateau ends.
+        """
         # Steps that took many iterations are a little too long.
         safety = 0.9 * (2 * _ITERATIONS + 1) / (2 * _ITERATIONS + iterations)
         error = jnp.maximum(error, 1e-12)
