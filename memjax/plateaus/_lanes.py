@@ -6,7 +6,7 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -134,6 +134,16 @@ class Lanes(eqx.Module):
     num_steps: Int[Array, " lanes"]
     num_accepted_steps: Int[Array, " lanes"]
     recording: Recording
+
+
+class _Exit(NamedTuple):
+    """The time after the start of the last step at which an exit is met, the state and the loss
+    there, and how fast the margin changes."""
+
+    span: Float[Array, " lanes"]
+    y: Float[Array, "n lanes"]
+    loss: Float[Array, " lanes"]
+    slope: Float[Array, " lanes"]
 
 
 class LaneMethod(eqx.Module):
@@ -427,9 +437,10 @@ class LaneMethod(eqx.Module):
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
         here = runs.dynamics.linearise(state.y, state.low)
-        span, y, loss, slope = self._locate(runs, state, here.hessian)
-        span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
-        loss = jnp.where(crossed, loss, here.loss)
+        found = self._locate(runs, state, here.hessian)
+        span = jnp.where(crossed, found.span, 0)
+        y = jnp.where(crossed, found.y, state.y)
+        loss = jnp.where(crossed, found.loss, here.loss)
         time = state.time + span
         if self.curve_times.shape[0] > 0:
             state = self._record(runs, state, state.time, span, state.polynomial)
@@ -447,7 +458,7 @@ class LaneMethod(eqx.Module):
             ledger=state.ledger,
             margin=state.margin,
             margin_noise=over_lanes(noise)(runs.condition(state.initial_loss), loss, y, own),
-            slope=slope,
+            slope=found.slope,
             doubt=doubt[0],
             nearest=state.nearest,
             doubt_there=doubt[1],
@@ -505,11 +516,8 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(y))
         return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
-    def _locate(
-        self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
-    ) -> tuple[Array, Array, Array, Array]:
-        """The time after `state` at which the exit is met, the state and the loss there, and
-        how fast the margin changes.
+    def _locate(self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]) -> "_Exit":
+        """Where within the last step every lane meets its exit.
 
         The false position on the interpolation of the step that crosses; since that is of lower
         order than the method, the step is made again to the time found, and the rest removed
@@ -581,7 +589,7 @@ class LaneMethod(eqx.Module):
         # The loss comes from before the last correction, which is of the order of rounding.
         start = (span, y, zero, span, zero, slope)
         span, y, loss, _, _, slope = lax.fori_loop(0, 5, correct, start)
-        return span, y, loss, slope
+        return _Exit(span, y, loss, slope)
 
 
 def _restarted(
