@@ -3,11 +3,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_nonnegative, as_positive, is_traced
+from .._lazy import scipy
 from ._base import AbstractKernel, Memory, WindowedKernel
 
 
