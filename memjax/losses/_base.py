@@ -27,7 +27,6 @@ class AbstractLoss(eqx.Module):
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         """The loss of a model."""
 
-    @abc.abstractmethod
     def gradient(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
@@ -45,13 +44,25 @@ class AbstractLoss(eqx.Module):
         $\partial J/\partial a + i\, \partial J/\partial b$, the direction in which the loss
         rises most: the conjugate of what `jax.grad` gives.
         """
+        moved = displaced(model, displacement)
+        free, fixed = eqx.partition(moved, trainable(moved))
+        gradient = jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
+        return jax.tree.map(jnp.conj, gradient)
 
-    @abc.abstractmethod
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         """An estimate of the rounding error of every component of `gradient`, not negative; of a
         complex component in both its parts."""
+        moved = displaced(model, displacement)
+        free, fixed = eqx.partition(moved, trainable(moved))
+        flat, back = coordinates(free)
+        gradient = jax.grad(lambda p: self(eqx.combine(back(p), fixed)))
+        hessian = jax.jacfwd(gradient)(flat)
+        noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
+        # Of several precisions the coarsest decides.
+        unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
+        return back(unit * noise)
 
     @property
     def exchangeable(self) -> bool:

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import as_positive
 from ..models import AbstractModel
@@ -19,7 +19,6 @@ from ..targets import (
     total,
 )
 from ._base import AbstractLoss
-from ._function import FunctionLoss
 from ._white_noise import (
     as_loss_horizon,
     check_target,
@@ -117,16 +116,6 @@ class ColouredNoiseLoss(AbstractLoss):
             pairs = zip(kernel.entries(), self.target.entries(), strict=True)
             value = total(self._scalar_loss(*pair) for pair in pairs)
         return finite_if_stable(self.sigma**2 * value, kernel, self.horizon)
-
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient(model, displacement)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient_noise(model, displacement)
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         # The spectrum of the input nowhere exceeds that of white noise of this intensity.

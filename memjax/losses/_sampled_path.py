@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
     as_finite_array,
@@ -25,7 +25,6 @@ from .._paths import as_steps, as_times
 from ..models import AbstractModel
 from ..targets import AbstractTarget, Kernel, sizes
 from ._base import AbstractLoss, check_model
-from ._function import FunctionLoss
 
 Method = Literal["scan", "diffrax", "residual"]
 
@@ -289,16 +288,6 @@ class SampledPathLoss(AbstractLoss):
 
     def _mean(self, squares: Array) -> Float[Array, ""]:
         return jnp.mean(self.weights * jnp.sum(squares, axis=tuple(range(2, squares.ndim))))
-
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient(model, displacement)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient_noise(model, displacement)
 
     def _outputs(self, model: AbstractModel) -> Callable[[Array], Array]:
         """How the model's outputs come from one input path."""

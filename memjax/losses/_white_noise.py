@@ -22,7 +22,6 @@ from ..targets import (
     squared_distance,
 )
 from ._base import AbstractLoss, displaced, from_real_parts, real_parts
-from ._function import FunctionLoss
 
 
 @runtime_checkable
@@ -123,7 +122,7 @@ class WhiteNoiseLoss(AbstractLoss):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         if not self._is_spectral(model_kernel(model, self.target), model):
-            return FunctionLoss(self).gradient(model, displacement)
+            return super().gradient(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         return pullback(_spectral_gradient(moves, rest))
 
@@ -131,7 +130,7 @@ class WhiteNoiseLoss(AbstractLoss):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         if not self._is_spectral(model_kernel(model, self.target), model):
-            return FunctionLoss(self).gradient_noise(model, displacement)
+            return super().gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         noise = real_parts(pullback(_spectral_noise(moves, rest)))
         return from_real_parts(jax.tree.map(jnp.abs, noise))

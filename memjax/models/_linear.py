@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_finite_array, as_key, check_integer
-from ..targets import check_stable, StateSpaceKernel
+from ..targets import check_stable, StateSpace, StateSpaceKernel
 from ._base import AbstractModel
 from ._init import stable_gaussian
-from ._maps import as_input, as_readout, drive
-from ._scan import scan_dense
+from ._maps import as_input, as_readout, check_input, drive
+from ._scan import as_scannable
 
 
 class LinearRNN(AbstractModel):
@@ -114,9 +114,12 @@ class LinearRNN(AbstractModel):
         [`memjax.DiagonalLinearRNN.scan`][], with `xs` of shape `(times, inputs)` and the returned
         outputs of shape `(times, outputs)` where there are several.
         """
-        return scan_dense(
-            self.recurrent, ts, xs, interpolation, lambda x: drive(self.input, x), self.readout
-        )
+        _, xs = as_scannable(ts, xs, interpolation)
+        check_input(xs[0], self.input.shape[1:])
+        inputs, readout = jnp.reshape(self.input, (self.width, -1)), self.readout_weights
+        system = StateSpace(self.recurrent, inputs, jnp.atleast_2d(readout))
+        ys = system.response(ts, xs.reshape(xs.shape[0], -1), interpolation == "previous")
+        return ys.reshape(xs.shape[0], *readout.shape[:-1])
 
 
 def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width width"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from .._checks import check_choice, shown
-from .._paths import as_samples, as_steps, even_step
+from .._paths import as_samples, as_steps
 from ..numerics import exponential_increments
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
@@ -34,7 +34,7 @@ def scan_diagonal(
     Within a block of times the steps are composed by an associative scan; the blocks follow each
     other, so that memory grows with the length of the inputs and outputs only.
     """
-    steps, xs = _as_scannable(ts, xs, interpolation)
+    steps, xs = as_scannable(ts, xs, interpolation)
     count = steps.shape[0]
     block = min(_BLOCK, count)
     blocks = -(-count // block)
@@ -75,60 +75,7 @@ def _compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Arr
     return early[0] * late[0], late[0] * early[1] + late[1]
 
 
-def scan_dense(
-    recurrent: Float[Array, "width width"],
-    ts: Float[Array, " times"],
-    xs: Float[Array, "times ..."],
-    interpolation: str,
-    drive: Callable[[Array], Array],
-    readout: Callable[[Array], Array],
-) -> Array:
-    """As `scan_diagonal` for a matrix, step by step through matrix exponentials.
-
-    Where all steps are known to have one length there is one exponential; otherwise one a step.
-    """
-    given = ts
-    steps, xs = _as_scannable(ts, xs, interpolation)
-    step = even_step(given)
-    if step is not None:
-        shared = _step_matrices(recurrent, jnp.asarray(step, recurrent.dtype))
-
-    def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        length, begin, end = now
-        moving, first, second = _step_matrices(recurrent, length) if step is None else shared
-        begin = drive(begin)
-        hidden = moving @ hidden + first @ begin
-        if interpolation == "linear":
-            hidden = hidden + second @ (drive(end) - begin)
-        return hidden, readout(hidden)
-
-    driven = jax.eval_shape(drive, xs[0]).dtype
-    hidden = jnp.zeros(recurrent.shape[0], jnp.result_type(recurrent, steps, driven))
-    _, outputs = jax.lax.scan(move, hidden, (steps, xs[:-1], xs[1:]))
-    return jnp.concatenate([readout(hidden)[None], outputs])
-
-
-def _step_matrices(
-    recurrent: Float[Array, "width width"], step: Float[Array, ""]
-) -> tuple[Array, Array, Array]:
-    r"""$e^{W\Delta t}$, $\Delta t\,\varphi_1(W\Delta t)$ and $\Delta t\,\varphi_2(W\Delta t)$.
-
-    They are blocks of the exponential of one matrix (Van Loan, IEEE Transactions on Automatic
-    Control 23, 1978).
-    """
-    width = recurrent.shape[0]
-    zeros, unit = jnp.zeros_like(recurrent), jnp.eye(width, dtype=recurrent.dtype)
-    blocks = jnp.block(
-        [[recurrent * step, unit, zeros], [zeros, zeros, unit], [zeros, zeros, zeros]]
-    )
-    # Halved until its norm is small, at most this often: stiff matrices need more than the
-    # sixteen times of the default.
-    exponential = jax.scipy.linalg.expm(blocks, max_squarings=48)
-    moving, first, second = jnp.split(exponential[:width], 3, axis=1)
-    return moving, step * first, step * second
-
-
-def _as_scannable(ts: Any, xs: Any, interpolation: str) -> tuple[Array, Array]:
+def as_scannable(ts: Any, xs: Any, interpolation: str) -> tuple[Array, Array]:
     """Steps and samples as arrays, or the reason why a scan of them cannot be exact."""
     if callable(xs):
         raise TypeError(

@@ -93,13 +93,16 @@ class AbstractKernel(AbstractTarget):
 
     $$H_t(x) = \int_0^\infty \rho(s)\, x_{t-s} \,\mathrm{d}s$$
 
-    To define a kernel of your own, subclass this and write the five methods whose names begin with
-    an underscore. Arguments have been checked before: `t` are finite times of 0 or more, `s`
-    is not negative, and `horizon` is `None` for the half line, or an array of finite times. Each
-    acts elementwise on arrays of any shape, broadcasts its arguments, and has to be differentiable
-    with JAX in them and in the kernel's own leaves. The losses need `_laplace` and
-    `_squared_norm`; products with measured kernels need the two responses. (Public methods may be
-    overridden in their place, and then check for themselves.)
+    To define a kernel of your own, subclass this and write `_value` and `_laplace`. Arguments have
+    been checked before: `t` are finite times of 0 or more, `s` is not negative, and `horizon` is
+    `None` for the half line, or an array of finite times. Everything acts elementwise on arrays of
+    any shape, broadcasts its arguments, and has to be differentiable with JAX in them and in the
+    kernel's own leaves.
+
+    What follows from these two may be overridden by something cheaper or more accurate:
+    `_squared_norm` is taken by quadrature on panels between the `breakpoints`, and refused where
+    they do not resolve it; `_heaviside_response` is the transform at 0, and `_ramp_response` comes
+    from its derivative there. (So may the public methods, which then check for themselves.)
 
     Kernels add: `first + second` and `sum(kernels)` give a [`memjax.KernelSum`][]; a number times
     a kernel is a [`memjax.ScaledKernel`][].
@@ -137,19 +140,25 @@ class AbstractKernel(AbstractTarget):
     ) -> Float[Array, "..."]:
         r"""The Laplace transform $\int_0^h e^{-st} \rho(t) \,\mathrm{d}t$."""
 
-    @abc.abstractmethod
+    # --- What it may say ---
+
     def _squared_norm(self, horizon: Float[Array, "..."] | None) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$."""
+        return quadrature(self, self, horizon)
 
-    @abc.abstractmethod
     def _heaviside_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""The integral $\int_0^t \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""
+        return self._laplace(jnp.zeros_like(t), t)
 
-    @abc.abstractmethod
     def _ramp_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""The integral $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""
+        transform = lambda s: self._laplace(s, t)
+        value, slope = jax.jvp(transform, (jnp.zeros_like(t),), (jnp.ones_like(t),))
+        return t * value + slope
 
-    # --- What it may say ---
+    def _parts(self) -> "tuple[AbstractKernel, ...]":
+        """The kernels that a kernel is a combination of, from which it has what follows."""
+        return ()
 
     @property
     def linear(self) -> bool:
@@ -157,7 +166,7 @@ class AbstractKernel(AbstractTarget):
 
     @property
     def memory(self) -> Memory:
-        return "unknown"
+        return slowest_memory(self._parts()) if self._parts() else "unknown"
 
     @property
     def in_l1(self) -> bool:
@@ -165,7 +174,7 @@ class AbstractKernel(AbstractTarget):
 
         If so, bounded inputs that started long ago have bounded outputs.
         """
-        return True
+        return all(part.in_l1 for part in self._parts())
 
     @property
     def in_l2(self) -> bool:
@@ -173,7 +182,7 @@ class AbstractKernel(AbstractTarget):
 
         If so, the white-noise loss over an infinite horizon is.
         """
-        return True
+        return all(part.in_l2 for part in self._parts())
 
     def breakpoints(self) -> Float[Array, " points"]:
         r"""Where quadrature panels begin and end.
@@ -183,12 +192,14 @@ class AbstractKernel(AbstractTarget):
         or, if `support` is infinite, it changes on the scale of `t` itself. The number of points
         is static, their order is arbitrary, and they may repeat.
         """
-        return jnp.zeros(1)
+        points = [part.breakpoints() for part in self._parts()]
+        return jnp.concatenate(points or [jnp.zeros(1)])
 
     def support(self) -> Float[Array, ""]:
         r"""A time after which the kernel is negligible: the $L^2$ norm of what follows is under
         1e-16 of the whole. Infinity if there is none, or none is known."""
-        return jnp.asarray(jnp.inf)
+        ends = [part.support() for part in self._parts()]
+        return functools.reduce(jnp.maximum, ends) if ends else jnp.asarray(jnp.inf)
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:
@@ -207,7 +218,8 @@ class AbstractKernel(AbstractTarget):
     def decays(self) -> Bool[Array, ""]:
         """Whether the kernel decays: that of a model need not, since training carries rates and
         eigenvalues across the imaginary axis."""
-        return jnp.asarray(True)
+        decaying = [part.decays() for part in self._parts()]
+        return functools.reduce(operator.and_, decaying, jnp.asarray(True))
 
     def _panels(self, end: Array) -> tuple[Array, bool]:
         """Where panels begin that resolve the kernel up to a time, and whether they reach it by
@@ -470,26 +482,8 @@ class ScaledKernel(AbstractKernel):
         self.kernel = kernel
         self.factor = as_number("factor", factor)
 
-    @property
-    def memory(self) -> Memory:
-        return self.kernel.memory
-
-    @property
-    def in_l1(self) -> bool:
-        return self.kernel.in_l1
-
-    @property
-    def in_l2(self) -> bool:
-        return self.kernel.in_l2
-
-    def decays(self) -> Bool[Array, ""]:
-        return self.kernel.decays()
-
-    def breakpoints(self) -> Float[Array, " points"]:
-        return self.kernel.breakpoints()
-
-    def support(self) -> Float[Array, ""]:
-        return self.kernel.support()
+    def _parts(self) -> tuple[AbstractKernel, ...]:
+        return (self.kernel,)
 
     def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
         values = self.kernel.laplace_derivatives(s, order)
@@ -545,26 +539,8 @@ class KernelSum(AbstractKernel):
             )
         self.terms = tuple(flat)
 
-    @property
-    def memory(self) -> Memory:
-        return slowest_memory(self.terms)
-
-    @property
-    def in_l1(self) -> bool:
-        return all(term.in_l1 for term in self.terms)
-
-    @property
-    def in_l2(self) -> bool:
-        return all(term.in_l2 for term in self.terms)
-
-    def breakpoints(self) -> Float[Array, " points"]:
-        return jnp.concatenate([term.breakpoints() for term in self.terms])
-
-    def support(self) -> Float[Array, ""]:
-        return functools.reduce(jnp.maximum, [term.support() for term in self.terms])
-
-    def decays(self) -> Bool[Array, ""]:
-        return functools.reduce(operator.and_, [term.decays() for term in self.terms])
+    def _parts(self) -> tuple[AbstractKernel, ...]:
+        return self.terms
 
     def _value(self, t: Array) -> Array:
         return total(term._value(t) for term in self.terms)
@@ -673,26 +649,14 @@ class DelayedKernel(AbstractKernel):
         self.kernel = kernel
         self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
 
-    @property
-    def memory(self) -> Memory:
-        return self.kernel.memory
-
-    @property
-    def in_l1(self) -> bool:
-        return self.kernel.in_l1
-
-    @property
-    def in_l2(self) -> bool:
-        return self.kernel.in_l2
+    def _parts(self) -> tuple[AbstractKernel, ...]:
+        return (self.kernel,)
 
     def breakpoints(self) -> Float[Array, " points"]:
         return jnp.concatenate([jnp.zeros(1), self.delay + self.kernel.breakpoints()])
 
     def support(self) -> Float[Array, ""]:
         return self.delay + self.kernel.support()
-
-    def decays(self) -> Bool[Array, ""]:
-        return self.kernel.decays()
 
     def _value(self, t: Array) -> Array:
         return self.kernel(t - self.delay)

@@ -91,9 +91,6 @@ class GaussianBump(AbstractKernel):
     def _squared_norm(self, horizon: Array | None) -> Array:
         return bump_product(self, self, horizon)
 
-    def _heaviside_response(self, t: Array) -> Array:
-        return self.amplitude * gaussian_transform(0.0, 1 / self.omega, self.width, t)
-
     def _ramp_response(self, t: Array) -> Array:
         center = 1 / self.omega
         # Counted backwards from t, where the Gaussian is in its lower tail while t < center;

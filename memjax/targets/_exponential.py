@@ -75,9 +75,6 @@ class ExponentialSum(AbstractKernel):
         decays = self.rates[:, None] + self.rates
         return jnp.sum(pairs * _decay_integral(decays, horizon, 2), axis=(-2, -1))
 
-    def _heaviside_response(self, t: Array) -> Array:
-        return jnp.sum(self.amplitudes * _decay_integral(self.rates, t, 1), axis=-1)
-
     def _ramp_response(self, t: Array) -> Array:
         t = t[..., None]
         x = self.rates * t

@@ -111,10 +111,6 @@ class DampedOscillation(AbstractKernel):
     def _squared_norm(self, horizon: Array | None) -> Array:
         return oscillation_product(self, self, horizon)
 
-    def _heaviside_response(self, t: Array) -> Array:
-        amplitudes, rates = self._complex()
-        return jnp.sum(jnp.real(amplitudes * _decay_integral(rates, t, 1)), axis=-1)
-
     def _ramp_response(self, t: Array) -> Array:
         t = t[..., None]
         amplitudes, rates = self._complex()

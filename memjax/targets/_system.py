@@ -108,15 +108,23 @@ class StateSpace(eqx.Module):
 
         return product(None) if horizon is None else jnp.vectorize(product)(horizon)
 
-    def response(self, ts: Any, xs: Float[Array, "times d"]) -> Float[Array, "times p"]:
-        """The outputs for a sampled input, linear from sample to sample, at times as they were
-        given: on even ones one exponential serves all steps."""
+    def response(
+        self, ts: Any, xs: Float[Array, "times d"], held: bool = False
+    ) -> Float[Array, "times p"]:
+        """The outputs for a sampled input, exactly in every step.
+
+        **Arguments:**
+
+        - `ts`: The times as they were given: on even ones one exponential serves all steps.
+        - `xs`: The samples, which the input connects by lines, or holds until the next.
+        - `held`: Whether it holds them.
+        """
         width = self.recurrent.shape[0]
         # Hidden state, input and slope in one system, whose exponential is exact over a step.
         generator = self.integral.integral.recurrent
 
         def propagator(step: Array) -> Array:
-            unit = jnp.eye(generator.shape[0])
+            unit = jnp.eye(generator.shape[0], dtype=generator.dtype)
             return exponential_action(generator, unit, step[None])[0, :width]
 
         steps = as_steps(ts)
@@ -125,12 +133,13 @@ class StateSpace(eqx.Module):
         def advance(hidden: Array, interval: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             step, start, end = interval
             matrix = propagator(step) if shared is None else shared
-            hidden = matrix @ jnp.concatenate([hidden, start, (end - start) / step])
-            return hidden, hidden
+            slope = jnp.zeros_like(start) if held else (end - start) / step
+            hidden = matrix @ jnp.concatenate([hidden, start, slope])
+            return hidden, self.readout @ hidden
 
-        rest = jnp.zeros(width, generator.dtype)
-        _, hidden = jax.lax.scan(advance, rest, (steps, xs[:-1], xs[1:]))
-        return jnp.concatenate([rest[None], hidden]) @ self.readout.T
+        rest = jnp.zeros(width, jnp.result_type(generator, steps, xs))
+        _, outputs = jax.lax.scan(advance, rest, (steps, xs[:-1], xs[1:]))
+        return jnp.concatenate([(self.readout @ rest)[None], outputs])
 
 
 def side_by_side(systems: Sequence[StateSpace]) -> StateSpace:

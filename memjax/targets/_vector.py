@@ -1,13 +1,10 @@
-import functools
-import operator
-
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Real
+from jaxtyping import Array, Float, Real
 
 from .._checks import as_list
 from .._paths import as_samples
-from ._base import AbstractKernel, check_kernel, Memory, slowest_memory, total
+from ._base import AbstractKernel, check_kernel, total
 from ._system import side_by_side, state_space, StateSpace
 
 
@@ -73,28 +70,8 @@ class VectorKernel(AbstractKernel):
             flat.extend(part if isinstance(part, tuple) else (part,))
         return tuple(flat)
 
-    @property
-    def memory(self) -> Memory:
-        return slowest_memory(self.entries())
-
-    @property
-    def in_l1(self) -> bool:
-        """Whether every component is in $L^1$."""
-        return all(entry.in_l1 for entry in self.entries())
-
-    @property
-    def in_l2(self) -> bool:
-        """Whether every component is in $L^2$."""
-        return all(entry.in_l2 for entry in self.entries())
-
-    def decays(self) -> Bool[Array, ""]:
-        return functools.reduce(operator.and_, [entry.decays() for entry in self.entries()])
-
-    def breakpoints(self) -> Float[Array, " points"]:
-        return jnp.concatenate([entry.breakpoints() for entry in self.entries()])
-
-    def support(self) -> Float[Array, ""]:
-        return functools.reduce(jnp.maximum, [entry.support() for entry in self.entries()])
+    def _parts(self) -> tuple[AbstractKernel, ...]:
+        return self.entries()
 
     def _value(self, t: Array) -> Array:
         return self._stacked([entry._value(t) for entry in self.entries()])
