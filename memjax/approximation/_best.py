@@ -28,7 +28,7 @@ from .._checks import (
     shown,
 )
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
-from ..targets import AbstractKernel, Kernel, SampledKernel
+from ..targets import AbstractKernel, SampledKernel
 from ._absolute import least_absolute
 from ._continuous import Continuous
 from ._distance import Distance, Terms
@@ -144,7 +144,7 @@ class Found(NamedTuple):
 class Search:
     """All that searches for sums of different order have in common for one kernel."""
 
-    def __init__(self, kernel: Kernel, options: Options):
+    def __init__(self, kernel: AbstractKernel, options: Options):
         self.kernel, self.options = kernel, options
         norm, complex, horizon = options.norm, options.complex, options.horizon
         self.source: Points | Continuous
@@ -412,7 +412,7 @@ def _as_model(sums: Terms, options: Options) -> DiagonalLinearRNN | ComplexDiago
 
 
 def best_exponential_sum(
-    kernel: Kernel,
+    kernel: AbstractKernel,
     m: int,
     *,
     norm: Norm = "L2",
@@ -535,7 +535,7 @@ def noise_limited(residuals: np.ndarray) -> bool:
 
 
 def approximation_lower_bounds(
-    kernel: Kernel,
+    kernel: AbstractKernel,
     *,
     norm: Norm = "L2",
     horizon: Real[ArrayLike, ""] | None = None,
@@ -590,7 +590,7 @@ def approximation_lower_bounds(
 
 
 def make_search(
-    kernel: Kernel,
+    kernel: AbstractKernel,
     norm: str,
     min_rate: ArrayLike,
     complex: bool,
@@ -647,7 +647,7 @@ def check_scalar_kernel(kernel: Any) -> None:
         )
 
 
-def check_kernel(kernel: Kernel, norm: str, horizon: ArrayLike | None) -> float:
+def check_kernel(kernel: AbstractKernel, norm: str, horizon: ArrayLike | None) -> float:
     """Refuse what cannot be approximated, and give the horizon."""
     check_choice("norm", norm, NORMS)
     check_scalar_kernel(kernel)

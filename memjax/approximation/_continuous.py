@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..targets import Kernel, SampledKernel
+from ..targets import AbstractKernel, SampledKernel
 from ._curve import Curve
 from ._distance import Distance, distance, signed_parts, Terms
 from ._fit import as_problem, Problem
@@ -20,7 +20,7 @@ class Continuous:
     - `time`, `size`, `start`: the units, and the time that counts as 0 in those of the user.
     """
 
-    def __init__(self, kernel: Kernel, horizon: float, norm: str, oscillating: bool):
+    def __init__(self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool):
         self.curve = Curve(kernel, horizon, norm, oscillating)
         self.time, self.size, self.start = self.curve.time, self.curve.size, 0.0
         self.norm, self.oscillating = norm, oscillating

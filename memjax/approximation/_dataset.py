@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
-from ..targets import Kernel, SampledKernel
+from ..targets import AbstractKernel, SampledKernel
 from ._best import BestExponentialSum, check_scalar_kernel
 from ._curve import sample
 
@@ -12,7 +12,7 @@ _POINTS = 400  # of a curve between the samples
 
 
 def approximation_dataset(
-    kernel: Kernel, best: BestExponentialSum, times: Real[ArrayLike, " times"] | None = None
+    kernel: AbstractKernel, best: BestExponentialSum, times: Real[ArrayLike, " times"] | None = None
 ) -> xr.Dataset:
     """A kernel beside its best exponential sum, for tables and
     [`memjax.viz.plot_approximation`][].

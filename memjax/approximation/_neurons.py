@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_list, as_positive, check_flag, check_integer
-from ..targets import Kernel
+from ..targets import AbstractKernel
 from ._best import BestExponentialSum, extended, make_search, Norm, Samples
 from ._fit import Rates
 
@@ -40,7 +40,7 @@ class NeuronsNeeded(eqx.Module):
 
 
 def neurons_needed(
-    kernel: Kernel,
+    kernel: AbstractKernel,
     error: Real[ArrayLike, ""],
     *,
     norm: Norm = "L2",

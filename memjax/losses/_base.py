@@ -19,8 +19,8 @@ class AbstractLoss(eqx.Module):
     gradient at `model + displacement` with both parts apart: where the structure allows it,
     the terms that cancel at the start are then never formed.
 
-    To write a loss, subclass it and give the three methods, or wrap a plain function in
-    [`memjax.FunctionLoss`][].
+    To write a loss, subclass it and give its value, `__call__`, or wrap a plain function in
+    [`memjax.FunctionLoss`][]. Derivatives are by JAX; override them where closed forms are better.
     """
 
     @abc.abstractmethod
@@ -53,7 +53,11 @@ class AbstractLoss(eqx.Module):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         """An estimate of the rounding error of every component of `gradient`, not negative; of a
-        complex component in both its parts."""
+        complex component in both its parts.
+
+        Here it is the rounding of the weights, propagated by the Hessian, which misses
+        cancellation inside the loss itself.
+        """
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
         flat, back = coordinates(free)

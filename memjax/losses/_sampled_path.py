@@ -23,7 +23,7 @@ from .._checks import (
 )
 from .._paths import as_steps, as_times
 from ..models import AbstractModel
-from ..targets import AbstractTarget, Kernel, sizes
+from ..targets import AbstractKernel, AbstractTarget
 from ._base import AbstractLoss, check_model
 
 Method = Literal["scan", "diffrax", "residual"]
@@ -137,8 +137,8 @@ class SampledPathLoss(AbstractLoss):
             )
         if self.xs.shape[0] == 0:
             raise ValueError("`xs` must hold at least one path, got none; the mean needs a sample.")
-        if isinstance(target, Kernel):
-            inputs = sizes(target)[1]
+        if isinstance(target, AbstractKernel):
+            inputs = target.sizes[1]
             if self.xs.shape[2:] != (() if inputs is None else (inputs,)):
                 raise ValueError(
                     f"`xs` must have the inputs of the target, got shape {self.xs.shape} for "
@@ -319,6 +319,6 @@ def _input_shape(target: Any, inputs: int | None) -> tuple[int, ...]:
     _check_target(target)
     if inputs is not None:
         check_integer("inputs", inputs)
-    elif isinstance(target, Kernel):
-        inputs = sizes(target)[1]
+    elif isinstance(target, AbstractKernel):
+        inputs = target.sizes[1]
     return () if inputs is None else (inputs,)

@@ -24,11 +24,9 @@ from ..targets import (
     AbstractKernel,
     AbstractTarget,
     Attention,
+    HasKernel,
     Lorenz96,
-    sizes,
-    StateSpaceKernel,
     Teacher,
-    VectorKernel,
     Volterra,
 )
 
@@ -63,7 +61,7 @@ class SampledFunctional(eqx.Module):
         """Whether the outputs are known to be linear in the inputs."""
         if isinstance(self.source, AbstractTarget):
             return self.source.linear
-        return isinstance(self.source, AbstractModel) and hasattr(self.source, "kernel")
+        return isinstance(self.source, AbstractModel) and isinstance(self.source, HasKernel)
 
     def __call__(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
@@ -274,8 +272,8 @@ def _called(name: str, functional: Callable[..., Any]) -> Method:
 
 def _inputs(functional: Any) -> tuple[bool, int | None]:
     """Whether an object knows its number of inputs, and that number."""
-    if isinstance(functional, (AbstractKernel, StateSpaceKernel, VectorKernel)):
-        return True, sizes(functional)[1]
+    if isinstance(functional, AbstractKernel):
+        return True, functional.sizes[1]
     if isinstance(functional, Teacher):
         return _inputs(functional.function)
     if isinstance(functional, Attention):

@@ -30,7 +30,7 @@ from .._checks import (
 from .._paths import as_steps, as_times, even_step, integrating
 from ..models import AbstractModel
 from ..numerics import in_batches
-from ..targets import AbstractKernel, sizes, StateSpaceKernel, Teacher, VectorKernel
+from ..targets import AbstractKernel, HasKernel, Teacher
 from ._functional import as_functional, Functional, Method, SampledFunctional
 
 Kind: TypeAlias = Literal["heaviside", "reversed", "impulse"]
@@ -371,10 +371,10 @@ def _kernel(functional: Any, method: Method | None) -> Any:
     if isinstance(functional, SampledFunctional):
         asked = functional.method not in ("response", "scan", "diffrax")
         return None if asked else _kernel(functional.source, method)
-    if isinstance(functional, (AbstractKernel, StateSpaceKernel, VectorKernel)):
+    if isinstance(functional, AbstractKernel):
         return functional if method is None else None
-    if isinstance(functional, AbstractModel) and hasattr(functional, "kernel") and method is None:
-        return functional.kernel()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(functional, AbstractModel) and isinstance(functional, HasKernel):
+        return functional.kernel() if method is None else None
     return None
 
 
@@ -389,7 +389,7 @@ def _of_kernel(
     rho = kernel(ts)
     if kind == "reversed" and warm_up is not None:
         rho = rho - kernel(ts + warm_up)
-    outputs, inputs = sizes(kernel)
+    outputs, inputs = kernel.sizes
     rows = rho.reshape(ts.size, 1 if outputs is None else outputs, *_shape(inputs))
     values, direction = _of_matrix(rows)
     # Any amplitude attains the relative supremum, and none the shifted one.

@@ -27,7 +27,7 @@ from ..losses import AbstractLoss, check_trained, from_real_parts, real_parts
 from ..models import DiagonalLinearRNN, trainable
 from ..numerics import in_batches
 from ..reparam import AbstractReparametrisation
-from ..targets import AbstractKernel
+from ..targets import AbstractKernel, check_kernel
 from ._norms import check_integrable, sign_changes
 
 Ball = Literal["max", "operator"]
@@ -154,6 +154,7 @@ def perturbation_error(
     if end is not None:
         check_scalar("horizon", end)
     if isinstance(target, AbstractKernel):
+        check_kernel("target", target)
         if not isinstance(model, DiagonalLinearRNN):
             raise TypeError(
                 f"`model` must be a DiagonalLinearRNN for a kernel as the target, got "

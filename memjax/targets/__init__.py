@@ -20,12 +20,9 @@ from ._exponential import kernel_of_modes as kernel_of_modes
 from ._exponential import split_exponential as split_exponential
 from ._inner import check_square_integrable as check_square_integrable
 from ._inner import describe_sizes as describe_sizes
-from ._inner import entries as entries
 from ._inner import inner_product as inner_product
 from ._inner import joint as joint
-from ._inner import Kernel as Kernel
 from ._inner import separate as separate
-from ._inner import sizes as sizes
 from ._inner import squared_distance as squared_distance
 from ._lorenz import Lorenz96 as Lorenz96
 from ._nonlinear import Attention as Attention

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ class Airy(AbstractKernel):
         (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "exponential"
+
     scale: Float[Array, ""]
     delay: Float[Array, ""]
 
@@ -42,10 +45,6 @@ class Airy(AbstractKernel):
         """
         self.scale = as_positive("scale", scale)
         self.delay = as_nonnegative("delay", delay)
-
-    @property
-    def memory(self) -> Memory:
-        return "exponential"
 
     def breakpoints(self) -> Float[Array, " points"]:
         # Even steps of the phase (2/3) |x|^(3/2), a little over one period each.

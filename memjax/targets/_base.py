@@ -3,7 +3,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any, get_args, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, get_args, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -119,14 +119,16 @@ class AbstractKernel(AbstractTarget):
         Optimization Analysis*, ICLR 2021, sections 3 and 5 (theory, sections 1 and 3).
     """
 
+    linear: ClassVar[bool] = True
+
     # NumPy's arrays leave it to kernels what a product with them is, and do not try entry by entry.
     __array_ufunc__ = None
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        for public, (hook, forward) in _FORWARDED.items():
+        for public, hook in _HOOKS.items():
             if public in cls.__dict__ and hook not in cls.__dict__:
-                setattr(cls, hook, forward)
+                setattr(cls, hook, _forward(public))
 
     # --- What a kernel has to say ---
 
@@ -159,10 +161,6 @@ class AbstractKernel(AbstractTarget):
     def _parts(self) -> "tuple[AbstractKernel, ...]":
         """The kernels that a kernel is a combination of, from which it has what follows."""
         return ()
-
-    @property
-    def linear(self) -> bool:
-        return True
 
     @property
     def memory(self) -> Memory:
@@ -412,19 +410,23 @@ class AbstractKernel(AbstractTarget):
         return self + -other
 
 
-_plain = lambda horizon: jnp.inf if horizon is None else horizon
-
-# How a kernel that overrides a public method does what others do without checks.
-_FORWARDED: dict[str, tuple[str, Callable[..., Array]]] = {
-    "__call__": ("_value", lambda self, t: self(t)),
-    "laplace": ("_laplace", lambda self, s, horizon: self.laplace(s, _plain(horizon))),
-    "squared_norm": (
-        "_squared_norm",
-        lambda self, horizon: self.squared_norm(_plain(horizon)),
-    ),
-    "heaviside_response": ("_heaviside_response", lambda self, t: self.heaviside_response(t)),
-    "ramp_response": ("_ramp_response", lambda self, t: self.ramp_response(t)),
+# Public methods, and what they call when they have checked their arguments.
+_HOOKS = {
+    "__call__": "_value",
+    "laplace": "_laplace",
+    "squared_norm": "_squared_norm",
+    "heaviside_response": "_heaviside_response",
+    "ramp_response": "_ramp_response",
 }
+
+
+def _forward(public: str) -> Callable[..., Array]:
+    """What others call, for a kernel that overrides the public method."""
+
+    def hook(self: AbstractKernel, *arguments: Array | None) -> Array:
+        return getattr(self, public)(*(jnp.inf if x is None else x for x in arguments))
+
+    return hook
 
 
 def _elapsed(t: Array) -> Array:
@@ -685,6 +687,8 @@ class WindowedKernel(AbstractKernel):
     rounding in float64; where the kernel is of one sign that is relative to the result.
     """
 
+    memory: ClassVar[Memory] = "finite"
+
     kernel: AbstractKernel
     start: Float[Array, ""]
     stop: Float[Array, ""]
@@ -704,10 +708,6 @@ class WindowedKernel(AbstractKernel):
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.start, self.stop = as_window(start, stop)
-
-    @property
-    def memory(self) -> Memory:
-        return "finite"
 
     def breakpoints(self) -> Float[Array, " points"]:
         inner = jnp.clip(self.kernel.breakpoints(), self.start, self.stop)

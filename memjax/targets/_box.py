@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
@@ -18,6 +20,8 @@ class Box(AbstractKernel):
         Reparameterization*, ICML 2024, section 3 (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "finite"
+
     start: Float[Array, ""]
     stop: Float[Array, ""]
 
@@ -33,10 +37,6 @@ class Box(AbstractKernel):
         and for arrays.
         """
         self.start, self.stop = as_window(start, stop)
-
-    @property
-    def memory(self) -> Memory:
-        return "finite"
 
     def breakpoints(self) -> Float[Array, " points"]:
         return jnp.stack([self.start, self.stop])

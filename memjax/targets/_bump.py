@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
@@ -38,6 +40,8 @@ class GaussianBump(AbstractKernel):
         Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "exponential"
+
     omega: Float[Array, ""]
     amplitude: Float[Array, ""]
     width: Float[Array, ""]
@@ -65,10 +69,6 @@ class GaussianBump(AbstractKernel):
         self.omega = valid_or_nan(omega, omega > 0)
         self.amplitude = as_number("amplitude", amplitude)
         self.width = as_positive("width", width)
-
-    @property
-    def memory(self) -> Memory:
-        return "exponential"
 
     def breakpoints(self) -> Float[Array, " points"]:
         points = 1 / self.omega + self.width * jnp.linspace(-9, 9, 10)

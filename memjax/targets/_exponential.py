@@ -1,6 +1,6 @@
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import jax.lax as lax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class ExponentialSum(AbstractKernel):
         Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "exponential"
+
     amplitudes: Float[Array, " terms"]
     rates: Float[Array, " terms"]
 
@@ -49,10 +51,6 @@ class ExponentialSum(AbstractKernel):
         self.amplitudes = as_mode_array("amplitudes", as_finite_array("amplitudes", amplitudes))
         self.rates = as_decay_rates(rates)
         check_same_shape("amplitudes", self.amplitudes, "rates", self.rates)
-
-    @property
-    def memory(self) -> Memory:
-        return "exponential"
 
     def decays(self) -> Bool[Array, ""]:
         return jnp.all(self.rates > 0)

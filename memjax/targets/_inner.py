@@ -12,13 +12,12 @@ from ._oscillation import as_oscillation, DampedOscillation
 from ._state_space import StateSpaceKernel
 from ._system import side_by_side, state_space
 
-Kernel: TypeAlias = AbstractKernel
 Terms: TypeAlias = list[tuple[float | Array, AbstractKernel]]
 
 
 def inner_product(
-    first: Kernel,
-    second: Kernel,
+    first: AbstractKernel,
+    second: AbstractKernel,
     horizon: Real[ArrayLike, "..."] = jnp.inf,
 ) -> Float[Array, "..."]:
     r"""The inner product of two kernels, $\int_0^h \rho_1(t) \cdot \rho_2(t) \,\mathrm{d}t$.
@@ -73,7 +72,7 @@ def inner_product(
 
 
 def squared_distance(
-    first: Kernel, second: Kernel, horizon: Real[ArrayLike, "..."] = jnp.inf
+    first: AbstractKernel, second: AbstractKernel, horizon: Real[ArrayLike, "..."] = jnp.inf
 ) -> Float[Array, "..."]:
     r"""The squared distance of two kernels, $\int_0^h |\rho_1(t) - \rho_2(t)|^2 \,\mathrm{d}t$.
 
@@ -94,16 +93,6 @@ def squared_distance(
             return error.inner_product(error, finite)
     pairs = zip(first.entries(), second.entries(), strict=True)
     return total([_scalar_distance(a, b, finite) for a, b in pairs])
-
-
-def sizes(kernel: AbstractKernel) -> tuple[int | None, int | None]:
-    """The numbers of outputs and of inputs, `None` for a scalar."""
-    return kernel.sizes
-
-
-def entries(kernel: AbstractKernel) -> list[AbstractKernel]:
-    """The scalar kernels of a matrix of them, row by row."""
-    return list(kernel.entries())
 
 
 def describe_sizes(kernel: AbstractKernel) -> str:
@@ -134,11 +123,11 @@ def joint(terms: Terms) -> AbstractKernel:
     return StateSpaceKernel(w, u[:, 0], c[0])
 
 
-def _check_pair(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array | None:
+def _check_pair(first: AbstractKernel, second: AbstractKernel, horizon: ArrayLike) -> Array | None:
     """Refuse what has no inner product; gives the horizon."""
     for name, kernel in (("first", first), ("second", second)):
         check_instance(
-            name, kernel, Kernel, "a kernel", "pass an instance of memjax.AbstractKernel"
+            name, kernel, AbstractKernel, "a kernel", "pass an instance of memjax.AbstractKernel"
         )
     if first.sizes != second.sizes:
         raise ValueError(
@@ -152,7 +141,7 @@ def _check_pair(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array | No
     return finite
 
 
-def check_square_integrable(name: str, kernel: Kernel) -> None:
+def check_square_integrable(name: str, kernel: AbstractKernel) -> None:
     """Refuse a kernel whose squared norm over the half line is infinite."""
     if not kernel.in_l2:
         raise ValueError(

@@ -1,4 +1,4 @@
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import diffrax
 import equinox as eqx
@@ -44,6 +44,9 @@ class Lorenz96(AbstractTarget):
         Optimization Analysis*, ICLR 2021, section 5; Lorenz, *Predictability: a problem partly
         solved*, 1996 (theory, section 3).
     """
+
+    linear: ClassVar[bool] = False
+    memory: ClassVar[Memory] = "unknown"
 
     initial: tuple[Float[Array, " slow"], Float[Array, "slow fast"]]
     forcing: Float[Array, ""]
@@ -133,14 +136,6 @@ class Lorenz96(AbstractTarget):
         if spin_up > 0:
             states = self.states(jnp.asarray([0.0, spin_up]), jnp.zeros(2))
             self.initial = jax.tree.map(lambda leaf: leaf[-1], states)
-
-    @property
-    def linear(self) -> bool:
-        return False
-
-    @property
-    def memory(self) -> Memory:
-        return "unknown"
 
     def vector_field(
         self,

@@ -2,6 +2,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -43,6 +44,8 @@ class Volterra(AbstractTarget):
     Nonlinear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, section 1).
     """
 
+    linear: ClassVar[bool] = False
+
     first: AbstractKernel | None
     second: tuple[tuple[AbstractKernel, AbstractKernel], ...]
 
@@ -72,10 +75,6 @@ class Volterra(AbstractTarget):
                 check_kernel("second", kernel)
         self.first = first
         self.second = tuple((pair[0], pair[1]) for pair in pairs)
-
-    @property
-    def linear(self) -> bool:
-        return False
 
     @property
     def memory(self) -> Memory:
@@ -159,6 +158,8 @@ class Attention(AbstractTarget):
         Vaswani et al., *Attention Is All You Need*, NeurIPS 2017; as a functional with memory,
         theory, section 1.
     """
+
+    linear: ClassVar[bool] = False
 
     queries: Float[Array, "heads size inputs"]
     keys: Float[Array, "heads size inputs"]
@@ -248,10 +249,6 @@ class Attention(AbstractTarget):
             [ExponentialSum(1.0, rate) for rate in rates],
             scalar=True,
         )
-
-    @property
-    def linear(self) -> bool:
-        return False
 
     @property
     def memory(self) -> Memory:

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,8 @@ class DampedOscillation(AbstractKernel):
         Optimization Analysis*, ICLR 2021, section 3 (theory, section 1).
     """
 
+    memory: ClassVar[Memory] = "exponential"
+
     cosine: Float[Array, " modes"]
     sine: Float[Array, " modes"]
     rates: Float[Array, " modes"]
@@ -71,10 +74,6 @@ class DampedOscillation(AbstractKernel):
         self.frequencies = finite("frequencies", frequencies)
         for name in ("sine", "rates", "frequencies"):
             check_same_shape("cosine", self.cosine, name, getattr(self, name))
-
-    @property
-    def memory(self) -> Memory:
-        return "exponential"
 
     def decays(self) -> Bool[Array, ""]:
         return jnp.all(self.rates > 0)

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
@@ -26,6 +28,8 @@ class PowerLaw(AbstractKernel):
         Reparameterization*, ICML 2024, section 3 (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "polynomial"
+
     omega: Float[Array, ""]
     scale: Float[Array, ""]
 
@@ -41,10 +45,6 @@ class PowerLaw(AbstractKernel):
         """
         self.omega = as_positive("omega", omega, "without it the kernel is not integrable")
         self.scale = as_positive("scale", scale)
-
-    @property
-    def memory(self) -> Memory:
-        return "polynomial"
 
     def breakpoints(self) -> Float[Array, " points"]:
         return self.scale * (4.0 ** jnp.arange(28) - 1)

@@ -3,6 +3,7 @@ import itertools
 import math
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,8 @@ class SampledKernel(AbstractKernel):
     Kernels of linear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, sections 1
     and 3).
     """
+
+    memory: ClassVar[Memory] = "finite"
 
     times: Float[Array, " samples"]
     values: Float[Array, " samples"]
@@ -99,10 +102,6 @@ class SampledKernel(AbstractKernel):
         start = float(as_number("origin", origin))
         times, values = read_columns("path", path, columns)
         return cls(*since(start, times, values))
-
-    @property
-    def memory(self) -> Memory:
-        return "finite"
 
     def breakpoints(self) -> Float[Array, " points"]:
         return self.times

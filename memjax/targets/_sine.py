@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
@@ -20,6 +22,10 @@ class Sine(AbstractKernel):
         Reparameterization*, ICML 2024, section 3 (theory, section 3).
     """
 
+    memory: ClassVar[Memory] = "none"
+    in_l1: ClassVar[bool] = False
+    in_l2: ClassVar[bool] = False
+
     frequency: Float[Array, ""]
 
     def __init__(self, frequency: Real[ArrayLike, ""] = 1.0):
@@ -30,18 +36,6 @@ class Sine(AbstractKernel):
         **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
         """
         self.frequency = as_positive("frequency", frequency)
-
-    @property
-    def memory(self) -> Memory:
-        return "none"
-
-    @property
-    def in_l1(self) -> bool:
-        return False
-
-    @property
-    def in_l2(self) -> bool:
-        return False
 
     def breakpoints(self) -> Float[Array, " points"]:
         # Four periods a panel; they have to end somewhere, and do after 512 periods.

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -25,6 +27,8 @@ class StateSpaceKernel(AbstractKernel):
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
         Optimization Analysis*, ICLR 2021, section 3 (theory, section 1).
     """
+
+    memory: ClassVar[Memory] = "exponential"
 
     recurrent: Float[Array, "hidden hidden"]
     input: Float[Array, "hidden ..."]
@@ -90,10 +94,6 @@ class StateSpaceKernel(AbstractKernel):
             StateSpaceKernel(self.recurrent, u, c) for c in system.readout for u in system.input.T
         )
 
-    @property
-    def memory(self) -> Memory:
-        return "exponential"
-
     def decays(self) -> Bool[Array, ""]:
         return jnp.isfinite(decay_time(self.recurrent))
 
@@ -148,12 +148,9 @@ class StateSpaceKernel(AbstractKernel):
         return self._like(self.system + system)
 
     def __radd__(self, other: object) -> AbstractKernel:
-        # `sum(kernels)` starts from the integer 0.
-        if isinstance(other, int) and other == 0:
-            return self
-        if isinstance(other, AbstractKernel) and state_space(other) is None:
-            return KernelSum((other, self))
-        return self + other
+        if not isinstance(other, AbstractKernel):
+            return super().__radd__(other)
+        return KernelSum((other, self)) if state_space(other) is None else self + other
 
     def __mul__(self, factor: object) -> AbstractKernel:
         if isinstance(factor, AbstractTarget):
