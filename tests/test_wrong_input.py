@@ -602,13 +602,7 @@ constructors(
     reproduce={"name": "plateau-width", "progress": False},
 )
 methods(KERNELS, "__call__", t=TS)
-methods(subset(KERNELS, "StateSpaceKernel"), "laplace", s=1.0)
-methods(
-    {name: make for name, make in KERNELS.items() if name != "StateSpaceKernel"},
-    "laplace",
-    s=1.0,
-    horizon=2.0,
-)
+methods(KERNELS, "laplace", s=1.0, horizon=2.0)
 methods(KERNELS, "squared_norm", horizon=2.0)
 methods(KERNELS, "heaviside_response", t=TS)
 methods(KERNELS, "ramp_response", t=TS)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..targets import AbstractKernel
 from ._curve import Curve, first_jump
 from ._grid import nodes
 
@@ -82,7 +81,7 @@ def lower_bounds(curve: Curve, norm: str) -> np.ndarray:
         found.append(tails(singular) if norm == "L2" else singular)
     first, second = (values[: found[1].size] for values in found)
     rough = abs(first[0] - second[0]) > 2e-2 * first[0] or first_jump(curve.kernel, 2) is not None
-    if rough and isinstance(curve.kernel, AbstractKernel):
+    if rough:
         return _cell_bounds(curve, norm)
     rounding = 16 * _EPS * np.linalg.norm(first)
     return np.maximum(np.minimum(first, second) - np.abs(first - second) - rounding, 0)

@@ -100,9 +100,10 @@ class AbstractKernel(AbstractTarget):
     kernel's own leaves.
 
     What follows from these two may be overridden by something cheaper or more accurate:
-    `_squared_norm` is taken by quadrature on panels between the `breakpoints`, and refused where
-    they do not resolve it; `_heaviside_response` is the transform at 0, and `_ramp_response` comes
-    from its derivative there. (So may the public methods, which then check for themselves.)
+    `_squared_norm` is that of a registered state space, or else by quadrature on panels between
+    the `breakpoints`, and refused where they do not resolve it; `_heaviside_response` is the
+    transform at 0, and `_ramp_response` comes from its derivative there. (So may the public
+    methods, which then check for themselves.)
 
     Kernels add: `first + second` and `sum(kernels)` give a [`memjax.KernelSum`][]; a number times
     a kernel is a [`memjax.ScaledKernel`][].
@@ -146,7 +147,7 @@ class AbstractKernel(AbstractTarget):
 
     def _squared_norm(self, horizon: Float[Array, "..."] | None) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$."""
-        return quadrature(self, self, horizon)
+        return product_without_a_form(self, self, horizon)
 
     def _heaviside_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""The integral $\int_0^t \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""

@@ -83,8 +83,9 @@ def test_sums():
     np.testing.assert_allclose((matrix + matrix)(0.4), 2 * matrix(0.4), rtol=1e-13)
     with pytest.raises(ValueError, match="must have the same shape"):
         first + matrix
-    with pytest.raises(TypeError):
-        first + memjax.Box(1.0, 2.0)
+    assert isinstance(first + memjax.Box(1.0, 2.0), memjax.KernelSum)
+    with pytest.raises(TypeError, match="must be a scalar kernel"):
+        matrix + memjax.Box(1.0, 2.0)
 
 
 def test_derivatives_and_batches():
