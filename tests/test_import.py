@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import memjax as mj
 import pytest
+
+import memjax as mj
 
 SLOW = ("matplotlib", "pandas", "scipy.stats", "tqdm", "tyro", "xarray", "zarr")
 
