@@ -22,7 +22,7 @@ from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
 from ..numerics import over_lanes, Pair
 from ..reparam import AbstractReparametrisation, Direct, Exp
-from ..targets import AbstractKernel, GaussianBump
+from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 
@@ -366,9 +366,8 @@ def _sum(term: Any, count: int, start: Any) -> Any:
 
 def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]:
     """The Laplace transform of every lane's kernel, and its derivatives."""
-    terms = getattr(kernel, "terms", None)
-    if terms is not None:
-        each = [_transforms(term, s, order) for term in terms]
+    if isinstance(kernel, KernelSum):
+        each = [_transforms(term, s, order) for term in kernel.terms]
         return tuple(sum(values) for values in zip(*each, strict=True))
     if type(kernel) is GaussianBump:
         # Its scalars broadcast against the lanes as they are.
