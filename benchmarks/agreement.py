@@ -135,7 +135,7 @@ def cells(make: Callable[[], Any], name: str) -> Iterator[Case]:
 def failure(error: Exception) -> dict[str, str]:
     """An error as a record, without addresses in memory."""
     text = str(error).strip().split("\n")[0]
-    return {"error": ADDRESS.sub("0x", f"{type(error).__name__}: {text}")[:300]}
+    return {"refused": ADDRESS.sub("0x", f"{type(error).__name__}: {text}")[:300]}
 
 
 def run(parts: list[str]) -> dict[str, Any]:
@@ -234,13 +234,11 @@ def targets() -> Iterator[Case]:
             "transform": lambda k, xs, sine: k.laplace(RATES),
             "even samples": lambda k, xs, sine: k.response(EVEN, xs),
             "uneven samples": lambda k, xs, sine: k.response(UNEVEN, sine),
-            "norm": lambda k, xs, sine: k.squared_norm(),
         }
         for part, case in together(functions, kernel, jnp.asarray(xs), jnp.asarray(sine)):
             yield f"{name}/{part}", case
     # Kernels that are not traced may choose their panels.
-    for name in ("airy", "power", "windowed"):
-        yield f"{name}/concrete", lambda k=KERNELS[name]: (k.laplace(RATES), k.squared_norm())
+    yield "airy/concrete", lambda: (KERNELS["airy"].laplace(RATES), KERNELS["airy"].squared_norm())
     families = {
         "airy": (mj.Airy, [0.5, 1.0, 2.0]),
         "power": (mj.PowerLaw, [0.2, 0.6, 1.0]),
@@ -337,8 +335,8 @@ def maps() -> Iterator[Case]:
                 m.multipliers(m.inverse(rates), 0.1, rule=rule) for rule in ("exact", "euler")
             ],
         )
-        ranges = ((0.01, 1.5),) if name == "square" else (None, (0.01, 1.5))
-        for bounds in ranges:
+        # The search over the rates of any other map takes too long.
+        for bounds in (None, (0.01, 1.5)) if name != "square" else ():
             yield (
                 f"{name}/criterion/{bounds}",
                 lambda m=kind, b=bounds: mj.stability_criterion(m, radii, rates=b),
@@ -501,18 +499,19 @@ def losses() -> Iterator[Case]:
         "stationary, complex": (stationary, "complex"),
         "function": (mj.FunctionLoss(Well(jnp.array(1.5))), direct),
     }
-    for name in MODELS:
-        target = SYSTEMS["vector"] if "two inputs" in name else volterra
-        every[f"paths, residual/{name}"] = (sampled(target, "residual"), name)
-        if hasattr(model[name], "scan"):
-            every[f"paths, scan/{name}"] = (sampled(target, "scan"), name)
+    # Those of the other models are in the part on trainings.
+    every |= {
+        "paths, residual/gru": (sampled(volterra, "residual"), "gru"),
+        "paths, scan/lru": (sampled(volterra, "scan"), "lru"),
+        "paths, diffrax/diagonal": (sampled(EXPONENTIAL, "diffrax"), "diagonal"),
+    }
     every["paths, late errors"] = (
         sampled(volterra, "residual", weight=mj.TemporalWeight(1.5)), "tanh",
     )  # fmt: skip
     for name, (loss, kind) in every.items():
         yield f"{name}/value and gradient", lambda a=loss, b=model[kind]: value(a, b)
     for name in ("white/sum", "white/softplus", "white, finite", "coloured", "function",
-                 "stationary", "paths, residual/gru"):  # fmt: skip
+                 "stationary"):  # fmt: skip
         loss, kind = every[name]
         yield f"{name}/rounding", lambda a=loss, b=model[kind]: noise(a, b)
         yield f"{name}/hessian", lambda a=loss, b=model[kind]: hessian(a, b)
@@ -630,7 +629,7 @@ def flows() -> Iterator[Case]:
         yield f"spring, traced, gap {gap}", lambda gap=gap: just(gap, jnp.array(0.7))
     yield "spring, traced, no number", lambda: just(0.1, jnp.array(np.nan))
     for name, solver in {
-        "rodas": mj.Rodas5P(), "radau": mj.RadauIIA5(), "kvaerno 3": diffrax.Kvaerno3(),
+        "rodas": mj.Rodas5P(), "radau": mj.RadauIIA5(),
     }.items():  # fmt: skip
         for rtol in (1e-4, 1e-8):
             yield (
@@ -674,10 +673,6 @@ def other_losses() -> Iterator[Case]:
     slow = mj.ExponentialSum([1.0, 0.5], [1.0, 0.2])
     cases = {
         "coloured": lambda rate: (mj.ColouredNoiseLoss(slow, rate), silent(0.3)),
-        "stationary": lambda rate: (
-            mj.StationaryNoiseLoss(slow, Gaussian(1 / rate), 12.0, panels=16, nodes=12),
-            silent(0.3, mj.Softplus()),
-        ),
         "paths, tanh": lambda rate: (
             mj.SampledPathLoss.ornstein_uhlenbeck(slow, EVEN, KEY, 2, rate, method="residual"),
             mj.NonlinearRNN.init(2, key=KEY),
@@ -698,22 +693,20 @@ def trainings() -> Iterator[Case]:
     slow, fast = optax.sgd(0.05), optax.adam(1e-2)
     options = {"saveat": saveat, "max_steps": 150}
     direct = mj.DiagonalLinearRNN(AMPLITUDES, DECAYS)
-    for name, kernel in KERNELS.items():
-        if kernel.in_l2 and name not in ("scaled", "difference"):
-            for delta in (0.05, 0.5):
-                yield (
-                    f"white/{name}, drop {delta}",
-                    lambda k=kernel, delta=delta: measured(
-                        mj.OptaxTraining(mj.WhiteNoiseLoss(k), slow, 0.05), direct, DROP(delta),
-                        **options,
-                    ),
-                )  # fmt: skip
+    for name, delta in itertools.product(("box", "power", "oscillation", "sampled"), (0.05, 0.5)):
+        yield (
+            f"white/{name}, drop {delta}",
+            lambda name=name, delta=delta: measured(
+                mj.OptaxTraining(mj.WhiteNoiseLoss(KERNELS[name]), slow, 0.05), direct,
+                DROP(delta), **options,
+            ),
+        )  # fmt: skip
     for name, kind in MAPS.items():
         yield (
             f"maps/{name}",
             lambda m=kind: measured(
-                mj.OptaxTraining(mj.WhiteNoiseLoss(EXPONENTIAL + BUMP), fast),
-                mj.DiagonalLinearRNN(AMPLITUDES, DECAYS, m), DROP(0.1), **options,
+                mj.OptaxTraining(mj.WhiteNoiseLoss(EXPONENTIAL), fast),
+                mj.DiagonalLinearRNN(AMPLITUDES, DECAYS / 2, m), DROP(0.1), **options,
             ),
         )  # fmt: skip
     volterra = mj.Volterra(EXPONENTIAL, [(EXPONENTIAL, KERNELS["box"])])
@@ -725,13 +718,11 @@ def trainings() -> Iterator[Case]:
                 mj.OptaxTraining(sampled(target, "residual"), fast), make(), DROP(0.1), **options
             ),
         )
+    smooth = mj.StationaryNoiseLoss(EXPONENTIAL, Gaussian(jnp.array(0.6)), 9.0, panels=12, nodes=12)
     yield (
-        "coloured",
-        lambda: measured(
-            mj.OptaxTraining(mj.ColouredNoiseLoss(EXPONENTIAL + BUMP, 1.0), fast), direct,
-            DROP(0.1), **options,
-        ),
-    )  # fmt: skip
+        "stationary",
+        lambda: measured(mj.OptaxTraining(smooth, fast), MODELS["complex"](), DROP(0.1), **options),
+    )
     yield (
         "dense",
         lambda: measured(
@@ -794,12 +785,15 @@ def sweeps() -> Iterator[Case]:
         "white, rtol 1e-3": {"rtol": 1e-3},
         "white, rtol 1e-8": {"rtol": 1e-8},
         "white, double-double": {"precision": "double-double"},
-        "white, float64, long": {"axes": {"memory_": [30.0, 45.0, 60.0]}, "precision": "float64"},
-        "white, auto, long": {"axes": {"memory_": [30.0, 45.0, 60.0, 1250.0]}},
+        "white, float64, long": {
+            "axes": {"memory_": [30.0, 45.0, 60.0], "delta": [0.005]},
+            "precision": "float64",
+        },
+        "white, auto, long": {"axes": {"memory_": [30.0, 45.0, 60.0, 1250.0], "delta": [0.005]}},
         "white, max time": {"max_time": 30.0},
         "white, max steps": {"max_steps": 7, "precision": "float64"},
         "white, out of reach": {"axes": {"delta": [0.02, 0.9]}},
-        "white, invalid": {"axes": {"memory_": [4.0, -4.0, 5.0], "delta": [0.02, 1.5, 0.03]}},
+        "white, refused": {"axes": {"delta": [0.02, 1.5, 0.03]}},
         "white, fine resolution": {"resolution": 1e-13, "precision": "float64"},
     }
     for name, options in grids.items():
@@ -872,8 +866,8 @@ def memory() -> Iterator[Case]:
     for name, kernel in (KERNELS | SYSTEMS).items():
         yield f"function/{name}", lambda n=name, k=kernel: function(n, k, long)
     cheap = {"num_amplitudes": 7, "starts": 2, "refinements": 3, "directions": 4}
-    for name in ("tanh", "gru", "layer", "lru", "tanh, two inputs"):
-        for kind in ("heaviside", "reversed", "impulse"):
+    for name in ("tanh", "gru", "lru", "tanh, two inputs"):
+        for kind in ("heaviside", "reversed", "impulse") if name == "tanh" else ("heaviside",):
             yield (
                 f"function/{name}/{kind}, residual",
                 lambda n=name, kind=kind: function(
@@ -895,13 +889,13 @@ def memory() -> Iterator[Case]:
     for name in (*KERNELS, "tanh, heaviside", "gru, heaviside", "cell", "lru, scan"):
         yield f"decay/{name}", lambda n=name: mj.memory_decay(found[n])
     for name, kernel in (KERNELS | SYSTEMS).items():
-        for norm, horizon in itertools.product(("sup", "sobolev"), (np.inf, 5.0)):
+        for norm, horizon in (("sup", np.inf), ("sobolev", 5.0)):
             yield (
                 f"norm/{name}/{norm}, horizon {horizon}",
                 lambda k=kernel, n=norm, h=horizon: mj.functional_norm(k, n, h),
             )
     diagonal = mj.DiagonalLinearRNN(AMPLITUDES, DECAYS)
-    for name in ("exponential", "bump", "airy", "power", "sampled"):
+    for name in ("exponential", "power", "sampled"):
         for norm in ("sup", "sobolev"):
             yield (
                 f"distance/{name}/{norm}",
@@ -915,21 +909,15 @@ def stability() -> Iterator[Case]:
     options = {"restarts": 2, "steps": 5, "draws": 5, "key": KEY}
     target = plateau_target(4.0)
     white = mj.WhiteNoiseLoss(target)
-    for name in ("direct", "exp", "softplus", "best"):
+    for name, ball in (("direct", "max"), ("softplus", "operator"), ("best", "max")):
         model = mj.DiagonalLinearRNN(AMPLITUDES, DECAYS, MAPS[name])
-        for ball in ("max", "operator"):
-            yield (
-                f"perturbation/power, {name}, {ball}",
-                lambda m=model, ball=ball: mj.perturbation_error(
-                    m, KERNELS["power"], radii, norm=ball, **options
-                ),
-            )
-    yield (
-        "perturbation/horizon",
-        lambda: mj.perturbation_error(
-            mj.DiagonalLinearRNN(AMPLITUDES, DECAYS), EXPONENTIAL, radii, horizon=5.0, **options
-        ),
-    )
+        horizon = 20.0 if name == "direct" else np.inf
+        yield (
+            f"perturbation/power, {name}, {ball}",
+            lambda m=model, ball=ball, horizon=horizon: mj.perturbation_error(
+                m, KERNELS["power"], radii, norm=ball, horizon=horizon, **options
+            ),
+        )
     yield "perturbation/white", lambda: mj.perturbation_error(silent(), white, radii, **options)
     paths = sampled(EXPONENTIAL, "residual")
     yield (
@@ -1012,7 +1000,6 @@ def approximation() -> Iterator[Case]:
         "power": (KERNELS["power"], False),
         "bump": (KERNELS["bump"], True),
         "airy": (KERNELS["airy"], True),
-        "oscillation": (OSCILLATION, True),
     }
     for (name, (kernel, pairs)), norm, m in itertools.product(
         cases.items(), ("L1", "L2", "sup"), (1, 3)
@@ -1048,7 +1035,7 @@ def approximation() -> Iterator[Case]:
         kept = ("neurons", "lower_bound", "reached", "orders", "errors", "error")
         return {name: getattr(found, name) for name in kept}
 
-    for norm in ("L1", "L2", "sup"):
+    for norm in ("L2", "sup"):
         yield f"needed/{norm}", lambda norm=norm: needed(norm)
     for name, kernel in (("exponential", EXPONENTIAL), ("bump", BUMP)):
         yield (
@@ -1069,7 +1056,7 @@ def diagnosis() -> Iterator[Case]:
         )
     yield "lag, too short", lambda: mj.estimate_lag(xs, ys, max_lag=5)
     yield "lag, noise", lambda: mj.estimate_lag(xs, noise.normal(size=xs.shape), max_lag=40)
-    for name in ("diagonal", "tanh", "gru", "lru", "tanh, two inputs"):
+    for name in ("complex", "tanh", "gru"):
         yield (
             f"signal/{name}",
             lambda n=name: [
@@ -1094,7 +1081,6 @@ def diagnosis() -> Iterator[Case]:
     options = {"step": 0.5, "samples": 2}
     diagonal = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.3], mj.Softplus())
     yield "diagonal, lag 3", lambda: said(diagonal, 3.0, **options)
-    yield "diagonal, lag 30", lambda: said(diagonal, 30.0, remedies=False, **options)
     yield "diagonal, data", lambda: said(diagonal, (xs, ys), remedies=False, **options)
     yield "cell, lag 20", lambda: said(eqx.nn.GRUCell(1, 3, key=KEY), 20, samples=2)
 
@@ -1116,7 +1102,7 @@ def single() -> Iterator[Case]:
     cast = lambda tree: jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.float32) if eqx.is_inexact_array(leaf) else leaf, tree
     )
-    for name in ("exponential", "bump", "airy", "box", "power", "oscillation", "sampled", "sum"):
+    for name in ("exponential", "bump", "box", "power", "oscillation", "sampled"):
         kernel = cast(KERNELS[name])
         yield (
             f"targets/{name}",
@@ -1128,7 +1114,7 @@ def single() -> Iterator[Case]:
             f"targets/{name}, response",
             short(lambda k=kernel: k.response(EVEN.astype(np.float32), INPUT)),
         )
-    for name in ("diagonal", "complex", "dense", "tanh", "gru", "lru", "stack"):
+    for name in ("diagonal", "complex", "tanh", "gru", "lru"):
         model = cast(MODELS[name]())
         yield (
             f"models/{name}",
@@ -1157,15 +1143,6 @@ def single() -> Iterator[Case]:
         ),
     )  # fmt: skip
     yield "signal", short(lambda: mj.gradient_signal(tanh, [1, 5], samples=2, key=KEY).signal)
-    yield (
-        "perturbation",
-        short(
-            lambda: mj.perturbation_error(
-                direct, cast(EXPONENTIAL), [0.1], restarts=2, steps=3, draws=3, key=KEY
-            )
-        ),
-    )
-    yield "hessian", short(lambda: mj.hessian_spectrum(loss, direct).eigenvalues)
 
 
 PARTS: dict[str, Callable[[], Iterator[Case]]] = {
@@ -1282,7 +1259,9 @@ def main() -> int:
     about = {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}
     about |= {"machine": platform.machine()}
     arguments.output.write_text(json.dumps({"about": about, "results": results}, indent=0))
-    errors = sum(1 for record in results.values() if isinstance(record, dict) and "error" in record)
+    errors = sum(
+        1 for record in results.values() if isinstance(record, dict) and "refused" in record
+    )
     taken = time.perf_counter() - start
     print(f"{len(results)} measurements, {errors} of them refused, in {taken:.0f} s")
     return 0

@@ -9,16 +9,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
+from .._deprecation import warn_deprecated
 from ..models import AbstractModel
 from ..numerics import gauss_rule, POINTS
 from ..targets import AbstractKernel, describe_sizes, edges, HasKernel, total
 
-Norm = Literal["sup", "sobolev"]
+# Of kernels; `"sup"` stands for the old name of the first.
+Norm = Literal["L1", "sobolev", "sup"]
 Terms: TypeAlias = tuple[tuple[float, AbstractKernel], ...]  # of scalar kernels with factors
 
 
 def functional_norm(
-    kernel: AbstractKernel, norm: Norm = "sup", horizon: Real[ArrayLike, ""] = jnp.inf
+    kernel: AbstractKernel, norm: Norm = "L1", horizon: Real[ArrayLike, ""] = jnp.inf
 ) -> Float[Array, ""]:
     r"""The norm of a linear functional under inputs bounded by 1.
 
@@ -42,7 +44,9 @@ def functional_norm(
 
     - `kernel`: the kernel $\rho$: scalar, or [`memjax.StateSpaceKernel`][] or
         [`memjax.VectorKernel`][]. Its arrays must be concrete, not traced.
-    - `norm`: `"sup"` or `"sobolev"`.
+    - `norm`: `"L1"`, which is the largest output under inputs bounded by 1, or `"sobolev"`. (The
+        old name `"sup"` of the first, that of the norm of the inputs, is deprecated: elsewhere it
+        is the largest value of a kernel.)
     - `horizon`: the end of the time during which inputs act, in units of the model's own clock.
         Defaults to infinity.
 
@@ -70,7 +74,7 @@ def functional_norm(
 def functional_distance(
     target: AbstractKernel,
     model: AbstractModel | AbstractKernel,
-    norm: Norm = "sup",
+    norm: Norm = "L1",
     horizon: Real[ArrayLike, ""] = jnp.inf,
 ) -> Float[Array, ""]:
     r"""The distance of a linear model from a linear target under inputs bounded by 1.
@@ -166,6 +170,9 @@ def _norm(
     kernels: dict[str, AbstractKernel],
 ) -> Float[Array, ""]:
     check_choice("norm", norm, get_args(Norm))
+    if norm == "sup":
+        warn_deprecated('norm="sup"', 'norm="L1"', stacklevel=4)
+        norm = "L1"
     if is_traced((terms, horizon)):
         raise TypeError(
             f"`{next(iter(kernels))}` must be concrete, got a traced value; the search for sign "
@@ -184,7 +191,7 @@ def _norm(
         return jnp.asarray(np.max(np.sum(np.reshape(parts, (-1, inputs)), axis=1)))
 
     value = largest_sum(_absolute_integral)
-    return value if norm == "sup" else value + largest_sum(_variation)
+    return value if norm == "L1" else value + largest_sum(_variation)
 
 
 def _grid(terms: Terms, end: Array | None) -> Float[np.ndarray, " points"]:

@@ -87,3 +87,9 @@ def test_what_cannot_be_measured_is_refused():
     gated = memjax.VectorKernel((KERNEL,))
     with pytest.raises(ValueError, match="same inputs and outputs"):
         memjax.functional_distance(gated, KERNEL)
+
+
+def test_the_old_name_of_the_norm_works_and_warns():
+    with pytest.warns(DeprecationWarning, match='norm="sup" is deprecated .* write norm="L1"'):
+        old = memjax.functional_norm(KERNEL, "sup")
+    assert old == memjax.functional_norm(KERNEL, "L1") == memjax.functional_norm(KERNEL)
