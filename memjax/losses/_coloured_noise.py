@@ -4,7 +4,7 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import as_positive
 from ..models import AbstractModel
@@ -24,7 +24,6 @@ from ..targets import (
     StateSpaceKernel,
 )
 from ._base import AbstractLoss
-from ._function import FunctionLoss
 from ._white_noise import (
     as_loss_horizon,
     check_target,
@@ -123,16 +122,6 @@ class ColouredNoiseLoss(AbstractLoss):
             pairs = zip(entries(kernel), entries(self.target), strict=True)
             value = functools.reduce(operator.add, [self._scalar_loss(*pair) for pair in pairs])
         return finite_if_stable(self.sigma**2 * value, kernel, self.horizon)
-
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient(model, displacement)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient_noise(model, displacement)
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         # The spectrum of the input nowhere exceeds that of white noise of this intensity.

@@ -1,17 +1,15 @@
 from collections.abc import Callable
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import check_callable, check_scalar_of_model
-from ..models import AbstractModel, trainable
-from ._base import AbstractLoss, coordinates, displaced
+from ..models import AbstractModel
+from ._base import AbstractLoss
 
 
 class FunctionLoss(AbstractLoss):
-    """Any differentiable function of a model as a loss; derivatives by JAX.
+    """Any differentiable function of a model as a loss; derivatives by JAX, as in
+    [`memjax.AbstractLoss`][].
 
     **Arguments:**
 
@@ -23,9 +21,6 @@ class FunctionLoss(AbstractLoss):
         ```python
         loss = mj.FunctionLoss(lambda model: jnp.sum((model.kernel()(ts) - measured) ** 2))
         ```
-
-    Rounding of the gradient is estimated as that of the weights propagated by the Hessian,
-    which misses cancellation inside `function` itself.
 
     **Raises:**
 
@@ -42,24 +37,3 @@ class FunctionLoss(AbstractLoss):
         value = self.function(model)
         check_scalar_of_model("function", value)
         return value
-
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        moved = displaced(model, displacement)
-        free, fixed = eqx.partition(moved, trainable(moved))
-        gradient = jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
-        return jax.tree.map(jnp.conj, gradient)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        moved = displaced(model, displacement)
-        free, fixed = eqx.partition(moved, trainable(moved))
-        flat, back = coordinates(free)
-        gradient = jax.grad(lambda p: self(eqx.combine(back(p), fixed)))
-        hessian = jax.jacfwd(gradient)(flat)
-        noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
-        # Of several precisions the coarsest decides.
-        unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
-        return back(unit * noise)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
     as_finite_array,
@@ -22,10 +22,9 @@ from .._checks import (
     unknown_name,
 )
 from .._paths import as_steps, as_times
-from ..models import AbstractModel
+from ..models import AbstractModel, HasScan
 from ..targets import AbstractTarget, Kernel, sizes
 from ._base import AbstractLoss, check_model
-from ._function import FunctionLoss
 
 Method = Literal["scan", "diffrax", "residual"]
 
@@ -102,7 +101,7 @@ class SampledPathLoss(AbstractLoss):
     unknown method, for options without `"diffrax"` as the method, and when called, for a model
     with other outputs than the target, or without a scan if that is the method.
 
-    Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
+    Derivatives are by JAX, as in [`memjax.AbstractLoss`][].
 
     ??? cite "Reference"
 
@@ -290,32 +289,21 @@ class SampledPathLoss(AbstractLoss):
     def _mean(self, squares: Array) -> Float[Array, ""]:
         return jnp.mean(self.weights * jnp.sum(squares, axis=tuple(range(2, squares.ndim))))
 
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient(model, displacement)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient_noise(model, displacement)
-
     def _outputs(self, model: AbstractModel) -> Callable[[Array], Array]:
         """How the model's outputs come from one input path."""
         check_model(model)
-        scan = getattr(model, "scan", None)
         method = self.method
         if method is None:
-            method = "diffrax" if scan is None else "scan"
+            method = "scan" if isinstance(model, HasScan) else "diffrax"
         if method == "residual":
             return lambda x: model.residual(self.ts, x)
         if method == "scan":
-            if scan is None:
+            if not isinstance(model, HasScan):
                 raise ValueError(
                     f"`method` must be one that the model offers, got 'scan' for "
                     f"{type(model).__name__}; pass 'diffrax' or 'residual'."
                 )
-            return lambda x: scan(self.ts, x)
+            return lambda x: model.scan(self.ts, x)
         options = {"adjoint": diffrax.DirectAdjoint(), **self.options}
         return lambda x: model(self.ts, x, **options)
 

@@ -6,14 +6,13 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import as_positive, check_callable, check_integer, is_traced, said
 from ..models import AbstractModel
 from ..numerics import last_coefficients, panels, UNRESOLVED
 from ..targets import AbstractKernel, entries, Kernel
 from ._base import AbstractLoss
-from ._function import FunctionLoss
 from ._white_noise import check_target, model_kernel
 
 # The first panel is halved this often towards 0, where kernels of models are steep.
@@ -116,16 +115,6 @@ class StationaryNoiseLoss(AbstractLoss):
             )
         # A factor, since NaN has to reach the derivatives too.
         return value * jnp.where(resolved, 1, jnp.nan)
-
-    def gradient(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient(model, displacement)
-
-    def gradient_noise(
-        self, model: AbstractModel, displacement: PyTree[Array] | None = None
-    ) -> PyTree[Array]:
-        return FunctionLoss(self).gradient_noise(model, displacement)
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         magnitude = self._integrals(model)[3]

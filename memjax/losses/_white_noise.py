@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
-from ..models import AbstractModel, trainable
+from ..models import AbstractModel, HasKernel, HasKernelDisplacement, trainable
 from ..numerics import decay_time, exponential_moment
 from ..targets import (
     AbstractKernel,
@@ -26,7 +26,6 @@ from ..targets import (
     StateSpaceKernel,
 )
 from ._base import AbstractLoss, displaced, from_real_parts, real_parts
-from ._function import FunctionLoss
 
 
 class WhiteNoiseLoss(AbstractLoss):
@@ -46,7 +45,7 @@ class WhiteNoiseLoss(AbstractLoss):
     $$J = \operatorname{tr} C P C^\top, \qquad W P + P W^\top + U U^\top = 0,$$
 
     plus the inner products with the rest of the target ([`memjax.inner_product`][]).
-    Derivatives are then by JAX, as in [`memjax.FunctionLoss`][], and the loss is accurate to
+    Derivatives are then by JAX, as in [`memjax.AbstractLoss`][], and the loss is accurate to
     rounding of the squared norms of the two kernels.
 
     With an infinite horizon the loss of an unstable model is infinite, and its gradient NaN.
@@ -120,7 +119,7 @@ class WhiteNoiseLoss(AbstractLoss):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         if not self._is_spectral(model_kernel(model, self.target), model):
-            return FunctionLoss(self).gradient(model, displacement)
+            return super().gradient(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         return pullback(_spectral_gradient(moves, rest))
 
@@ -128,7 +127,7 @@ class WhiteNoiseLoss(AbstractLoss):
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
     ) -> PyTree[Array]:
         if not self._is_spectral(model_kernel(model, self.target), model):
-            return FunctionLoss(self).gradient_noise(model, displacement)
+            return super().gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
         noise = real_parts(pullback(_spectral_noise(moves, rest)))
         return from_real_parts(jax.tree.map(jnp.abs, noise))
@@ -140,7 +139,7 @@ class WhiteNoiseLoss(AbstractLoss):
     def _is_spectral(self, kernel: Kernel, model: AbstractModel) -> TypeGuard[ExponentialSum]:
         return (
             isinstance(kernel, ExponentialSum)
-            and hasattr(model, "kernel_displacement")
+            and isinstance(model, HasKernelDisplacement)
             and isinstance(self.target, AbstractKernel)
         )
 
@@ -152,7 +151,8 @@ class WhiteNoiseLoss(AbstractLoss):
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
-            moves = model.kernel_displacement(displacement)  # pyright: ignore
+            assert isinstance(model, HasKernelDisplacement)
+            moves = model.kernel_displacement(displacement)
         active, remainder = split_target(self.target)
         residual = residual_modes(kernel.amplitudes, kernel.rates, active)
         rest = (kernel.amplitudes, kernel.rates, *residual, remainder, self.horizon)
@@ -194,8 +194,9 @@ def as_loss_horizon(
 
 def model_kernel(model: AbstractModel, target: Kernel) -> Kernel:
     """The kernel of a model, which must have the inputs and outputs of the target's."""
-    own = None if isinstance(model, type) else getattr(model, "kernel", None)
-    kernel = own() if callable(own) else None
+    kernel = None
+    if isinstance(model, HasKernel) and not isinstance(model, type):
+        kernel = model.kernel()
     if not isinstance(kernel, Kernel):
         raise TypeError(
             f"`model` must be linear, with a method `kernel`, got {shown(model)}; use "

@@ -28,7 +28,7 @@ from .._checks import (
     is_traced,
 )
 from .._paths import as_steps, as_times, even_step, integrating
-from ..models import AbstractModel
+from ..models import AbstractModel, HasKernel
 from ..numerics import in_batches
 from ..targets import AbstractKernel, sizes, StateSpaceKernel, Teacher, VectorKernel
 from ._functional import as_functional, Functional, Method, SampledFunctional
@@ -373,8 +373,8 @@ def _kernel(functional: Any, method: Method | None) -> Any:
         return None if asked else _kernel(functional.source, method)
     if isinstance(functional, (AbstractKernel, StateSpaceKernel, VectorKernel)):
         return functional if method is None else None
-    if isinstance(functional, AbstractModel) and hasattr(functional, "kernel") and method is None:
-        return functional.kernel()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(functional, AbstractModel) and isinstance(functional, HasKernel):
+        return functional.kernel() if method is None else None
     return None
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
-from ..models import AbstractModel
+from ..models import AbstractModel, HasKernel
 from ..numerics import decay_time, exponential_action, gauss_rule, POINTS
 from ..targets import describe_sizes, edges, entries, Kernel, sizes, StateSpaceKernel, values
 
@@ -96,8 +96,9 @@ def functional_distance(
     for different numbers of inputs or outputs, and for an unstable model.
     """
     hint = "pass a kernel, or a linear model with a method `kernel`"
-    has_one = isinstance(model, AbstractModel) and hasattr(model, "kernel")
-    kernel = model.kernel() if has_one else model  # pyright: ignore[reportAttributeAccessIssue]
+    kernel = model
+    if isinstance(model, AbstractModel) and isinstance(model, HasKernel):
+        kernel = model.kernel()
     check_instance("target", target, Kernel, "a kernel", hint)
     if not isinstance(kernel, Kernel):
         raise TypeError(f"`model` must have a kernel, got {shown(model)}; {hint}.")
