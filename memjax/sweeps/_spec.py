@@ -33,13 +33,15 @@ from ..plateaus import (
     random_start,
     RelativeLossDrop,
 )
-from ..reparam import REPARAMETRISATIONS
+from ..reparam import ReparametrisationName
+from ..reparam import REPARAMETRISATIONS as REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ._sweep import sweep
 from ._toml import checked, read_toml
 
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
+Reparametrisation = ReparametrisationName
 Precision = Literal["auto", "float64", "double-double"]
 
 
