@@ -72,7 +72,8 @@ class AbstractLoss(eqx.Module):
 
         A PyTree of the structure of `vector`.
         """
-        displaced(model, vector)  # a vector of another structure is refused
+        _check_weights("vector", model, vector)
+        displaced(model, displacement)  # one of another structure is refused by its name
         start = jax.tree.map(jnp.zeros_like, weights(model))
         start = start if displacement is None else displacement
         return jax.jvp(lambda moved: self.gradient(model, moved), (start,), (vector,))[1]
@@ -127,12 +128,17 @@ def displaced(model: AbstractModel, displacement: PyTree[Array] | None) -> Abstr
     """The model moved by a displacement of its trained weights."""
     if displacement is None:
         return model
-    if jax.tree.structure(displacement) != jax.tree.structure(weights(model)):
-        raise TypeError(
-            f"`displacement` must have the structure of the trained weights, got "
-            f"{shown(displacement)}; pass a tree as eqx.filter(model, memjax.trainable(model))."
-        )
+    _check_weights("displacement", model, displacement)
     return eqx.apply_updates(model, displacement)
+
+
+def _check_weights(name: str, model: AbstractModel, tree: PyTree) -> None:
+    """Refuse what is not a tree like that of the trained weights."""
+    if jax.tree.structure(tree) != jax.tree.structure(weights(model)):
+        raise TypeError(
+            f"`{name}` must have the structure of the trained weights, got {shown(tree)}; pass a "
+            "tree as eqx.filter(model, memjax.trainable(model)), with the same `model`."
+        )
 
 
 def weights(model: AbstractModel) -> PyTree[Array]:
