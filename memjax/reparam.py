@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
@@ -530,6 +530,14 @@ class _Function(eqx.Module):
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
+
+
+ReparametrisationName = Literal["direct", "exp", "softplus", "inverse", "best"]
+# By name, those that every start of a plateau and every reproduction can be asked for: `Tanh`
+# reaches no rate of 2 or more, and `Elementwise` needs a function.
+REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = dict(
+    zip(get_args(ReparametrisationName), (Direct, Exp, Softplus, Inverse, Best), strict=True)
+)
 
 
 def _gauss(count: int) -> tuple[list[float], list[float]]:

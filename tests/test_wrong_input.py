@@ -670,6 +670,13 @@ add(
 methods(LOSSES, "__call__", model=model)
 methods(LOSSES, "gradient", model=model, displacement=None)
 methods(LOSSES, "gradient_noise", model=model, displacement=None)
+methods(
+    LOSSES,
+    "hessian_vector_product",
+    model=model,
+    vector=lambda: eqx.filter(model(), mj.trainable(model())),
+    displacement=None,
+)
 methods(LOSSES, "value_noise", model=model)
 NOISE = {"target": kernel, "ts": TS, "key": key, "batch": 2, "inputs": None}
 add("SampledPathLoss.white_noise", lambda: mj.SampledPathLoss.white_noise, **NOISE)
@@ -786,6 +793,7 @@ KINDS = {
     "FunctionLoss.value_noise.model": {"anything"},
     "gradient.displacement": {"none", "instance"},
     "gradient_noise.displacement": {"none", "instance"},
+    "hessian_vector_product.displacement": {"none", "instance"},
     "multiplier_sensitivity.multipliers": {"array"},
     "RadauNewton.rtol": {"number"},
     "RadauNewton.atol": {"array"},

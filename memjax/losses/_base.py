@@ -8,7 +8,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_instance, shown
+from .._checks import check_instance, check_scalar_of_model, shown
 from ..models import AbstractModel, trainable
 
 
@@ -19,8 +19,10 @@ class AbstractLoss(eqx.Module):
     gradient at `model + displacement` with both parts apart: where the structure allows it,
     the terms that cancel at the start are then never formed.
 
-    To write a loss, subclass it and give its value, `__call__`, or wrap a plain function in
-    [`memjax.FunctionLoss`][]. Derivatives are by JAX; override them where closed forms are better.
+    To write a loss, subclass it and give `__call__`, the one method that has to be there, or wrap
+    a plain function in [`memjax.FunctionLoss`][]. Gradients, products with the Hessian and what
+    rounding does to them are then by automatic differentiation. Override them where a closed form
+    keeps more digits.
     """
 
     @abc.abstractmethod
@@ -46,8 +48,35 @@ class AbstractLoss(eqx.Module):
         """
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
-        gradient = jax.grad(lambda p: self(eqx.combine(p, fixed)))(free)
+        gradient = jax.grad(lambda p: self._scalar(eqx.combine(p, fixed)))(free)
         return jax.tree.map(jnp.conj, gradient)
+
+    def hessian_vector_product(
+        self,
+        model: AbstractModel,
+        vector: PyTree[Array],
+        displacement: PyTree[Array] | None = None,
+    ) -> PyTree[Array]:
+        r"""The product $\nabla^2 J\, v$ of the Hessian at `model + displacement` with a vector.
+
+        It is the derivative of `gradient` along $v$, so that what a gradient keeps apart from
+        rounding is kept apart here.
+
+        **Arguments:**
+
+        - `model`, `displacement`: as for `gradient`.
+        - `vector`: the vector $v$, a PyTree of the same structure and shapes; of a complex weight
+            the two real numbers are its parts.
+
+        **Returns:**
+
+        A PyTree of the structure of `vector`.
+        """
+        _check_weights("vector", model, vector)
+        displaced(model, displacement)  # one of another structure is refused by its name
+        start = jax.tree.map(jnp.zeros_like, weights(model))
+        start = start if displacement is None else displacement
+        return jax.jvp(lambda moved: self.gradient(model, moved), (start,), (vector,))[1]
 
     def gradient_noise(
         self, model: AbstractModel, displacement: PyTree[Array] | None = None
@@ -55,18 +84,24 @@ class AbstractLoss(eqx.Module):
         """An estimate of the rounding error of every component of `gradient`, not negative; of a
         complex component in both its parts.
 
-        Here it is the rounding of the weights, propagated by the Hessian, which misses
-        cancellation inside the loss itself.
+        By default it is that of the weights propagated by the Hessian, which misses cancellation
+        inside the loss itself.
         """
         moved = displaced(model, displacement)
         free, fixed = eqx.partition(moved, trainable(moved))
         flat, back = coordinates(free)
-        gradient = jax.grad(lambda p: self(eqx.combine(back(p), fixed)))
+        gradient = jax.grad(lambda p: self._scalar(eqx.combine(back(p), fixed)))
         hessian = jax.jacfwd(gradient)(flat)
         noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
         # Of several precisions the coarsest decides.
         unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
         return back(unit * noise)
+
+    def _scalar(self, model: AbstractModel) -> Float[Array, ""]:
+        """The loss, which one of a user's own may have got wrong."""
+        value = self(model)
+        check_scalar_of_model("loss", value)
+        return value
 
     @property
     def exchangeable(self) -> bool:
@@ -93,12 +128,17 @@ def displaced(model: AbstractModel, displacement: PyTree[Array] | None) -> Abstr
     """The model moved by a displacement of its trained weights."""
     if displacement is None:
         return model
-    if jax.tree.structure(displacement) != jax.tree.structure(weights(model)):
-        raise TypeError(
-            f"`displacement` must have the structure of the trained weights, got "
-            f"{shown(displacement)}; pass a tree as eqx.filter(model, memjax.trainable(model))."
-        )
+    _check_weights("displacement", model, displacement)
     return eqx.apply_updates(model, displacement)
+
+
+def _check_weights(name: str, model: AbstractModel, tree: PyTree) -> None:
+    """Refuse what is not a tree like that of the trained weights."""
+    if jax.tree.structure(tree) != jax.tree.structure(weights(model)):
+        raise TypeError(
+            f"`{name}` must have the structure of the trained weights, got {shown(tree)}; pass a "
+            "tree as eqx.filter(model, memjax.trainable(model)), with the same `model`."
+        )
 
 
 def weights(model: AbstractModel) -> PyTree[Array]:

@@ -8,7 +8,8 @@ from ._base import AbstractLoss
 
 
 class FunctionLoss(AbstractLoss):
-    """Any differentiable function of a model as a loss; derivatives by JAX.
+    """Any differentiable function of a model as a loss; derivatives by JAX, as in
+    [`memjax.AbstractLoss`][].
 
     **Arguments:**
 
@@ -20,9 +21,6 @@ class FunctionLoss(AbstractLoss):
         ```python
         loss = mj.FunctionLoss(lambda model: jnp.sum((model.kernel()(ts) - measured) ** 2))
         ```
-
-    Rounding of the gradient is estimated as that of the weights propagated by the Hessian,
-    which misses cancellation inside `function` itself.
 
     **Raises:**
 

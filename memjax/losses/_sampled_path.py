@@ -22,7 +22,7 @@ from .._checks import (
     unknown_name,
 )
 from .._paths import as_steps, as_times
-from ..models import AbstractModel
+from ..models import AbstractModel, HasScan
 from ..targets import AbstractKernel, AbstractTarget
 from ._base import AbstractLoss, check_model
 
@@ -101,7 +101,7 @@ class SampledPathLoss(AbstractLoss):
     unknown method, for options without `"diffrax"` as the method, and when called, for a model
     with other outputs than the target, or without a scan if that is the method.
 
-    Derivatives are by JAX, as in [`memjax.FunctionLoss`][].
+    Derivatives are by JAX, as in [`memjax.AbstractLoss`][].
 
     ??? cite "Reference"
 
@@ -292,19 +292,18 @@ class SampledPathLoss(AbstractLoss):
     def _outputs(self, model: AbstractModel) -> Callable[[Array], Array]:
         """How the model's outputs come from one input path."""
         check_model(model)
-        scan = getattr(model, "scan", None)
         method = self.method
         if method is None:
-            method = "diffrax" if scan is None else "scan"
+            method = "scan" if isinstance(model, HasScan) else "diffrax"
         if method == "residual":
             return lambda x: model.residual(self.ts, x)
         if method == "scan":
-            if scan is None:
+            if not isinstance(model, HasScan):
                 raise ValueError(
                     f"`method` must be one that the model offers, got 'scan' for "
                     f"{type(model).__name__}; pass 'diffrax' or 'residual'."
                 )
-            return lambda x: scan(self.ts, x)
+            return lambda x: model.scan(self.ts, x)
         options = {"adjoint": diffrax.DirectAdjoint(), **self.options}
         return lambda x: model(self.ts, x, **options)
 

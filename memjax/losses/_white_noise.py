@@ -1,4 +1,4 @@
-from typing import Any, Protocol, runtime_checkable, TypeGuard
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
-from ..models import AbstractModel, trainable
+from ..models import AbstractModel, HasKernelDisplacement, trainable
 from ..numerics import exponential_moment
 from ..targets import (
     AbstractKernel,
@@ -22,13 +22,6 @@ from ..targets import (
     squared_distance,
 )
 from ._base import AbstractLoss, displaced, from_real_parts, real_parts
-
-
-@runtime_checkable
-class HasKernelDisplacement(Protocol):
-    """A model that says how amplitudes and rates of its exponentials move with its weights."""
-
-    def kernel_displacement(self, displacement: Any) -> tuple[Array, Array]: ...
 
 
 class WhiteNoiseLoss(AbstractLoss):
@@ -48,7 +41,7 @@ class WhiteNoiseLoss(AbstractLoss):
     $$J = \operatorname{tr} C P C^\top, \qquad W P + P W^\top + U U^\top = 0,$$
 
     plus the inner products with the rest of the target ([`memjax.inner_product`][]).
-    Derivatives are then by JAX, as in [`memjax.FunctionLoss`][], and the loss is accurate to
+    Derivatives are then by JAX, as in [`memjax.AbstractLoss`][], and the loss is accurate to
     rounding of the squared norms of the two kernels.
 
     With an infinite horizon the loss of an unstable model is infinite, and its gradient NaN.
@@ -156,6 +149,7 @@ class WhiteNoiseLoss(AbstractLoss):
         if displacement is None:
             moves = (jnp.zeros_like(kernel.amplitudes), jnp.zeros_like(kernel.rates))
         else:
+            assert isinstance(model, HasKernelDisplacement)
             moves = model.kernel_displacement(displacement)
         active, remainder = split_target(self.target)
         residual = residual_modes(kernel.amplitudes, kernel.rates, active)

@@ -22,8 +22,18 @@ from .._checks import (
     said,
 )
 from ..losses import check_trained, coordinates, real_parts, weights
-from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
+from ..models import (
+    AbstractMapped,
+    AbstractModel,
+    GatedRNN,
+    HasRates,
+    InputMap,
+    scans_every_step,
+    trainable,
+    weight_name,
+)
 from ..reparam import AbstractReparametrisation, Best, Exp
+from ..targets import HasKernel
 from ._functional import CELLS, named_functional
 from ._lag import estimate_lag, LagEstimate
 from ._memory_function import memory_function
@@ -271,8 +281,7 @@ class _Runner(eqx.Module):
             readout = jax.random.normal(key, (width,), dtype) / math.sqrt(width)
             model, method = GatedRNN(model, readout, 1 / step), "residual"
         elif isinstance(model, AbstractModel):
-            layers = model.layers if isinstance(model, StateSpaceStack) else (model,)
-            method = "scan" if all(hasattr(layer, "scan") for layer in layers) else "residual"
+            method = "scan" if scans_every_step(model) else "residual"
         return cls(model, step, functional.inputs, method)
 
     def __call__(self, xs: Array) -> Array:
@@ -542,7 +551,7 @@ def _memory(
 ) -> tuple[Array, Array]:
     """The memory function at every step, and its horizon."""
     ts = step * np.arange(most + 1.0)
-    if hasattr(model, "kernel"):
+    if isinstance(model, AbstractModel) and isinstance(model, HasKernel):
         memory = memory_function(model, jnp.asarray(ts))
     else:
         runner = _Runner.make(model, step, inputs, key)
@@ -691,8 +700,8 @@ def _sortable(value: Any) -> float:
 
 
 def _has_rates(node: Any) -> bool:
-    reparametrisation = getattr(node, "reparametrisation", None)
-    return isinstance(reparametrisation, AbstractReparametrisation) and hasattr(node, "free_rates")
+    own = isinstance(node, HasRates)
+    return own and isinstance(node.reparametrisation, AbstractReparametrisation)
 
 
 def _changed(model: Any, lag: float, step: float, key: PRNGKeyArray) -> list[tuple[str, Any]]:
@@ -721,11 +730,12 @@ def _changed(model: Any, lag: float, step: float, key: PRNGKeyArray) -> list[tup
                 node = eqx.tree_at(
                     where, node, (reparametrisation.inverse(rates), reparametrisation)
                 )
-                if isinstance(node, LRULayer) or not hasattr(node, "input"):
+                drive = node.drive if isinstance(node, AbstractMapped) else None
+                if not isinstance(drive, InputMap):
                     return node
                 # Or else slow modes, whose states are large, would saturate the activation.
-                scales = jnp.sqrt(rates / old).reshape(-1, *[1] * (node.input.ndim - 1))
-                return eqx.tree_at(lambda node: node.input, node, node.input * scales)
+                scales = jnp.sqrt(rates / old).reshape(-1, *[1] * (drive.input.ndim - 1))
+                return eqx.tree_at(lambda node: node.input, node, drive.input * scales)
 
             changes.append((f"slower rates, down to 1/{lag:g}{suffix}", replaced(slower)))
     if any(_is_gated(node) and _cell(node).use_bias for node in nodes):
@@ -775,7 +785,7 @@ def _sensitive(sensitivity: PyTree[Array]) -> list[tuple[str, float]]:
     """The arrays of weights by their largest root mean square slope."""
     paths = jax.tree_util.tree_leaves_with_path(sensitivity)
     sizes = [
-        (jax.tree_util.keystr(path).lstrip("."), float(jnp.sqrt(jnp.max(leaf))))
+        (weight_name(sensitivity, path), float(jnp.sqrt(jnp.max(leaf))))
         for path, leaf in paths
         if leaf.size
     ]

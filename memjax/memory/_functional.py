@@ -14,11 +14,9 @@ from .._paths import as_samples, as_times, even_step
 from ..models import (
     AbstractModel,
     check_same_state,
-    ComplexDiagonalRNN,
-    DiagonalLinearRNN,
-    GatedRNN,
-    LRULayer,
-    StateSpaceStack,
+    HasScan,
+    known_input_shape,
+    scans_exactly,
 )
 from ..targets import (
     AbstractKernel,
@@ -214,12 +212,16 @@ def named_functional(
         method = _default(name, functional, methods)
     hint = f"this is for {_name(functional)}; choose one, or leave it out"
     check_choice("method", method, methods, hint)
-    known, number = _inputs(functional)
-    if known and inputs is not None and inputs != number:
-        raise ValueError(
-            f"`inputs` must be {number} for this {_name(functional)}, got {inputs}; leave it out."
-        )
-    return SampledFunctional(functional, method, number if known else inputs, bool(batched))
+    shape = _input_shape(functional)
+    if shape is not None:
+        number = shape[0] if shape else None
+        if inputs is not None and inputs != number:
+            raise ValueError(
+                f"`inputs` must be {number} for this {_name(functional)}, got {inputs}; leave it "
+                "out."
+            )
+        inputs = number
+    return SampledFunctional(functional, method, inputs, bool(batched))
 
 
 def _methods(name: str, functional: Any) -> tuple[Method, ...]:
@@ -227,7 +229,7 @@ def _methods(name: str, functional: Any) -> tuple[Method, ...]:
     if isinstance(functional, AbstractTarget):
         return ("response",)
     if isinstance(functional, AbstractModel):
-        return _MODEL_METHODS if hasattr(functional, "scan") else _MODEL_METHODS[1:]
+        return _MODEL_METHODS if isinstance(functional, HasScan) else _MODEL_METHODS[1:]
     if isinstance(functional, CELLS):
         return ("cell",)
     if callable(functional) and not isinstance(functional, type):
@@ -241,16 +243,10 @@ def _methods(name: str, functional: Any) -> tuple[Method, ...]:
 def _default(name: str, functional: Any, methods: tuple[Method, ...]) -> Method:
     if methods == _CALLABLE_METHODS:
         return _called(name, functional)
-    if isinstance(functional, StateSpaceStack):
-        # Its scan is exact for one layer only, and fails for layers without one.
-        return "scan" if _exact_scan(functional) else "diffrax"
+    if isinstance(functional, AbstractModel):
+        # Every model has a scan or not; only an exact one is taken unasked.
+        return "scan" if scans_exactly(functional) else "diffrax"
     return methods[0]
-
-
-def _exact_scan(model: AbstractModel) -> bool:
-    if isinstance(model, StateSpaceStack):
-        return len(model.layers) == 1 and _exact_scan(model.layers[0])
-    return hasattr(model, "scan")
 
 
 def _called(name: str, functional: Callable[..., Any]) -> Method:
@@ -270,26 +266,20 @@ def _called(name: str, functional: Callable[..., Any]) -> Method:
     return "sequence" if len(required) == 1 else "path"
 
 
-def _inputs(functional: Any) -> tuple[bool, int | None]:
-    """Whether an object knows its number of inputs, and that number."""
-    if isinstance(functional, AbstractKernel):
-        return True, functional.sizes[1]
+def _input_shape(functional: Any) -> tuple[int, ...] | None:
+    """The shape of one sample of the input, `None` for objects that do not know it."""
     if isinstance(functional, Teacher):
-        return _inputs(functional.function)
+        return _input_shape(functional.function)
     if isinstance(functional, Attention):
-        return True, None if functional.scalar else functional.queries.shape[2]
-    if isinstance(functional, StateSpaceStack):
-        return _inputs(functional.layers[0])
-    if isinstance(functional, (GatedRNN, *CELLS)):
-        cell = functional.cell if isinstance(functional, GatedRNN) else functional
-        return True, None if cell.input_size == 1 else cell.input_size
-    if isinstance(functional, (Volterra, Lorenz96, DiagonalLinearRNN, ComplexDiagonalRNN)):
-        return True, None
-    weights: Any = getattr(functional, "input", None)
-    if isinstance(functional, AbstractModel) and eqx.is_array(weights):
-        shape = weights.shape[2:] if isinstance(functional, LRULayer) else weights.shape[1:]
-        return True, shape[0] if shape else None
-    return False, None
+        return () if functional.scalar else (functional.queries.shape[2],)
+    if isinstance(functional, (Volterra, Lorenz96)):
+        return ()
+    if isinstance(functional, AbstractKernel):
+        number = functional.sizes[1]
+        return () if number is None else (number,)
+    if isinstance(functional, CELLS):
+        return () if functional.input_size == 1 else (functional.input_size,)
+    return known_input_shape(functional)
 
 
 def _run_cell(cell: Any, xs: Array) -> Array:

@@ -1,5 +1,3 @@
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -7,12 +5,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import as_key, check_same_shape
 from ..reparam import AbstractReparametrisation
 from ..targets import DampedOscillation, kernel_of_modes
-from ._base import AbstractModel
-from ._maps import as_free_rates, as_modes, as_rates, as_reparametrisation, check_input
-from ._scan import scan_diagonal
+from ._capabilities import (
+    AbstractModal,
+    AbstractScannable,
+    complex_recurrence,
+    DiagonalRecurrence,
+)
+from ._parts import as_modes, as_rates, check_input, Rates
 
 
-class ComplexDiagonalRNN(AbstractModel):
+class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
     r"""A linear RNN whose diagonal recurrence has conjugate pairs of complex eigenvalues.
 
     One hidden number of each pair $-w_j \pm i \nu_j$ suffices, since outputs are real:
@@ -47,9 +49,8 @@ class ComplexDiagonalRNN(AbstractModel):
 
     cosine: Float[Array, " width"]
     sine: Float[Array, " width"]
-    free_rates: Float[Array, " width"]
+    decays: Rates
     frequencies: Float[Array, " width"]
-    reparametrisation: AbstractReparametrisation
 
     def __init__(
         self,
@@ -61,13 +62,11 @@ class ComplexDiagonalRNN(AbstractModel):
     ):
         self.cosine = as_modes("cosine", cosine)
         self.sine = as_modes("sine", sine)
-        rates = as_rates(rates)
+        self.decays = Rates(rates, reparametrisation)
         self.frequencies = as_modes("frequencies", frequencies)
         check_same_shape("cosine", self.cosine, "sine", self.sine)
-        check_same_shape("cosine", self.cosine, "rates", rates)
+        check_same_shape("cosine", self.cosine, "rates", self.free_rates)
         check_same_shape("cosine", self.cosine, "frequencies", self.frequencies)
-        self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = as_free_rates(rates, self.reparametrisation)
 
     @classmethod
     def init(
@@ -97,14 +96,9 @@ class ComplexDiagonalRNN(AbstractModel):
         return self.cosine, self.sine, self.rates, self.frequencies
 
     @property
-    def width(self) -> int:
-        """The number of conjugate pairs."""
-        return self.cosine.shape[0]
-
-    @property
-    def rates(self) -> Float[Array, " width"]:
-        """The decay rates $w$, shape `(width,)`."""
-        return self.reparametrisation(self.free_rates)
+    def input_shape(self) -> tuple[int, ...]:
+        """That of a scalar."""
+        return ()
 
     def kernel(self) -> DampedOscillation:
         """The memory kernel of the model, in closed form."""
@@ -136,27 +130,9 @@ class ComplexDiagonalRNN(AbstractModel):
     def readout(self, hidden: Float[Array, "2 width"]) -> Float[Array, ""]:
         return jnp.dot(self.cosine, hidden[0]) + jnp.dot(self.sine, hidden[1])
 
-    def scan(
-        self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, " times"],
-        *,
-        interpolation: Literal["linear", "previous"] = "linear",
-    ) -> Float[Array, " times"]:
-        """The outputs for sampled inputs, exactly in every step, by an associative scan.
-
-        Arguments, returns and errors as in [`memjax.DiagonalLinearRNN.scan`][].
-        """
-
+    def _recurrence(self) -> DiagonalRecurrence:
         def drive(x: Float[Array, ""]) -> Float[Array, " width"]:
             check_input(x, ())
             return jnp.broadcast_to(x, self.cosine.shape)
 
-        return scan_diagonal(
-            jax.lax.complex(-self.rates, self.frequencies),
-            ts,
-            xs,
-            interpolation,
-            drive,
-            lambda hidden: self.readout(jnp.stack([hidden.real, hidden.imag])),
-        )
+        return complex_recurrence(self.rates, self.frequencies, drive, self.readout)

@@ -1,5 +1,3 @@
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -7,12 +5,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._checks import as_key, check_same_shape
 from ..reparam import AbstractReparametrisation
 from ..targets import ExponentialSum, kernel_of_modes
-from ._base import AbstractModel
-from ._maps import as_free_rates, as_modes, as_rates, as_reparametrisation, check_input
-from ._scan import scan_diagonal
+from ._capabilities import AbstractModal, AbstractScannable, DiagonalRecurrence
+from ._parts import as_modes, as_rates, check_input, Rates
 
 
-class DiagonalLinearRNN(AbstractModel):
+class DiagonalLinearRNN(AbstractModal, AbstractScannable):
     r"""A linear RNN with real diagonal recurrence, whose kernel is an exponential sum.
 
     $$\dot h_i = -w_i h_i + x, \qquad \hat y = \sum_i a_i h_i, \qquad
@@ -40,8 +37,7 @@ class DiagonalLinearRNN(AbstractModel):
     """
 
     amplitudes: Float[Array, " width"]
-    free_rates: Float[Array, " width"]
-    reparametrisation: AbstractReparametrisation
+    decays: Rates
 
     def __init__(
         self,
@@ -50,10 +46,8 @@ class DiagonalLinearRNN(AbstractModel):
         reparametrisation: AbstractReparametrisation | None = None,
     ):
         self.amplitudes = as_modes("amplitudes", amplitudes)
-        rates = as_rates(rates)
-        check_same_shape("amplitudes", self.amplitudes, "rates", rates)
-        self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = as_free_rates(rates, self.reparametrisation)
+        self.decays = Rates(rates, reparametrisation)
+        check_same_shape("amplitudes", self.amplitudes, "rates", self.free_rates)
 
     @classmethod
     def init(
@@ -77,18 +71,13 @@ class DiagonalLinearRNN(AbstractModel):
         return cls(normal / jnp.sqrt(rates.size), rates, reparametrisation)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """That of a scalar."""
+        return ()
+
+    @property
     def modes(self) -> tuple[Float[Array, " width"], ...]:
         return self.amplitudes, self.rates
-
-    @property
-    def width(self) -> int:
-        """The number of neurons."""
-        return self.amplitudes.shape[0]
-
-    @property
-    def rates(self) -> Float[Array, " width"]:
-        """The decay rates $w$, shape `(width,)`."""
-        return self.reparametrisation(self.free_rates)
 
     def kernel(self) -> ExponentialSum:
         """The memory kernel of the model, in closed form."""
@@ -124,39 +113,9 @@ class DiagonalLinearRNN(AbstractModel):
     def readout(self, hidden: Float[Array, " width"]) -> Float[Array, ""]:
         return jnp.dot(self.amplitudes, hidden)
 
-    def scan(
-        self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, " times"],
-        *,
-        interpolation: Literal["linear", "previous"] = "linear",
-    ) -> Float[Array, " times"]:
-        """The outputs for sampled inputs, exactly in every step, by an associative scan.
-
-        The same as calling the model, without a solver and its tolerances. Memory is linear in
-        the number of times, and small beside that of the hidden states, which are not kept.
-
-        **Arguments:**
-
-        - `ts`: increasing times, shape `(times,)`, even or not. Steps are their differences in the
-            precision in which they are given, a NumPy array's being float64 whatever JAX's is;
-            of times that are even to their rounding there is one, exactly.
-        - `xs`: the inputs at `ts`, shape `(times,)`.
-        - `interpolation`: `"linear"`, or `"previous"` (held constant until the next sample).
-
-        **Returns:**
-
-        The outputs at `ts`, shape `(times,)`, starting from rest at `ts[0]`.
-
-        **Raises:**
-
-        `ValueError` if `ts` does not increase or does not match `xs`, for uneven times whose
-        rounding is more than 0.2 % of a step (traced ones give NaN), or for another
-        interpolation; `TypeError` if `xs` is a function.
-        """
-
+    def _recurrence(self) -> DiagonalRecurrence:
         def drive(x: Float[Array, ""]) -> Float[Array, " width"]:
             check_input(x, ())
             return jnp.broadcast_to(x, self.free_rates.shape)
 
-        return scan_diagonal(-self.rates, ts, xs, interpolation, drive, self.readout)
+        return DiagonalRecurrence(-self.rates, drive, self.readout)

@@ -7,8 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_key, as_positive, check_choice, check_instance, check_integer
 from ._base import AbstractModel, Fixed
-from ._linear import check_sizes, random_readout
-from ._maps import as_readout, check_input
+from ._parts import check_input, check_sizes, random_readout, Readout
 
 
 class GatedRNN(AbstractModel):
@@ -40,7 +39,7 @@ class GatedRNN(AbstractModel):
     """
 
     cell: eqx.nn.GRUCell | eqx.nn.LSTMCell
-    readout_weights: Float[Array, "*outputs width"]
+    output: Readout
     rate: Fixed
 
     def __init__(
@@ -53,7 +52,7 @@ class GatedRNN(AbstractModel):
         hint = "write other cells as a memjax.AbstractModel of your own"
         check_instance("cell", cell, kinds, "an equinox.nn.GRUCell or LSTMCell", hint)
         self.cell = cell
-        self.readout_weights = as_readout(readout, cell.hidden_size)
+        self.output = Readout(readout, cell.hidden_size)
         self.rate = Fixed(as_positive("rate", rate))
 
     @classmethod
@@ -94,14 +93,24 @@ class GatedRNN(AbstractModel):
         """The number of neurons."""
         return self.cell.hidden_size
 
+    @property
+    def readout_weights(self) -> Float[Array, "*outputs width"]:
+        """The matrix $C$."""
+        return self.output.readout_weights
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample of the input; a cell of one input takes scalars."""
+        return () if self.cell.input_size == 1 else (self.cell.input_size,)
+
     def initial_hidden(self) -> Any:
         rest = jnp.zeros(self.width, self.readout_weights.dtype)
         return (rest, rest) if isinstance(self.cell, eqx.nn.LSTMCell) else rest
 
     def vector_field(self, t: Float[Array, ""], hidden: Any, x: Float[Array, "*inputs"]) -> Any:
-        check_input(x, () if self.cell.input_size == 1 else (self.cell.input_size,))
+        check_input(x, self.input_shape)
         moved = self.cell(jnp.atleast_1d(x), hidden)
         return jax.tree.map(lambda new, old: self.rate.value * (new - old), moved, hidden)
 
     def readout(self, hidden: Any) -> Float[Array, "*outputs"]:
-        return self.readout_weights @ jax.tree.leaves(hidden)[0]
+        return self.output(jax.tree.leaves(hidden)[0])

@@ -4,15 +4,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_finite_array, as_key, check_integer
+from .._checks import as_key
 from ..targets import check_stable, StateSpace, StateSpaceKernel
-from ._base import AbstractModel
+from ._capabilities import AbstractMapped
 from ._init import stable_gaussian
-from ._maps import as_input, as_readout, check_input, drive
+from ._parts import (
+    as_recurrent,
+    check_input,
+    check_sizes,
+    InputMap,
+    random_input,
+    random_readout,
+    Readout,
+)
 from ._scan import as_scannable
 
 
-class LinearRNN(AbstractModel):
+class LinearRNN(AbstractMapped):
     r"""A linear RNN with dense recurrence, for one or several inputs and outputs.
 
     $$\dot h = W h + U x, \qquad \hat y = C h, \qquad \hat\rho(t) = C e^{W t} U.$$
@@ -38,8 +46,8 @@ class LinearRNN(AbstractModel):
     """
 
     recurrent: Float[Array, "width width"]
-    input: Float[Array, "width *inputs"]
-    readout_weights: Float[Array, "*outputs width"]
+    drive: InputMap
+    output: Readout
 
     def __init__(
         self,
@@ -49,8 +57,8 @@ class LinearRNN(AbstractModel):
     ):
         self.recurrent = as_recurrent(recurrent)
         check_stable(self.recurrent)
-        self.input = as_input(input, self.width)
-        self.readout_weights = as_readout(readout, self.width)
+        self.drive = InputMap(input, self.width)
+        self.output = Readout(readout, self.width)
 
     @classmethod
     def init(
@@ -95,10 +103,10 @@ class LinearRNN(AbstractModel):
     def vector_field(
         self, t: Float[Array, ""], hidden: Float[Array, " width"], x: Float[Array, "*inputs"]
     ) -> Float[Array, " width"]:
-        return self.recurrent @ hidden + drive(self.input, x)
+        return self.recurrent @ hidden + self.drive(x)
 
     def readout(self, hidden: Float[Array, " width"]) -> Float[Array, "*outputs"]:
-        return self.readout_weights @ hidden
+        return self.output(hidden)
 
     def scan(
         self,
@@ -115,35 +123,8 @@ class LinearRNN(AbstractModel):
         outputs of shape `(times, outputs)` where there are several.
         """
         _, xs = as_scannable(ts, xs, interpolation)
-        check_input(xs[0], self.input.shape[1:])
+        check_input(xs[0], self.input_shape)
         inputs, readout = jnp.reshape(self.input, (self.width, -1)), self.readout_weights
         system = StateSpace(self.recurrent, inputs, jnp.atleast_2d(readout))
         ys = system.response(ts, xs.reshape(xs.shape[0], -1), interpolation == "previous")
         return ys.reshape(xs.shape[0], *readout.shape[:-1])
-
-
-def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width width"]:
-    array = as_finite_array("recurrent", value)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
-        raise ValueError(
-            f"`recurrent` must be a square matrix of at least one row, got shape {array.shape}; "
-            "pass shape (width, width)."
-        )
-    return array
-
-
-def check_sizes(inputs: int | None, outputs: int | None) -> None:
-    """Refuse numbers of inputs and outputs below 1; `None` stands for a scalar."""
-    for name, value in (("inputs", inputs), ("outputs", outputs)):
-        if value is not None:
-            check_integer(name, value)
-
-
-def random_input(width: int, inputs: int | None, key: PRNGKeyArray) -> Float[Array, "..."]:
-    shape = (width,) if inputs is None else (width, inputs)
-    return jax.random.normal(key, shape) / jnp.sqrt(inputs or 1)
-
-
-def random_readout(width: int, outputs: int | None, key: PRNGKeyArray) -> Float[Array, "..."]:
-    shape = (width,) if outputs is None else (outputs, width)
-    return jax.random.normal(key, shape) / jnp.sqrt(width)

@@ -6,13 +6,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_key, as_positive, check_flag, check_integer
-from ._base import AbstractModel
+from ._capabilities import AbstractMapped
 from ._init import stable_gaussian
-from ._linear import as_recurrent, check_sizes, random_input, random_readout
-from ._maps import as_activation, as_bias, as_input, as_readout, drive
+from ._parts import (
+    as_activation,
+    as_bias,
+    as_recurrent,
+    check_sizes,
+    InputMap,
+    random_input,
+    random_readout,
+    Readout,
+)
 
 
-class NonlinearRNN(AbstractModel):
+class NonlinearRNN(AbstractMapped):
     r"""A nonlinear RNN with dense recurrence, for one or several inputs and outputs.
 
     $$\dot h = \sigma(W h + U x + b) \quad\text{or, leaky,}\quad
@@ -43,9 +51,9 @@ class NonlinearRNN(AbstractModel):
     """
 
     recurrent: Float[Array, "width width"]
-    input: Float[Array, "width *inputs"]
+    drive: InputMap
     bias: Float[Array, " width"]
-    readout_weights: Float[Array, "*outputs width"]
+    output: Readout
     activation: Callable[[Array], Array]
     leak: bool = eqx.field(static=True)
 
@@ -59,9 +67,9 @@ class NonlinearRNN(AbstractModel):
         leak: bool = False,
     ):
         self.recurrent = as_recurrent(recurrent)
-        self.input = as_input(input, self.width)
+        self.drive = InputMap(input, self.width)
         self.bias = as_bias(bias, self.width, self.recurrent.dtype)
-        self.readout_weights = as_readout(readout, self.width)
+        self.output = Readout(readout, self.width)
         self.activation = as_activation(activation)
         self.leak = check_flag("leak", leak)
 
@@ -121,8 +129,8 @@ class NonlinearRNN(AbstractModel):
     def vector_field(
         self, t: Float[Array, ""], hidden: Float[Array, " width"], x: Float[Array, "*inputs"]
     ) -> Float[Array, " width"]:
-        slope = self.activation(self.recurrent @ hidden + drive(self.input, x) + self.bias)
+        slope = self.activation(self.recurrent @ hidden + self.drive(x) + self.bias)
         return slope - hidden if self.leak else slope
 
     def readout(self, hidden: Float[Array, " width"]) -> Float[Array, "*outputs"]:
-        return self.readout_weights @ hidden
+        return self.output(hidden)

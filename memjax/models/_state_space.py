@@ -6,32 +6,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import (
-    as_inexact_array,
-    as_key,
-    as_list,
-    check_flag,
-    check_instance,
-    check_same_shape,
-)
+from .._checks import as_key, as_list, check_flag, check_instance, check_same_shape
 from ..reparam import AbstractReparametrisation, Exp
 from ._base import AbstractModel
-from ._linear import check_sizes, random_input, random_readout
-from ._maps import (
+from ._capabilities import (
+    AbstractMapped,
+    AbstractModal,
+    AbstractScannable,
+    complex_recurrence,
+    DiagonalRecurrence,
+    HasScan,
+    known_input_shape,
+    scans_every_step,
+    scans_exactly,
+)
+from ._diagonal_network import AbstractDiagonalNetwork
+from ._parts import (
     as_activation,
-    as_bias,
-    as_free_rates,
-    as_input,
     as_modes,
     as_rates,
-    as_readout,
-    as_reparametrisation,
-    drive,
+    check_sizes,
+    ComplexInputMap,
+    ComplexReadout,
+    random_input,
+    random_readout,
+    Rates,
 )
-from ._scan import scan_diagonal
 
 
-class StateSpaceLayer(AbstractModel):
+class StateSpaceLayer(AbstractDiagonalNetwork, AbstractScannable):
     r"""A diagonal state-space model whose nonlinearity acts on the hidden state it reads out.
 
     $$\dot h = -w \odot h + U x + b, \qquad \hat y = C \sigma(h), \qquad w = \varphi(v).$$
@@ -60,108 +63,19 @@ class StateSpaceLayer(AbstractModel):
         with Exponential Decaying Memory*, NeurIPS 2023.
     """
 
-    free_rates: Float[Array, " width"]
-    input: Float[Array, "width *inputs"]
-    bias: Float[Array, " width"]
-    readout_weights: Float[Array, "*outputs width"]
-    activation: Callable[[Array], Array]
-    reparametrisation: AbstractReparametrisation
-
-    def __init__(
-        self,
-        rates: Float[Array, " width"],
-        input: Float[Array, "width *inputs"],
-        bias: Float[Array, " width"] | None,
-        readout: Float[Array, "*outputs width"],
-        activation: str | Callable[[Array], Array] = "tanh",
-        reparametrisation: AbstractReparametrisation | None = None,
-    ):
-        rates = as_rates(rates)
-        self.reparametrisation = as_reparametrisation(reparametrisation)
-        self.free_rates = as_free_rates(rates, self.reparametrisation)
-        self.input = as_input(input, self.width)
-        self.bias = as_bias(bias, self.width, rates.dtype)
-        self.readout_weights = as_readout(readout, self.width)
-        self.activation = as_activation(activation)
-
-    @classmethod
-    def init(
-        cls,
-        rates: Float[Array, " width"],
-        inputs: int | None = None,
-        outputs: int | None = None,
-        *,
-        activation: str | Callable[[Array], Array] = "tanh",
-        reparametrisation: AbstractReparametrisation | None = None,
-        key: PRNGKeyArray,
-    ) -> "StateSpaceLayer":
-        r"""A layer of given rates with Gaussian input and readout weights and biases of 0.
-
-        **Arguments:**
-
-        - `rates`: the decay rates, as those of [`memjax.log_uniform_rates`][] or
-            [`memjax.s4d_real`][].
-        - `inputs`, `outputs`: how many, or `None` for scalars.
-        - `activation`, `reparametrisation`: as above.
-        - `key`: the PRNG key.
-        """
-        width = as_rates(rates).shape[0]
-        check_sizes(inputs, outputs)
-        activation = as_activation(activation)
-        first, second = jax.random.split(as_key("key", key))
-        return cls(
-            rates,
-            random_input(width, inputs, first),
-            None,
-            random_readout(width, outputs, second),
-            activation,
-            reparametrisation,
-        )
-
-    @property
-    def width(self) -> int:
-        """The number of neurons."""
-        return self.free_rates.shape[0]
-
-    @property
-    def rates(self) -> Float[Array, " width"]:
-        """The decay rates $w$, shape `(width,)`."""
-        return self.reparametrisation(self.free_rates)
-
-    def initial_hidden(self) -> Float[Array, " width"]:
-        return jnp.zeros_like(self.free_rates)
-
     def vector_field(
         self, t: Float[Array, ""], hidden: Float[Array, " width"], x: Float[Array, "*inputs"]
     ) -> Float[Array, " width"]:
-        return -self.rates * hidden + drive(self.input, x) + self.bias
+        return -self.rates * hidden + self.drive(x) + self.bias
 
     def readout(self, hidden: Float[Array, " width"]) -> Float[Array, "*outputs"]:
-        return self.readout_weights @ self.activation(hidden)
+        return self.output(self.activation(hidden))
 
-    def scan(
-        self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
-        *,
-        interpolation: Literal["linear", "previous"] = "linear",
-    ) -> Float[Array, "times *outputs"]:
-        """The outputs for sampled inputs, exactly in every step, by an associative scan.
-
-        Arguments, returns and errors as in [`memjax.DiagonalLinearRNN.scan`][], with `xs` of
-        shape `(times, inputs)` and outputs of shape `(times, outputs)` where there are several.
-        """
-        return scan_diagonal(
-            -self.rates,
-            ts,
-            xs,
-            interpolation,
-            lambda x: drive(self.input, x) + self.bias,
-            self.readout,
-        )
+    def _recurrence(self) -> DiagonalRecurrence:
+        return DiagonalRecurrence(-self.rates, lambda x: self.drive(x) + self.bias, self.readout)
 
 
-class LRULayer(AbstractModel):
+class LRULayer(AbstractModal, AbstractMapped, AbstractScannable):
     r"""A complex diagonal state-space layer with normalised input, in the manner of LRU and S5.
 
     $$\dot h = (-w + i \nu) \odot h + \sqrt{2 w} \odot U x, \qquad
@@ -197,12 +111,11 @@ class LRULayer(AbstractModel):
         not the end of the story*, NeurIPS 2024.
     """
 
-    free_rates: Float[Array, " width"]
+    decays: Rates
     frequencies: Float[Array, " width"]
-    input: Float[Array, "2 width *inputs"]
-    readout_weights: Float[Array, "2 *outputs width"]
+    drive: ComplexInputMap
+    output: ComplexReadout
     activation: Callable[[Array], Array]
-    reparametrisation: AbstractReparametrisation
 
     def __init__(
         self,
@@ -213,16 +126,11 @@ class LRULayer(AbstractModel):
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ):
-        rates = as_rates(rates)
+        self.decays = Rates(rates, Exp() if reparametrisation is None else reparametrisation)
         self.frequencies = as_modes("frequencies", frequencies)
-        check_same_shape("rates", rates, "frequencies", self.frequencies)
-        given = Exp() if reparametrisation is None else reparametrisation
-        self.reparametrisation = as_reparametrisation(given)
-        self.free_rates = as_free_rates(rates, self.reparametrisation)
-        self.input = jnp.stack([as_input(part, self.width) for part in _parts("input", input)])
-        self.readout_weights = jnp.stack(
-            [as_readout(part, self.width) for part in _parts("readout", readout)]
-        )
+        check_same_shape("rates", self.free_rates, "frequencies", self.frequencies)
+        self.drive = ComplexInputMap(input, self.width)
+        self.output = ComplexReadout(readout, self.width)
         self.activation = as_activation(activation)
 
     @classmethod
@@ -263,16 +171,6 @@ class LRULayer(AbstractModel):
             reparametrisation,
         )
 
-    @property
-    def width(self) -> int:
-        """The number of complex hidden numbers."""
-        return self.free_rates.shape[0]
-
-    @property
-    def rates(self) -> Float[Array, " width"]:
-        """The decay rates $w$, shape `(width,)`."""
-        return self.reparametrisation(self.free_rates)
-
     def initial_hidden(self) -> Float[Array, "2 width"]:
         """The hidden state at rest: real parts, then imaginary parts."""
         return jnp.zeros((2, self.width), self.free_rates.dtype)
@@ -285,34 +183,17 @@ class LRULayer(AbstractModel):
         return -rates * hidden + self.frequencies * turned + self._drive(rates, x)
 
     def readout(self, hidden: Float[Array, "2 width"]) -> Float[Array, "*outputs"]:
-        real, imaginary = self.readout_weights
-        return self.activation(real @ hidden[0] - imaginary @ hidden[1])
+        return self.activation(self.output(hidden))
 
-    def scan(
-        self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
-        *,
-        interpolation: Literal["linear", "previous"] = "linear",
-    ) -> Float[Array, "times *outputs"]:
-        """The outputs for sampled inputs, exactly in every step, by an associative scan.
-
-        Arguments, returns and errors as in [`memjax.StateSpaceLayer.scan`][].
-        """
+    def _recurrence(self) -> DiagonalRecurrence:
         rates = self.rates
-        return scan_diagonal(
-            jax.lax.complex(-rates, self.frequencies),
-            ts,
-            xs,
-            interpolation,
-            lambda x: jax.lax.complex(*self._drive(rates, x)),
-            lambda hidden: self.readout(jnp.stack([hidden.real, hidden.imag])),
-        )
+        drive = lambda x: jax.lax.complex(*self._drive(rates, x))
+        return complex_recurrence(rates, self.frequencies, drive, self.readout)
 
     def _drive(
         self, rates: Float[Array, " width"], x: Float[Array, "*inputs"]
     ) -> Float[Array, "2 width"]:
-        return jnp.sqrt(2 * rates) * jnp.stack([drive(part, x) for part in self.input])
+        return jnp.sqrt(2 * rates) * self.drive(x)
 
 
 class StateSpaceStack(AbstractModel):
@@ -398,20 +279,32 @@ class StateSpaceStack(AbstractModel):
         """
         outputs = None
         for layer in self.layers:
-            scan = getattr(layer, "scan", None)
-            if scan is None:
+            if not isinstance(layer, HasScan):
                 raise TypeError(
                     f"`layers` must all have a `scan`, got {type(layer).__name__}; call the model "
                     "itself, or use `residual`."
                 )
             below = outputs
-            outputs = scan(ts, xs if below is None else below, interpolation=interpolation)
+            outputs = layer.scan(ts, xs if below is None else below, interpolation=interpolation)
             outputs = self._skipped(outputs, below)
         assert outputs is not None
         return outputs
 
 
-def _parts(name: str, value: Any) -> tuple[Array, Array]:
-    """Real and imaginary parts, of which a real array has but one."""
-    array = as_inexact_array(name, value)
-    return array.real, array.imag
+# A stack can do what its layers can.
+
+
+@scans_every_step.register
+def _(model: StateSpaceStack) -> bool:
+    return all(map(scans_every_step, model.layers))
+
+
+@scans_exactly.register
+def _(model: StateSpaceStack) -> bool:
+    # Layers above the first see samples of what is below, and nothing in between.
+    return len(model.layers) == 1 and scans_exactly(model.layers[0])
+
+
+@known_input_shape.register
+def _(model: StateSpaceStack) -> tuple[int, ...] | None:
+    return known_input_shape(model.layers[0])

@@ -33,23 +33,16 @@ from ..plateaus import (
     random_start,
     RelativeLossDrop,
 )
-from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
+from ..reparam import ReparametrisationName
+from ..reparam import REPARAMETRISATIONS as REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ._sweep import sweep
 from ._toml import checked, read_toml
 
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
-Reparametrisation = Literal["direct", "exp", "softplus", "inverse", "best"]
+Reparametrisation = ReparametrisationName
 Precision = Literal["auto", "float64", "double-double"]
-
-REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = {
-    "direct": Direct,
-    "exp": Exp,
-    "softplus": Softplus,
-    "inverse": Inverse,
-    "best": Best,
-}
 
 
 def make_exit(name: str, delta: Any, plateau: Array | None = None) -> AbstractExit:

@@ -22,6 +22,7 @@ EXAMPLES = [
     pytest.param("target", 0, marks=pytest.mark.slow),
     pytest.param("reparametrisation", 0, marks=pytest.mark.slow),
     ("exit", 0),
+    ("loss", 0),
     ("flow", 0),
     ("flow", 1),
 ]
@@ -115,6 +116,9 @@ def test_everything_can_be_swept(page, index):
             above = names["AboveFloor"](0.01 * value)
             rates = jnp.array([1.2, 0.8])
             return flow, mj.DiagonalLinearRNN(jnp.array([0.8, 0.1]), rates, above), drop
+        if page == "loss":
+            fit = names["KernelFit"](names["ts"], value * names["loss"].measured)
+            return mj.GradientFlow(fit), names["model"], drop
         if page == "exit":
             return flow, model, names["SlowMode"](0.1 * value)
         if index == 0:
