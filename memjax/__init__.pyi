@@ -14,6 +14,8 @@ from . import solvers as solvers
 from . import sweeps as sweeps
 from . import targets as targets
 from . import viz as viz
+from .approximation import approximate as approximate
+from .approximation import Approximation as Approximation
 from .approximation import approximation_dataset as approximation_dataset
 from .approximation import approximation_lower_bounds as approximation_lower_bounds
 from .approximation import approximation_rate as approximation_rate

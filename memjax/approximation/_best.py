@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 from threadpoolctl import threadpool_limits
@@ -27,6 +26,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._lazy import tqdm
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel, Kernel, SampledKernel, StateSpaceKernel
 from ._absolute import least_absolute

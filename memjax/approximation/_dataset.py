@@ -1,9 +1,9 @@
 import numpy as np
-import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
+from .._lazy import xr
 from ..targets import Kernel, SampledKernel
 from ._best import BestExponentialSum, check_scalar_kernel
 from ._curve import sample
@@ -13,7 +13,7 @@ _POINTS = 400  # of a curve between the samples
 
 def approximation_dataset(
     kernel: Kernel, best: BestExponentialSum, times: Real[ArrayLike, " times"] | None = None
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """A kernel beside its best exponential sum, for tables and
     [`memjax.viz.plot_approximation`][].
 

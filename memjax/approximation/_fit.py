@@ -8,8 +8,8 @@ square-root weighted basis itself, never on its Gram matrix, whose condition is 
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
+from .._lazy import scipy
 from ._distance import EPS, Terms
 from ._grid import Grid, triangular
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
+from .._lazy import scipy
 from ..targets import DampedOscillation, ExponentialSum, joint, Kernel, separate, StateSpaceKernel
 from ._curve import Curve
 from ._fit import CUTOFF, Problem, Rates, solve

@@ -8,8 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
-import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real
 
@@ -27,6 +25,7 @@ from .._checks import (
     check_positive,
     is_traced,
 )
+from .._lazy import scipy, xr
 from .._paths import as_steps, as_times, even_step, integrating
 from ..models import AbstractModel
 from ..numerics import in_batches
@@ -285,7 +284,7 @@ def memory_function(
     return MemoryFunction(jnp.asarray(times), *found, exact=False)
 
 
-def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
+def memory_dataset(memories: Mapping[str, MemoryFunction]) -> "xr.Dataset":
     """Memory functions side by side, for tables and [`memjax.viz.plot_memory_functions`][].
 
     **Arguments:**
@@ -321,7 +320,7 @@ def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
         }
         part = xr.Dataset(variables, {"time": np.asarray(memory.ts)})
         parts.append(part.expand_dims(functional=[label]))
-    return cast(xr.Dataset, xr.concat(parts, "functional", join="outer"))
+    return cast("xr.Dataset", xr.concat(parts, "functional", join="outer"))
 
 
 @dataclasses.dataclass(frozen=True)

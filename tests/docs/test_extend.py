@@ -24,6 +24,7 @@ EXAMPLES = [
     ("exit", 0),
     ("flow", 0),
     ("flow", 1),
+    ("reproduction", 0),
 ]
 
 
