@@ -72,6 +72,7 @@ from .memory import stability_criterion as stability_criterion
 from .memory import stability_radius as stability_radius
 from .memory import StabilityCriterion as StabilityCriterion
 from .memory import StabilityRadius as StabilityRadius
+from .memory import WorstCase as WorstCase
 from .models import AbstractModel as AbstractModel
 from .models import ComplexDiagonalRNN as ComplexDiagonalRNN
 from .models import DiagonalLinearRNN as DiagonalLinearRNN

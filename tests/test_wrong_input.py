@@ -494,17 +494,20 @@ constructors(
         "method": None,
         "inputs": None,
         "batched": False,
-        "amplitudes": (1e-3, 1e3),
-        "num_amplitudes": 3,
-        "directions": 0,
-        "starts": 1,
-        "refinements": 0,
+        "search": lambda: mj.WorstCase(num_amplitudes=3, starts=1, refinements=0),
         "warm_up": 1.0,
         "pulse": 1.0,
         "solver": diffrax.Tsit5,
         "rtol": 1e-3,
         "atol": 1e-3,
         "max_steps": 16,
+    },  # fmt: skip
+    WorstCase={
+        "amplitudes": (1e-3, 1e3),
+        "num_amplitudes": 3,
+        "directions": 0,
+        "starts": 1,
+        "refinements": 0,
     },  # fmt: skip
     multiplier_sensitivity={"multipliers": np.array([0.5]), "correlation": 0.5, "normalised": True},
     output_sensitivity={"model": model, "ts": TS, "xs": XS[None], "burn_in": 0, "chunk": 1},
@@ -771,8 +774,8 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None)
 
 # Made by memjax; those who make them by hand know what they do.
 RESULTS = {
-    "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow", "FitStatistics",
-    "GradientSignal",
+    "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
+    "FitStatistics", "GradientSignal",
     "HessianSpectrum", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "TrainingState", "Verdict",
@@ -853,8 +856,8 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "gradient_signal.steps": {"numbers"},
     "memory_decay.tail": ZERO | {"numbers"},
     "memory_decay.floor": ZERO,
-    "memory_function.directions": {"0"},
-    "memory_function.refinements": {"0"},
+    "WorstCase.directions": {"0"},
+    "WorstCase.refinements": {"0"},
     "multiplier_sensitivity.multipliers": SIGNED | {"empty list", "many axes"},
     "multiplier_sensitivity.correlation": ZERO,
     "near_plateau.scale": ZERO,

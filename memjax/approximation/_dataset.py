@@ -5,8 +5,9 @@ from jaxtyping import Real
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
 from .._lazy import xr
 from ..targets import Kernel, SampledKernel
-from ._best import BestExponentialSum, check_scalar_kernel
+from ._arguments import check_scalar_kernel
 from ._curve import sample
+from ._sum import BestExponentialSum
 
 _POINTS = 400  # of a curve between the samples
 

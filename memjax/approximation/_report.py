@@ -12,9 +12,10 @@ from .._checks import as_plain, as_share
 from .._text import format_table
 from ..models import ComplexDiagonalRNN
 from ..targets import Kernel, SampledKernel
-from ._best import best_exponential_sum, BestExponentialSum, Norm, Samples
+from ._best import best_exponential_sum
 from ._dataset import between_samples
 from ._neurons import neurons_needed, NeuronsNeeded
+from ._sum import BestExponentialSum, Norm, Samples
 
 # Orders that show how the error falls.
 _ALSO = (1, 2, 4, 8, 16)
@@ -297,10 +298,10 @@ def _write_weights(best: dict[str, Any], confidence: float) -> list[str]:
 
 def _list_warnings(report: Approximation) -> list[str]:
     kernel, best, found = report.kernel, report.best, []
-    linear = best.samples == "linear" and isinstance(kernel, SampledKernel)
-    if linear and kernel.times[0] > 0:
+    lines = kernel if best.samples == "linear" and isinstance(kernel, SampledKernel) else None
+    if lines is not None and lines.times[0] > 0:
         found.append(
-            f"the first sample is at time {float(kernel.times[0]):g}, and before it the response "
+            f"the first sample is at time {float(lines.times[0]):g}, and before it the response "
             "counts as 0; take off that time (`--origin`) if it begins there."
         )
     if report.noise_from is not None:
@@ -308,10 +309,10 @@ def _list_warnings(report: Approximation) -> list[str]:
             f"from {report.noise_from} neurons on the residual changes sign as often as noise "
             "does; more would fit noise."
         )
-    if linear and _is_limited_by_lines(kernel, best):
+    if lines is not None and _is_limited_by_lines(lines, best):
         found.append(
             "much of the error lies between the samples, where the response is taken for straight "
-            f"lines and the sum bends by {between_samples(kernel, best):.2g}; sample more densely, "
+            f"lines and the sum bends by {between_samples(lines, best):.2g}; sample more densely, "
             "or take the samples as points."
         )
     if bool(best.confluent):

@@ -177,7 +177,7 @@ def run(
     values = {name: empty(runs) for name in words}
     drawn = empty(names, len(WEIGHTS), len(radii), seeds)
     worst = empty(names, len(radii), seeds)
-    diverged, chosen = empty(runs) == 0, empty(names).astype(int)
+    diverged, chosen = empty(runs) == 0, np.zeros(tuple(map(len, names.values())), int)
     for cell, (model, name) in each_cell(names, "model", progress):
         make = functools.partial(make_classifier, model, width, REPARAMETRISATIONS[name]())
         starts = select(batched(make, jax.random.split(jax.random.key(1), seeds)), again)

@@ -21,6 +21,7 @@ from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
+from ..numerics import fit_line
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
 from ..viz import DASHES, drawing, look
@@ -309,7 +310,7 @@ def falling(errors: np.ndarray, widths: np.ndarray) -> float:
     fine = (widths >= _WIDE) & np.isfinite(errors)
     if fine.sum() < 3:
         return math.nan
-    return -float(np.polyfit(np.log(widths[fine]), np.log(errors[fine]), 1)[0])
+    return -fit_line(np.log(widths[fine]), np.log(errors[fine])).slope
 
 
 def _inverse(dataset: "xr.Dataset") -> Verdict:

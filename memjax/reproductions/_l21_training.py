@@ -144,7 +144,7 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
     """A verdict for each panel and optimiser of a dataset of `run`."""
     verdicts = []
     times = dataset["training_time"].values
-    names = {name: dataset[name].values for name in ("target", "model", "optimiser")}
+    names = {name: dataset[name].values.tolist() for name in ("target", "model", "optimiser")}
     for place, cell in each_cell(names, "cell", False):
         run = dataset.isel(dict(zip(names, place, strict=True)))
         expected = _PUBLISHED[str(cell[0])]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._checks import check_dataset, check_integer
 from .._lazy import matplotlib, xr
-from ..memory import as_functional, memory_decay, memory_function, MemoryFunction
+from ..memory import as_functional, memory_decay, memory_function, MemoryFunction, WorstCase
 from ..models import (
     GatedRNN,
     LinearRNN,
@@ -204,7 +204,9 @@ def _memories(model: Any, times: Array, method: Any) -> tuple[MemoryFunction, Me
         return memory, memory
     # On a grid of amplitudes: how fast memory decays does not hang on a few per cent. It has to be
     # finer where each time has a best amplitude of its own.
-    measure = functools.partial(memory_function, model, times, method=method, refinements=0)
+    measure = lambda **search: memory_function(
+        model, times, method=method, search=WorstCase(refinements=0, **search)
+    )
     small = measure(amplitudes=(1e-3, 1.0), num_amplitudes=10)
     large = measure(amplitudes=(1.0, 1e3), num_amplitudes=31)
     values = jnp.maximum(small.values, large.values)

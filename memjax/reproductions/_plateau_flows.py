@@ -9,6 +9,7 @@ from .._checks import check_dataset, shown
 from .._lazy import matplotlib, xr
 from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
 from ..losses import AbstractLoss, WhiteNoiseLoss
+from ..numerics import fit_line
 from ..plateaus import on_plateau, OUTCOMES, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
@@ -190,7 +191,7 @@ def _exponent(memory: np.ndarray, time: np.ndarray) -> tuple[float, int]:
     count = max(3, int(np.ceil(seen.sum() / 3)))
     if seen.sum() < count:
         return np.nan, count
-    return float(np.polyfit(memory[seen][-count:], np.log(time[seen][-count:]), 1)[0]), count
+    return fit_line(memory[seen][-count:], np.log(time[seen][-count:])).slope, count
 
 
 def _crossing(memory: np.ndarray, height: np.ndarray) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 
 from .._checks import check_dataset
 from .._lazy import matplotlib, xr
+from ..numerics import fit_line
 from ..sweeps import PlateauSweep
 from ..viz import drawing, look, TIME
 from ._base import Reproduction, Verdict, whole
@@ -38,7 +39,7 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
         if widths.size < 3:
             verdicts.append(Verdict(f"{at}: {_BOUND}", "too few widths left the plateau", None))
             continue
-        slopes = [np.polyfit(np.log(widths), np.log(y), 1)[0] for y in (time, bound)]
+        slopes = [fit_line(np.log(widths), np.log(y)).slope for y in (time, bound)]
         lowest = (time / bound).min() / (time / bound)[0]
         low, high = widths[0], widths[-1]
         verdicts.append(
