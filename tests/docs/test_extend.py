@@ -24,7 +24,7 @@ EXAMPLES = [
     ("exit", 0),
     ("flow", 0),
     ("flow", 1),
-    ("reproduction", 0),
+    pytest.param("reproduction", 0, marks=pytest.mark.slow),
 ]
 
 
