@@ -14,6 +14,8 @@ from . import solvers as solvers
 from . import sweeps as sweeps
 from . import targets as targets
 from . import viz as viz
+from .approximation import approximate as approximate
+from .approximation import Approximation as Approximation
 from .approximation import approximation_dataset as approximation_dataset
 from .approximation import approximation_lower_bounds as approximation_lower_bounds
 from .approximation import approximation_rate as approximation_rate
@@ -70,6 +72,7 @@ from .memory import stability_criterion as stability_criterion
 from .memory import stability_radius as stability_radius
 from .memory import StabilityCriterion as StabilityCriterion
 from .memory import StabilityRadius as StabilityRadius
+from .memory import WorstCase as WorstCase
 from .models import AbstractModel as AbstractModel
 from .models import ComplexDiagonalRNN as ComplexDiagonalRNN
 from .models import DiagonalLinearRNN as DiagonalLinearRNN

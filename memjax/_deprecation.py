@@ -1,6 +1,7 @@
 """Old names that keep working for one release, each with a `DeprecationWarning`."""
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,3 +52,28 @@ def renamed_attribute(old: str, new: str) -> Any:
 
     read.__doc__ = f"Deprecated: the old name of `{new}`."
     return property(read)
+
+
+def moved_arguments(into: str, make: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """A decorator: the arguments of `make` are taken as keywords too, and made into the argument
+    `into`, which now holds them."""
+    moved = inspect.signature(make).parameters.keys()
+
+    def decorate(function: _Function) -> _Function:
+        name = function.__qualname__
+
+        @functools.wraps(function)
+        def accept(*args: Any, **kwargs: Any) -> Any:
+            old = {key: kwargs.pop(key) for key in moved & kwargs.keys()}
+            if old and kwargs.get(into) is not None:
+                raise TypeError(f"{name}() got `{into}` and `{next(iter(old))}`; pass `{into}`")
+            if old:
+                given = ", ".join(f"{key}=..." for key in sorted(old))
+                owner = f"the arguments {given} of {name}" if len(old) > 1 else f"{given} of {name}"
+                warn_deprecated(owner, f"`{into}={make.__name__}({given})`")
+                kwargs[into] = make(**old)
+            return function(*args, **kwargs)
+
+        return accept  # pyright: ignore[reportReturnType]
+
+    return decorate

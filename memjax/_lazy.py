@@ -14,11 +14,19 @@ class _Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(importlib.import_module(self._name), attribute)
+        module = importlib.import_module(self._name)
+        if not hasattr(module, attribute):
+            # Parts such as `matplotlib.figure` that a package does not import by itself.
+            importlib.import_module(f"{self._name}.{attribute}")
+        return getattr(module, attribute)
 
 
 if TYPE_CHECKING:
-    import matplotlib as mpl
+    import matplotlib
+    import matplotlib.figure
+    import matplotlib.lines
+    import matplotlib.rcsetup
+    import matplotlib.ticker
     import scipy
     import scipy.linalg
     import scipy.optimize
@@ -30,5 +38,5 @@ if TYPE_CHECKING:
     import zarr
 else:
     # SciPy imports its own parts when they are first used.
-    mpl, scipy, tqdm = _Lazy("matplotlib"), _Lazy("scipy"), _Lazy("tqdm")
+    matplotlib, scipy, tqdm = _Lazy("matplotlib"), _Lazy("scipy"), _Lazy("tqdm")
     xr, zarr = _Lazy("xarray"), _Lazy("zarr")

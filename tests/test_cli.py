@@ -154,7 +154,7 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["sweep", "--spec", "none.toml"], "must be a file that exists, got 'none.toml'"),
         (["fit", "none"], "'none' does not exist"),
         (["plot", "none", "--out", "x.png"], "'none' does not exist"),
-        (["reproduce"], "they are plateau-flows"),
+        (["reproduce"], "they are digits-stability"),
         (["reproduce", "plateau-flow"], "did you mean 'plateau-flows'?"),
     ],
 )

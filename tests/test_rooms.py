@@ -14,6 +14,7 @@ ROOMS = (
     "_deprecation",
     "_checks",
     "_paths",
+    "_text",
     "numerics",
     "reparam",
     "targets",

@@ -494,17 +494,20 @@ constructors(
         "method": None,
         "inputs": None,
         "batched": False,
-        "amplitudes": (1e-3, 1e3),
-        "num_amplitudes": 3,
-        "directions": 0,
-        "starts": 1,
-        "refinements": 0,
+        "search": lambda: mj.WorstCase(num_amplitudes=3, starts=1, refinements=0),
         "warm_up": 1.0,
         "pulse": 1.0,
         "solver": diffrax.Tsit5,
         "rtol": 1e-3,
         "atol": 1e-3,
         "max_steps": 16,
+    },  # fmt: skip
+    WorstCase={
+        "amplitudes": (1e-3, 1e3),
+        "num_amplitudes": 3,
+        "directions": 0,
+        "starts": 1,
+        "refinements": 0,
     },  # fmt: skip
     multiplier_sensitivity={"multipliers": np.array([0.5]), "correlation": 0.5, "normalised": True},
     output_sensitivity={"model": model, "ts": TS, "xs": XS[None], "burn_in": 0, "chunk": 1},
@@ -539,6 +542,23 @@ constructors(
         "level": 1.0,
     },  # fmt: skip
     # Approximation
+    approximate={
+        "kernel": response,
+        "error": 0.1,
+        "neurons": None,
+        "relative": False,
+        "max_neurons": 2,
+        "norm": "L2",
+        "min_rate": 0.0,
+        "complex": False,
+        "horizon": 2.0,
+        "samples": "points",
+        "weights": np.ones(8),
+        "absolute_weights": False,
+        "offset": False,
+        "confidence": 0.9,
+        "progress": False,
+    },  # fmt: skip
     approximation_dataset={
         "kernel": kernel,
         "best": best,
@@ -722,12 +742,7 @@ def figure(name: str, /, **arguments: Any) -> None:
 
 
 # The only argument of these is a dataset, of which there are right ones in tests/viz.
-for name in (
-    "plot_digits_stability", "plot_l21_approximation", "plot_memory_architectures",
-    "plot_neurons_needed", "plot_perturbation_errors", "plot_perturbation_grid",
-    "plot_plateau_flows", "plot_plateau_width", "plot_s24_reparametrisations",
-    "plot_stability_criterion", "plot_training_comparison",
-):  # fmt: skip
+for name in ("plot_neurons_needed", "plot_perturbation_errors", "plot_stability_criterion"):
     figure(name, dataset=None)
 
 
@@ -749,6 +764,7 @@ for name, reproduction in mj.REPRODUCTIONS.items():
         lambda reproduction=reproduction: without_progress(reproduction.run),
         **{option.name: option.default for option in options},
     )
+    add(f"plot.{name}", lambda reproduction=reproduction: reproduction.plot, dataset=None)
 figure("plot_approximation", dataset=fitted_dataset, log_time=False)
 figure("plot_approximation_errors", errors=errors_dataset, log_neurons=False)
 figure("plot_loss_curves", dataset=curves_dataset, memories=2, seed=0)
@@ -759,8 +775,8 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None)
 
 # Made by memjax; those who make them by hand know what they do.
 RESULTS = {
-    "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow", "FitStatistics",
-    "GradientSignal",
+    "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
+    "FitStatistics", "GradientSignal",
     "HessianSpectrum", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "TrainingState", "Verdict",
@@ -842,14 +858,15 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "gradient_signal.steps": {"numbers"},
     "memory_decay.tail": ZERO | {"numbers"},
     "memory_decay.floor": ZERO,
-    "memory_function.directions": {"0"},
-    "memory_function.refinements": {"0"},
+    "WorstCase.directions": {"0"},
+    "WorstCase.refinements": {"0"},
     "multiplier_sensitivity.multipliers": SIGNED | {"empty list", "many axes"},
     "multiplier_sensitivity.correlation": ZERO,
     "near_plateau.scale": ZERO,
     "output_sensitivity.burn_in": {"0"},
     "plot_loss_curves.seed": {"0", "0.0"},
     "PlateauSweep.bump_amplitude": SIGNED,
+    "approximate.min_rate": ZERO,
     "approximation_rate.alphas": {"numbers"},
     "best_exponential_sum.min_rate": ZERO,
     "measure_plateau.max_time": {"infinity"},
@@ -986,7 +1003,7 @@ def public_calls() -> set[str]:
                 ) > (not isinstance(kind, classmethod)):
                     names.add(f"{name}.{method}")
     names |= {f"viz.{name}" for name in dir(mj.viz) if name.startswith("plot_")}
-    return names | {f"reproduce.{name}" for name in mj.REPRODUCTIONS}
+    return names | {f"{do}.{name}" for do in ("reproduce", "plot") for name in mj.REPRODUCTIONS}
 
 
 def test_everything_public_is_here():

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ._curve import Curve
-from ._fit import orthonormal, Problem, Rates
 from ._grid import crossings, nodes
+from ._problem import orthonormalise, Problem, Rates
 
 _ROUNDS = 40
 _NOTHING = 1e-10  # a share of the norm by which it need not be reduced any further
@@ -50,7 +50,7 @@ def least_absolute(
         left = error(fine)
         tangents = _tangents(problem, fine, rates, coefficients, mixing)
         norms = np.maximum(weights @ np.abs(tangents), 1e-300)
-        _, inverse = orthonormal(np.sqrt(weights)[:, None] * tangents / norms)
+        _, inverse = orthonormalise(np.sqrt(weights)[:, None] * tangents / norms)
         inverse = inverse / norms[:, None]
         moving = _tangents(problem, zeros, rates, coefficients, mixing) @ inverse
         return State(

@@ -5,10 +5,10 @@ import numpy as np
 from ..targets import AbstractKernel, SampledKernel
 from ._curve import Curve
 from ._distance import Distance, distance, signed_parts, Terms
-from ._fit import as_problem, Problem
 from ._grid import compressed, MOST, thinned
 from ._hankel import abel, flat, lower_bounds, POINTS, shift_cuts, spectrum
 from ._points import residuals
+from ._problem import as_problem, Problem
 from ._start import Realisation, realise
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array
 
 from .._checks import as_horizon
+from .._lazy import scipy
 from ..targets import (
     AbstractKernel,
     edges,

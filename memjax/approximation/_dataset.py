@@ -1,19 +1,20 @@
 import numpy as np
-import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
+from .._lazy import xr
 from ..targets import AbstractKernel, SampledKernel
-from ._best import BestExponentialSum, check_scalar_kernel
+from ._arguments import check_scalar_kernel
 from ._curve import sample
+from ._sum import BestExponentialSum
 
 _POINTS = 400  # of a curve between the samples
 
 
 def approximation_dataset(
     kernel: AbstractKernel, best: BestExponentialSum, times: Real[ArrayLike, " times"] | None = None
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """A kernel beside its best exponential sum, for tables and
     [`memjax.viz.plot_approximation`][].
 

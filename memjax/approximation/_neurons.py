@@ -8,8 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_list, as_positive, check_flag, check_integer
 from ..targets import AbstractKernel
-from ._best import BestExponentialSum, extended, make_search, Norm, Samples
-from ._fit import Rates
+from ._arguments import make_search
+from ._problem import Rates
+from ._search import extend_rates
+from ._sum import BestExponentialSum, Norm, Samples
 
 
 class NeuronsNeeded(eqx.Module):
@@ -98,7 +100,7 @@ def neurons_needed(
     tried: dict[int, tuple[BestExponentialSum, Rates]] = {}
 
     def reaches(m: int) -> bool:
-        warm = [start for k in sorted(tried) if k < m for start in extended(tried[k][1], m)]
+        warm = [start for k in sorted(tried) if k < m for start in extend_rates(tried[k][1], m)]
         tried[m] = search.run(m, warm[-m - 2 :])
         return float(tried[m][0].error) <= target
 

@@ -7,9 +7,9 @@ import numpy as np
 from ..targets import SampledKernel
 from ._curve import mean_spacing
 from ._distance import Distance, EPS, parts, Terms
-from ._fit import as_problem, Problem
 from ._grid import compressed, Grid, MOST, thinned
 from ._hankel import tails
+from ._problem import as_problem, Problem
 from ._start import LARGEST, Realisation
 
 _FAST = 16.0  # the fastest rate that is tried, times the shortest spacing: one sample sees it

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
+from .._lazy import scipy
+from ..numerics import fit_line
 from ..targets import AbstractKernel, split_exponential, state_space
-from ._best import check_kernel, extended, make_search
+from ._arguments import check_kernel, make_search
 from ._curve import Curve, first_jump, sample
+from ._search import extend_rates
 
 _CLEAR = 1e-12  # below this share of its maximum a derivative may be rounding
 
@@ -125,20 +127,20 @@ def approximation_rate(
             f"which {what}; use `neurons_needed`, or smooth it."
         )
     curve = Curve(kernel, math.inf, "sup", False)
-    constants = [_constants(curve, alpha) for alpha in smooth]
+    constants = [_find_constants(curve, alpha) for alpha in smooth]
     beta, gamma = (jnp.asarray(values) for values in zip(*constants, strict=True))
 
     search = make_search(kernel, "L1", 0.0, complex, math.inf)
     errors, bounds, clear, last = [], [], [], []
     orders = sorted(set(widths))
     for m in orders:
-        found, rates = search.run(m, [start for r in last for start in extended(r, m)])
+        found, rates = search.run(m, [start for r in last for start in extend_rates(r, m)])
         last = [rates]
         errors.append(float(found.error))
         bounds.append(float(found.lower_bound))
         clear.append(bool(found.resolved))
-    power, misfit_power = _fitted(np.log(orders), errors, clear)
-    exponential, misfit_exponential = _fitted(np.array(orders, float), errors, clear)
+    power, misfit_power = _fit(np.log(orders), errors, clear)
+    exponential, misfit_exponential = _fit(np.array(orders, float), errors, clear)
     alpha = jnp.asarray(smooth)
     return ApproximationRate(
         alpha=alpha,
@@ -154,10 +156,10 @@ def approximation_rate(
     )
 
 
-def _constants(curve: Curve, alpha: int) -> tuple[float, float]:
+def _find_constants(curve: Curve, alpha: int) -> tuple[float, float]:
     """The pair beta, gamma that makes gamma / beta smallest."""
     kernel, grid = curve.kernel, curve.grid.times * curve.time
-    known = _slowest(kernel)
+    known = _find_slowest(kernel)
     times, logs, fastest = [], [], math.inf if known is None else known
     for order in range(alpha + 1):
         size = np.abs(sample(kernel, grid, order))
@@ -166,7 +168,7 @@ def _constants(curve: Curve, alpha: int) -> tuple[float, float]:
         times.append(t)
         logs.append(log)
         if state_space(kernel) is None:
-            fastest = min(fastest, _tail_rate(kernel, t, log))
+            fastest = min(fastest, _measure_tail(kernel, t, log))
 
     def log_gamma(beta: float) -> float:
         return max(
@@ -184,16 +186,16 @@ def _constants(curve: Curve, alpha: int) -> tuple[float, float]:
     return beta, math.exp(log_gamma(beta))
 
 
-def _fitted(x: np.ndarray, errors: list[float], clear: list[bool]) -> tuple[float, float]:
+def _fit(x: np.ndarray, errors: list[float], clear: list[bool]) -> tuple[float, float]:
     """The slope at which the logarithms of errors that are not rounding fall, and the misfit."""
     if sum(clear) < 2:
         return math.nan, math.nan
     x, y = x[np.array(clear)], np.log(np.array(errors)[np.array(clear)])
-    slope, offset = np.polyfit(x, y, 1)
-    return -float(slope), float(np.sum((y - slope * x - offset) ** 2))
+    line = fit_line(x, y)
+    return -line.slope, line.squares
 
 
-def _slowest(kernel: AbstractKernel) -> float | None:
+def _find_slowest(kernel: AbstractKernel) -> float | None:
     """The slowest rate of the exponentials in a kernel."""
     system = state_space(kernel)
     if system is not None:
@@ -202,7 +204,7 @@ def _slowest(kernel: AbstractKernel) -> float | None:
     return float(np.min(rates)) if rates.size else None
 
 
-def _tail_rate(kernel: AbstractKernel, times: np.ndarray, logs: np.ndarray) -> float:
+def _measure_tail(kernel: AbstractKernel, times: np.ndarray, logs: np.ndarray) -> float:
     """The rate at which the envelope decays at the end, a little below what is measured."""
     end = times[-1]
     early = (times > 0.6 * end) & (times < 0.8 * end)

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
+from .._lazy import scipy
 from ..targets import (
     AbstractKernel,
     DampedOscillation,
@@ -14,8 +14,8 @@ from ..targets import (
     state_space,
 )
 from ._curve import Curve
-from ._fit import CUTOFF, Problem, Rates, solve
 from ._hankel import Spectrum
+from ._problem import CUTOFF, Problem, Rates, solve
 
 LARGEST = 64  # singular vectors that are kept
 _FEW = 5  # rates at a stability margin, or elsewhere, at most: the others are many
@@ -28,20 +28,20 @@ _TRIED = 3  # rates that take the place of another, of all that are offered
 _OFFERED = 200  # of them at most
 
 
-def real(rates: np.ndarray) -> Rates:
+def make_real(rates: np.ndarray) -> Rates:
     return Rates(np.sort(rates), np.zeros(0), np.zeros(0))
 
 
-def quantiles(problem: Problem, shares: tuple[float, ...]) -> np.ndarray:
+def find_quantiles(problem: Problem, shares: tuple[float, ...]) -> np.ndarray:
     """Times before which given shares of the kernel's L1 norm lie."""
     mass = np.cumsum(problem.weights * np.abs(problem.values))
     found = problem.times[np.searchsorted(mass, np.array(shares) * mass[-1])]
     return np.maximum(found, 0.5 * np.min(problem.times[problem.times > 0]))
 
 
-def geometric_starts(problem: Problem, end: float, m: int) -> list[Rates]:
+def spread_starts(problem: Problem, end: float, m: int) -> list[Rates]:
     """Rates in geometric progression, as the quadrature of Beylkin and Monzon has them."""
-    early, middle, late, last = quantiles(problem, (0.1, 0.5, 0.95, 0.999))
+    early, middle, late, last = find_quantiles(problem, (0.1, 0.5, 0.95, 0.999))
     ranges = [
         (0.5 / late, 2 / early),
         (0.5 / last, 2 / early),
@@ -55,10 +55,10 @@ def geometric_starts(problem: Problem, end: float, m: int) -> list[Rates]:
         (0.1 / end, 10.0),
         (1 / end, 0.1),
     ]
-    return [real(np.geomspace(low, max(high, 2 * low), m)) for low, high in ranges]
+    return [make_real(np.geomspace(low, max(high, 2 * low), m)) for low, high in ranges]
 
 
-def floor_starts(problem: Problem, m: int) -> list[Rates]:
+def start_at_floor(problem: Problem, m: int) -> list[Rates]:
     """A cluster of rates just above a stability margin, and geometric ones for early times.
 
     What a kernel keeps for longer than the margin allows is approximated by polynomials times
@@ -67,7 +67,7 @@ def floor_starts(problem: Problem, m: int) -> list[Rates]:
     min_rate = problem.min_rate
     if min_rate == 0:
         return []
-    fast = 1 / quantiles(problem, (0.1,))[0]
+    fast = 1 / find_quantiles(problem, (0.1,))[0]
     found = []
     for count in range(2, m + 1):
         if min(count, m - count) > _FEW:
@@ -79,11 +79,11 @@ def floor_starts(problem: Problem, m: int) -> list[Rates]:
         closest = CUTOFF ** (1 / (count - 1))
         for spread in _SPREADS:
             steps = min(spread * closest, 1) * (np.arange(count) + 0.5) / count
-            found.append(real(np.append(min_rate * (1 + steps), others)))
+            found.append(make_real(np.append(min_rate * (1 + steps), others)))
     return found
 
 
-def own_modes(kernel: AbstractKernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_modes(kernel: AbstractKernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rates, frequencies and sizes of the exponentials that a kernel holds."""
     finite = joint(separate(kernel)[0])
     if isinstance(finite, ExponentialSum):
@@ -102,27 +102,27 @@ def own_modes(kernel: AbstractKernel) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return rates[kept], frequencies[kept], sizes[kept]
 
 
-def own_rates(kernel: AbstractKernel, time: float, complex: bool, m: int) -> list[Rates]:
+def list_own_rates(kernel: AbstractKernel, time: float, complex: bool, m: int) -> list[Rates]:
     """The rates of the exponentials that a kernel holds, in a unit of time."""
-    rates, frequencies, sizes = own_modes(kernel)
+    rates, frequencies, sizes = read_modes(kernel)
     if rates.size == 0:
         return []
     rates, frequencies = rates * time, frequencies * time
     if not complex:
-        return [real(reduced(np.hypot(rates, frequencies), sizes, m))]
+        return [make_real(reduce_rates(np.hypot(rates, frequencies), sizes, m))]
     paired = np.flatnonzero(frequencies > 1e-12 * rates)
     order = np.argsort(-sizes[paired] / np.sqrt(rates[paired]), kind="stable")
     paired = paired[order[: m // 2]]
     alone = frequencies <= 1e-12 * rates
     left = m - 2 * paired.size
     if np.any(alone):
-        others = reduced(rates[alone], sizes[alone], left)
+        others = reduce_rates(rates[alone], sizes[alone], left)
     else:
         others = np.geomspace(0.5, 2, left) * np.median(rates)
     return [Rates(np.sort(others), rates[paired], frequencies[paired])]
 
 
-def reduced(rates: np.ndarray, sizes: np.ndarray, m: int) -> np.ndarray:
+def reduce_rates(rates: np.ndarray, sizes: np.ndarray, m: int) -> np.ndarray:
     """As many rates as asked for: neighbours are joined where that matters least, or others are
     put around them."""
     order = np.argsort(rates, kind="stable")
@@ -140,13 +140,13 @@ def reduced(rates: np.ndarray, sizes: np.ndarray, m: int) -> np.ndarray:
     return np.append(found, more)
 
 
-def lines(problem: Problem, weights: np.ndarray, end: float) -> tuple[np.ndarray, np.ndarray]:
+def find_lines(problem: Problem, weights: np.ndarray, end: float) -> tuple[np.ndarray, np.ndarray]:
     """Rates and sizes of a sum with many rates on a logarithmic grid and few amplitudes that are
     not 0, by nonnegative least squares: of both signs, if one does not do."""
     decades = np.log10(end) + 2
     offered = np.geomspace(0.1 / end, 10.0, int(min(_A_DECADE * decades, _OFFERED)))
     root = np.sqrt(weights)
-    columns = root[:, None] * problem.columns(real(offered))
+    columns = root[:, None] * problem.columns(make_real(offered))
     values = root * problem.factors * problem.values
     norms = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
     q, r = np.linalg.qr(columns / norms)
@@ -161,7 +161,7 @@ def lines(problem: Problem, weights: np.ndarray, end: float) -> tuple[np.ndarray
     return offered[kept], sizes[kept]
 
 
-def exchanged(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates]:
+def exchange_rates(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates]:
     """Sums of the same order, in which a rate that misses most joins, and the one least missed
     leaves."""
     root = np.sqrt(weights)
@@ -174,14 +174,14 @@ def exchanged(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates
     offered = np.geomspace(np.min(known) / 30, np.max(known) * 30, _OFFERED)
     offered = np.clip(offered, max(problem.slowest, problem.min_rate), problem.fastest)
     # What is left of them beside the span of the sum, and what it has in common with the error.
-    more = root[:, None] * problem._replace(offset=False).columns(real(offered))
+    more = root[:, None] * problem._replace(offset=False).columns(make_real(offered))
     more = more - linear.range @ (linear.range.T @ more)
     gains = np.abs(linear.residual @ more) / np.maximum(np.linalg.norm(more, axis=0), 1e-300)
     inner = np.concatenate([[-1.0], gains, [-1.0]])
     tops = np.flatnonzero((gains >= inner[:-2]) & (gains > inner[2:]))
     found = []
     for k in tops[np.argsort(-gains[tops])][:_TRIED]:
-        more = real(np.append(rates.real, offered[k]))
+        more = make_real(np.append(rates.real, offered[k]))
         wider = rates._replace(real=more.real)
         fit = solve(root[:, None] * problem.columns(wider), values)
         # How much the squares grow without a column, by the diagonal of the inverse Gram matrix.
@@ -192,7 +192,7 @@ def exchanged(problem: Problem, rates: Rates, weights: np.ndarray) -> list[Rates
     return found
 
 
-def gathered(problem: Problem, rates: Rates) -> list[tuple[Rates, np.ndarray]]:
+def gather_rates(problem: Problem, rates: Rates) -> list[tuple[Rates, np.ndarray]]:
     """Rates that run together set apart by fixed distances, and the mixing that moves each cluster
     of them as a whole; nothing if there is no cluster.
 
@@ -248,7 +248,7 @@ def realise(curve: Curve, hankel: Spectrum, step: float) -> Realisation:
     return Realisation(size[:count], slope, moved, step)
 
 
-def eigenvalues(realisation: Realisation, m: int) -> list[np.ndarray]:
+def find_eigenvalues(realisation: Realisation, m: int) -> list[np.ndarray]:
     """Eigenvalues of the models of order m on the leading singular vectors (balanced truncation
     in the operator's weights): from the derivative, and from the shift, which needs no smooth
     kernel."""
@@ -281,5 +281,5 @@ def as_rates(eigenvalues: np.ndarray, complex: bool, m: int) -> list[Rates]:
         if 0 < rates.size < m:
             rates = np.append(rates, np.median(rates) * np.geomspace(0.5, 2, m - rates.size))
         if rates.size:
-            found.append(real(rates))
+            found.append(make_real(rates))
     return found[: 1 if pairs.size == 0 else 2]

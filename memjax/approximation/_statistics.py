@@ -3,11 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_plain, as_share
+from .._lazy import scipy
 from ._distance import EPS, Terms
 from ._grid import triangular
 

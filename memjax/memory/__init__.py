@@ -1,11 +1,10 @@
 """How memory decays, what survives perturbations, and how sensitive outputs are."""
 
+from ._ball import PerturbationErrors as PerturbationErrors
 from ._decay import memory_decay as memory_decay
 from ._decay import MemoryDecay as MemoryDecay
 from ._diagnose import diagnose as diagnose
 from ._diagnose import Diagnosis as Diagnosis
-from ._diagnose import gradient_signal as gradient_signal
-from ._diagnose import GradientSignal as GradientSignal
 from ._diagnose import Remedy as Remedy
 from ._functional import as_functional as as_functional
 from ._functional import SampledFunctional as SampledFunctional
@@ -19,14 +18,16 @@ from ._memory_function import MemoryFunction as MemoryFunction
 from ._norms import functional_distance as functional_distance
 from ._norms import functional_norm as functional_norm
 from ._perturbation import perturbation_error as perturbation_error
-from ._perturbation import PerturbationErrors as PerturbationErrors
 from ._sensitivity import angle_sensitivity as angle_sensitivity
 from ._sensitivity import hidden_variance as hidden_variance
 from ._sensitivity import multiplier_sensitivity as multiplier_sensitivity
 from ._sensitivity import output_sensitivity as output_sensitivity
 from ._sensitivity import rate_sensitivity as rate_sensitivity
+from ._signal import gradient_signal as gradient_signal
+from ._signal import GradientSignal as GradientSignal
 from ._stability import crossings as crossings
 from ._stability import stability_criterion as stability_criterion
 from ._stability import stability_radius as stability_radius
 from ._stability import StabilityCriterion as StabilityCriterion
 from ._stability import StabilityRadius as StabilityRadius
+from ._worst_case import WorstCase as WorstCase

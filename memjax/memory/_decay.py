@@ -16,6 +16,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from ..numerics import fit_line, Line
 from ._memory_function import MemoryFunction
 
 DecayVerdict: TypeAlias = Literal["exponential", "polynomial", "finite", "undecided"]
@@ -134,13 +135,13 @@ def memory_decay(
     tail = _as_tail(tail, ts)
 
     if top == 0:
-        return _without_fit("finite", "there is no memory at all", ts[0], ts[-1])
+        return _conclude_without_fit("finite", "there is no memory at all", ts[0], ts[-1])
     # What discretisations leave of 0 is rounding.
     gone = values <= (0 if exact else 1e-12 * top)
     last = int(np.flatnonzero(~gone)[-1])
     if ts.size - 1 - last >= 3 and values[last] > 1e-4 * top:
         reason = f"the memory is 0 after t = {ts[last]:.6g}"
-        return _without_fit("finite", reason, ts[0], float(ts[last]))
+        return _conclude_without_fit("finite", reason, ts[0], float(ts[last]))
 
     envelope = np.maximum.accumulate(values[::-1])[::-1]
     resolved = (envelope > floor) & (ts > 0)
@@ -155,18 +156,18 @@ def memory_decay(
             "the memory still rises with the amplitude; for that of the amplitudes tried, pass "
             "the pair (memory.ts, memory.values)"
         )
-        return _without_fit("undecided", reason, start, stop)
-    chosen = _peaks(values, envelope, resolved & tail_times)
+        return _conclude_without_fit("undecided", reason, start, stop)
+    chosen = _choose_peaks(values, envelope, resolved & tail_times)
     t, logs = ts[chosen], np.log(envelope[chosen])
     if start >= stop:
         reason = "the memory never falls below half of its largest value for good"
-        return _without_fit("undecided", reason, start, stop)
+        return _conclude_without_fit("undecided", reason, start, stop)
     if t.size < _LEAST_POINTS:
         reason = (
             f"only {t.size} values are left between t = {start:.4g} and {stop:.4g}, and "
             f"{_LEAST_POINTS} are needed"
         )
-        return _without_fit("undecided", reason, start, stop, t.size)
+        return _conclude_without_fit("undecided", reason, start, stop, t.size)
 
     whole = _judge(t, logs)
     if whole.verdict != "undecided":
@@ -213,7 +214,7 @@ def _as_tail(tail: Any, ts: np.ndarray) -> float | tuple[float, float]:
     return share
 
 
-def _peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _choose_peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The peaks of an oscillating memory that the envelope touches, or all points of another."""
     inner = np.zeros_like(chosen)
     inner[1:-1] = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
@@ -230,34 +231,32 @@ def _peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) -> np.n
 
 
 def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
-    rate, rate_error, rate_residuals = _line(t, logs)
-    power, power_error, power_residuals = _line(np.log(t), logs)
-    rate_spread, growing = _spread(t, logs)
-    power_spread, _ = _spread(np.log(t), logs)
-    squares, power_squares = np.sum(rate_residuals**2), np.sum(power_residuals**2)
-    better = rate_residuals if squares <= power_squares else power_residuals
+    exponential, power_law = fit_line(t, logs), fit_line(np.log(t), logs)
+    rate_spread, growing = _compare_thirds(t, logs)
+    power_spread, _ = _compare_thirds(np.log(t), logs)
+    better = exponential if exponential.squares <= power_law.squares else power_law
     # A fit cannot be better than rounding.
     least = t.size * (1e-12 * max(1.0, float(np.max(np.abs(logs))))) ** 2
-    ratio = max(power_squares, least) / max(squares, least)
-    score = _effective(better) / 2 * math.log(ratio)
+    ratio = max(power_law.squares, least) / max(exponential.squares, least)
+    score = _count_independent(better.residuals) / 2 * math.log(ratio)
     drop = float(logs[0] - logs[-1])
 
-    exponential = (
+    is_exponential = (
         (rate_spread <= _STEADY or growing) and drop >= _EXPONENTIAL_DROP and score >= _SCORE
     )
-    polynomial = (
+    is_polynomial = (
         power_spread <= _STEADY
         and drop >= _POLYNOMIAL_DROP
         and t[-1] >= _POLYNOMIAL_RANGE * t[0]
         and score <= -_SCORE
     )
     spreads = f"a factor of {rate_spread:.3g}, its exponents of {power_spread:.3g}"
-    if exponential:
+    if is_exponential:
         verdict = "exponential"
         reason = "the rate is steady over the tail"
         if rate_spread > _STEADY:
             reason = "the rate grows over the tail, the decay is faster than exponential"
-    elif polynomial:
+    elif is_polynomial:
         verdict, reason = "polynomial", "the exponent is steady over the tail on a log scale"
     elif drop < _POLYNOMIAL_DROP:
         verdict, reason = "undecided", f"the memory falls by a factor of {math.exp(drop):.3g} only"
@@ -272,24 +271,19 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
     else:
         verdict, reason = "undecided", f"neither law holds: rates in the tail differ by {spreads}"
     return MemoryDecay(
-        verdict, reason, rate, rate_error, power, power_error, score, rate_spread, power_spread,
-        float(t[0]), float(t[-1]), t.size,
+        verdict, reason, -exponential.slope, _measure_error(exponential), -power_law.slope,
+        _measure_error(power_law), score, rate_spread, power_spread, float(t[0]), float(t[-1]),
+        t.size,
     )  # fmt: skip
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, np.ndarray]:
-    """The slope downwards of the line of least squares, its standard error, the residuals."""
-    centred = x - np.mean(x)
-    spread = np.sum(centred**2)
-    slope = np.sum(centred * y) / spread
-    residuals = y - np.mean(y) - slope * centred
-    count = _effective(residuals)
-    # The variance of the mean of correlated residuals is that of fewer independent ones.
-    variance = np.sum(residuals**2) / x.size / (count - 2) * x.size / spread
-    return -float(slope), float(np.sqrt(variance)), residuals
+def _measure_error(line: Line) -> float:
+    """The standard error of a slope: the variance of the mean of correlated residuals is that of
+    fewer independent ones."""
+    return line.errors(_count_independent(line.residuals)).slope
 
 
-def _effective(residuals: np.ndarray) -> float:
+def _count_independent(residuals: np.ndarray) -> float:
     """How many independent residuals are worth as much as these, at least 4."""
     power = np.sum(residuals**2)
     if power == 0:
@@ -299,20 +293,20 @@ def _effective(residuals: np.ndarray) -> float:
     return max(residuals.size * (1 - correlation) / (1 + correlation), 4.0)
 
 
-def _spread(x: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
+def _compare_thirds(x: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
     """By which factor the slopes of the thirds differ, and whether the decay gets steeper."""
     edges = np.linspace(x[0], x[-1], 4)
     slopes = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         third = (x >= low) & (x <= high)
-        slopes.append(_line(x[third], y[third])[0] if np.sum(third) > 2 else math.nan)
+        slopes.append(-fit_line(x[third], y[third]).slope if np.sum(third) > 2 else math.nan)
     if not all(slope > 0 for slope in slopes):
         return math.inf, False
     growing = slopes[0] <= _GROWING * slopes[1] and slopes[1] <= _GROWING * slopes[2]
     return max(slopes) / min(slopes), growing
 
 
-def _without_fit(
+def _conclude_without_fit(
     verdict: DecayVerdict, reason: str, start: Any, stop: float, points: int = 0
 ) -> MemoryDecay:
     nan = math.nan

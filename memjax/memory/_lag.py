@@ -3,11 +3,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_finite_array, as_plain, as_positive, as_share, check_integer
+from .._lazy import scipy
 
 # Up to this many coefficients the normal equations are solved at once, in about a second.
 _MOST = 2000

@@ -1,6 +1,4 @@
-import dataclasses
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast, get_args, Literal, TypeAlias
 
 import diffrax
@@ -8,13 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
-import xarray as xr
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, PyTree, Real
+from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import (
-    as_pair,
     as_plain,
     as_positive,
     as_share,
@@ -24,27 +19,20 @@ from .._checks import (
     check_instance,
     check_integer,
     check_nonnegative,
-    check_positive,
     is_traced,
 )
+from .._deprecation import moved_arguments
+from .._lazy import xr
 from .._paths import as_steps, as_times, even_step, integrating
 from ..models import AbstractModel
-from ..numerics import in_batches
 from ..targets import AbstractKernel, HasKernel, Teacher
 from ._functional import as_functional, Functional, Method, SampledFunctional
+from ._responses import as_shape, Experiment, get_precision, Kind, maximise_rows
+from ._worst_case import find_worst_inputs, WorstCase
 
-Kind: TypeAlias = Literal["heaviside", "reversed", "impulse"]
 Normalisation: TypeAlias = Literal["relative", "shifted"]
 
-# Maps an amplitude a > 0 and a direction v with |v| = 1 to the response to the input a v, less
-# that to no input, and over a: shape (times, outputs).
-Rates: TypeAlias = Callable[[Array, Array], Array]
-
-_CORNERS = 4  # up to how many inputs all corners of the box are tried
-_SIGNS = 8  # at how many times the best direction of small inputs is tried
-_GOLDEN = (np.sqrt(5) - 1) / 2
 _MOST = 1e8  # steps of a warm-up
-_RISING = 1e-2  # the exponent of growth in the amplitude that counts as unbounded
 
 
 class MemoryFunction(eqx.Module):
@@ -123,6 +111,7 @@ def _last_crossing(
     return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, crossing)
 
 
+@moved_arguments("search", WorstCase)
 def memory_function(
     functional: Functional | SampledFunctional,
     ts: Real[ArrayLike, " times"],
@@ -132,11 +121,7 @@ def memory_function(
     method: Method | None = None,
     inputs: int | None = None,
     batched: bool = False,
-    amplitudes: tuple[float, float] = (1e-3, 1e3),
-    num_amplitudes: int = 49,
-    directions: int = 32,
-    starts: int = 4,
-    refinements: int = 14,
+    search: WorstCase | None = None,
     warm_up: float | None = None,
     pulse: float | None = None,
     solver: diffrax.AbstractSolver | None = None,
@@ -166,17 +151,14 @@ def memory_function(
         read as the value in the middle between $t_k$ and $t_{k+1}$ and the outputs are exact. For
         a sequence model the value at $t_k$ is what an input has left $k + 1$ samples later.
 
-    The supremum is over amplitudes on a log range and directions: both signs for $d = 1$;
-    otherwise corners and axes of the box, a low-discrepancy sequence, and the directions that are
-    best for small inputs, whose limit is itself a candidate. From the best local maxima among them
-    each time goes on by golden sections in the amplitude and in every coordinate of the direction.
-    As of any global search, the values are lower bounds, and never above the supremum.
+    How the supremum is searched for is said by a [`memjax.WorstCase`][]. As of any global search,
+    the values are lower bounds, and never above the supremum.
 
     The supremum is over inputs of any size, and a nonlinear model may owe it to others at every
     time. In a GRU each input has an exponential decay of its own, but the larger it is the more it
     closes the gates: with rates $w(x) \sim e^{-c|x|}$, the supremum of $w e^{-wt} / |x|$ is about
     $1 / (t \log t)$, a power law, attained by inputs that grow like $\log t$. What an ordinary
-    input leaves is told by a smaller range of `amplitudes`, or by `small_inputs`.
+    input leaves is told by a smaller range of `amplitudes` of the search, or by `small_inputs`.
 
     **Arguments:**
 
@@ -191,12 +173,8 @@ def memory_function(
     - `method`, `inputs`, `batched`: as in [`memjax.as_functional`][]. A model is taken in
         continuous time by default and with `"diffrax"`, and on the grid with `"scan"` and
         `"residual"` (Euler's method).
-    - `amplitudes`: the least and the largest $|x|_\infty$ to try.
-    - `num_amplitudes`: how many, evenly on a log scale.
-    - `directions`: how many directions of the low-discrepancy sequence, for $d > 1$.
-    - `starts`: from how many of the best local maxima each time goes on.
-    - `refinements`: golden sections of each coordinate; 0 for none. Each makes the bracket 0.618
-        times as long; the value is of second order in it.
+    - `search`: a [`memjax.WorstCase`][], how the supremum is searched for; by default
+        `WorstCase()`.
     - `warm_up`: for `"reversed"`, how long the input was on. Infinite for kernels by default,
         otherwise as long as `ts`.
     - `pulse`: for `"impulse"` in continuous time, the length $\delta$; time is counted from the
@@ -226,13 +204,9 @@ def memory_function(
     check_choice("method", method, (None, *get_args(Method)))
     check_flag("batched", batched)
     times = _as_lags(ts)
-    check_integer("num_amplitudes", num_amplitudes, 2)
-    check_integer("directions", directions, 0)
-    check_integer("starts", starts)
-    check_integer("refinements", refinements, 0)
+    search = WorstCase() if search is None else search
+    check_instance("search", search, WorstCase, "a WorstCase", "pass memjax.WorstCase()")
     check_integer("max_steps", max_steps)
-    check_positive("amplitudes", amplitudes)
-    low, high = as_pair("amplitudes", amplitudes, "pass the least and the largest")
     warm_up = None if warm_up is None else as_plain(as_positive, "warm_up", warm_up)
     pulse = None if pulse is None else as_plain(as_positive, "pulse", pulse)
     rtol = None if rtol is None else as_plain(as_tolerance, "rtol", rtol)
@@ -245,20 +219,15 @@ def memory_function(
 
     if isinstance(functional, Teacher) and isinstance(functional.function, AbstractModel):
         functional = functional.function
-    kernel = _kernel(functional, method)
+    kernel = _get_kernel(functional, method)
     if kernel is not None:
-        return _of_kernel(kernel, jnp.asarray(times), kind, normalisation, warm_up)
+        return _solve_kernel(kernel, jnp.asarray(times), kind, normalisation, warm_up)
 
     sampled = as_functional(functional, method=method, batched=batched, inputs=inputs)
-    options = _Options(
+    experiment = Experiment(
         times=tuple(times.tolist()),
         kind=kind,
         shifted=normalisation == "shifted",
-        amplitudes=(low, high),
-        num_amplitudes=num_amplitudes,
-        directions=directions,
-        starts=starts,
-        refinements=refinements,
         warm_up=float(times[-1] if warm_up is None else warm_up),
         pulse=float(np.min(np.diff(times)) if pulse is None else pulse),
         max_steps=max_steps,
@@ -269,23 +238,23 @@ def memory_function(
             f"`ts` must start at 0 where it is the grid of a discrete functional, got {times[0]}; "
             "pass all times from 0 on."
         )
-    if kind == "reversed" and not continuous and options.warm_up > _MOST * (times[1] - times[0]):
+    if kind == "reversed" and not continuous and experiment.warm_up > _MOST * (times[1] - times[0]):
         raise ValueError(
             f"`warm_up` must be at most {_MOST:g} steps of `ts`, got {warm_up}; shorten it."
         )
     if not continuous:
         as_steps(ts)
     sampled.check_clock(times)
-    double = not continuous or _precision(sampled.source) == jnp.float64
+    double = not continuous or get_precision(sampled.source) == jnp.float64
     rtol = (1e-8 if double else 1e-4) if rtol is None else rtol
     atol = (1e-10 if double else 1e-6) if atol is None else atol
     tolerances = (jnp.asarray(rtol, float), jnp.asarray(atol, float))
     with integrating(max_steps):
-        found = _search(sampled, continuous, options, solver, tolerances)
+        found = find_worst_inputs(sampled, continuous, experiment, search, solver, tolerances)
     return MemoryFunction(jnp.asarray(times), *found, exact=False)
 
 
-def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
+def memory_dataset(memories: Mapping[str, MemoryFunction]) -> "xr.Dataset":
     """Memory functions side by side, for tables and [`memjax.viz.plot_memory_functions`][].
 
     **Arguments:**
@@ -321,24 +290,7 @@ def memory_dataset(memories: Mapping[str, MemoryFunction]) -> xr.Dataset:
         }
         part = xr.Dataset(variables, {"time": np.asarray(memory.ts)})
         parts.append(part.expand_dims(functional=[label]))
-    return cast(xr.Dataset, xr.concat(parts, "functional", join="outer"))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """What a search is compiled for."""
-
-    times: tuple[float, ...]
-    kind: Kind
-    shifted: bool
-    amplitudes: tuple[float, float]
-    num_amplitudes: int
-    directions: int
-    starts: int
-    refinements: int
-    warm_up: float
-    pulse: float
-    max_steps: int
+    return cast("xr.Dataset", xr.concat(parts, "functional", join="outer"))
 
 
 def _as_lags(ts: Any) -> np.ndarray:
@@ -356,21 +308,11 @@ def _as_lags(ts: Any) -> np.ndarray:
     return times
 
 
-def _shape(inputs: int | None) -> tuple[int, ...]:
-    return () if inputs is None else (inputs,)
-
-
-def _precision(model: AbstractModel) -> Any:
-    """The real type of the hidden state."""
-    leaves = jax.tree.leaves(jax.eval_shape(model.initial_hidden))
-    return jnp.finfo(jnp.result_type(*(leaf.dtype for leaf in leaves))).dtype
-
-
-def _kernel(functional: Any, method: Method | None) -> Any:
+def _get_kernel(functional: Any, method: Method | None) -> Any:
     """The kernel of a functional that has one, unless a discretisation is asked for."""
     if isinstance(functional, SampledFunctional):
         asked = functional.method not in ("response", "scan", "diffrax")
-        return None if asked else _kernel(functional.source, method)
+        return None if asked else _get_kernel(functional.source, method)
     if isinstance(functional, AbstractKernel):
         return functional if method is None else None
     if isinstance(functional, AbstractModel) and isinstance(functional, HasKernel):
@@ -379,7 +321,7 @@ def _kernel(functional: Any, method: Method | None) -> Any:
 
 
 @eqx.filter_jit
-def _of_kernel(
+def _solve_kernel(
     kernel: Any,
     ts: Float[Array, " times"],
     kind: Kind,
@@ -390,327 +332,9 @@ def _of_kernel(
     if kind == "reversed" and warm_up is not None:
         rho = rho - kernel(ts + warm_up)
     outputs, inputs = kernel.sizes
-    rows = rho.reshape(ts.size, 1 if outputs is None else outputs, *_shape(inputs))
-    values, direction = _of_matrix(rows)
+    rows = rho.reshape(ts.size, 1 if outputs is None else outputs, *as_shape(inputs))
+    values, direction = maximise_rows(rows)
     # Any amplitude attains the relative supremum, and none the shifted one.
     largest = jnp.inf if normalisation == "shifted" else 1.0
     bounded = jnp.isfinite(values)
     return MemoryFunction(ts, values, direction * largest, bounded, values, exact=True)
-
-
-def _of_matrix(rows: Float[Array, "times outputs *inputs"]) -> tuple[Array, Array]:
-    """The norm of matrices between maximum norms, and the sign vectors that attain it."""
-    norms = jnp.abs(rows) if rows.ndim == 2 else jnp.sum(jnp.abs(rows), axis=2)
-    best = jnp.argmax(norms, axis=1)
-    row = jax.vmap(lambda matrix, k: matrix[k])(rows, best)
-    return jnp.max(norms, axis=1), jnp.where(row < 0, -1.0, 1.0).astype(rows.dtype)
-
-
-@eqx.filter_jit
-def _search(
-    sampled: SampledFunctional,
-    continuous: bool,
-    options: _Options,
-    solver: diffrax.AbstractSolver,
-    tolerances: tuple[Array, Array],
-) -> tuple[Array, Array, Array, Array]:
-    """Values, maximisers, whether they are bounded, and the limit of small inputs."""
-    ts = np.asarray(options.times)
-    if continuous:
-        rates, limit, at_time = _continuous(sampled, ts, options, solver, tolerances)
-    else:
-        rates, limit = _discrete(sampled, ts, options)
-        at_time = lambda a, v, k: rates(a, v)[k]
-    small, signs = _of_matrix(limit)
-    if sampled.linear:
-        largest = jnp.inf if options.shifted else 1.0
-        return small, signs * largest, jnp.isfinite(small), small
-
-    def score(rates: Array, a: Array) -> Array:
-        size = jnp.max(jnp.abs(rates), axis=-1)
-        return size * a / (1 + a) if options.shifted else size
-
-    def split(z: Array) -> tuple[Array, Array]:
-        """The amplitude and the direction, of norm 1, of a point of the search."""
-        a, v = jnp.exp(z[0]), z[1:].reshape(_shape(sampled.inputs))
-        norm = jnp.max(jnp.abs(v))
-        return a, v / jnp.where(norm > 0, norm, 1)
-
-    # Every direction at every amplitude, each for all times.
-    directions = _directions(sampled.inputs, options.directions, signs)
-    low, high = np.log(options.amplitudes)
-    logs = jnp.linspace(low, high, options.num_amplitudes)
-    points = jnp.concatenate(
-        [
-            jnp.tile(logs, directions.shape[0])[:, None],
-            jnp.repeat(directions, logs.size, axis=0),
-        ],
-        axis=1,
-    )
-
-    def everywhere(z: Array) -> Array:
-        a, v = split(z)
-        return score(rates(a, v), a)
-
-    scores = in_batches(everywhere, points)
-    finite = jnp.all(jnp.isfinite(scores), axis=0)
-    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
-
-    # From the best local maxima along the amplitude, each time goes its own way.
-    profiles = scores.reshape(-1, logs.size, ts.size)
-    inner = jnp.pad(profiles, ((0, 0), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    peaks = (profiles >= inner[:, :-2]) & (profiles >= inner[:, 2:])
-    peaks = jnp.where(peaks, profiles, -jnp.inf).reshape(scores.shape)
-    values, chosen = jax.lax.top_k(peaks.T, min(options.starts, points.shape[0]))
-    # Does the ratio still rise at the largest amplitude, in the best direction?
-    along = profiles[chosen[:, 0] // logs.size, :, jnp.arange(ts.size)]
-    rising = along[:, -1] > along[:, -2] * jnp.exp(_RISING * (logs[-1] - logs[-2]))
-
-    indices = jnp.repeat(jnp.arange(ts.size), chosen.shape[1])
-
-    def here(z: Array, k: Array) -> Array:
-        a, v = split(z)
-        value = score(at_time(a, v, k), a)
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
-
-    def each(zs: Array) -> Array:
-        return in_batches(here, zs, indices)
-
-    values, best = _refine(
-        each, points[chosen.ravel()], values.ravel(), logs, directions.shape[1], options.refinements
-    )
-    winner = jnp.argmax(values.reshape(chosen.shape), axis=1)
-    values = jnp.max(values.reshape(chosen.shape), axis=1)
-    best = best.reshape(*chosen.shape, -1)[jnp.arange(ts.size), winner]
-
-    a, v = jax.vmap(split)(best)
-    rising = rising & (best[:, 0] >= logs[-1] - 1e-3)
-    inputs = a.reshape(-1, *(1,) * len(_shape(sampled.inputs))) * v
-    if not options.shifted:
-        # Inputs that do no better than the limit only repeat it with rounding.
-        limited = small >= values * (1 - 1e-7)
-        inputs = jnp.where(limited.reshape(-1, *(1,) * (inputs.ndim - 1)), 0, inputs)
-        values = jnp.where(jnp.isnan(small), jnp.nan, jnp.maximum(values, small))
-        rising = rising & ~limited
-    return values, inputs, finite & ~rising & jnp.isfinite(values), small
-
-
-def _refine(
-    each: Callable[[Array], Array],
-    best: Float[Array, "starts coordinates"],
-    values: Float[Array, " starts"],
-    logs: Float[Array, " amplitudes"],
-    dimension: int,
-    sections: int,
-) -> tuple[Float[Array, " starts"], Float[Array, "starts coordinates"]]:
-    """Golden sections of one coordinate after the other, all times side by side.
-
-    Optimistix's `GoldenSearch` has the function in its program twice, at its start and in its
-    step; here it is an integration, which takes long to compile.
-    """
-    if sections == 0:
-        return values, best
-    # In one dimension the direction is a sign, which stays; otherwise all coordinates take turns,
-    # first in wide and then in narrow brackets.
-    spacing = logs[1] - logs[0]
-    rounds = [(0, 0.0)]
-    if dimension > 1:
-        rounds = [(c, w) for w in (0.5, 0.2) for c in range(1 + dimension)]
-    coordinates = jnp.array([c for c, _ in rounds])
-    widths = jnp.array([w for _, w in rounds])
-
-    def search(state: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Any, None]:
-        best, values = state
-        coordinate, width = now
-        amplitude = coordinate == 0
-        low = jnp.where(amplitude, logs[0], -1.0)
-        high = jnp.where(amplitude, logs[-1], 1.0)
-        reach = jnp.where(amplitude, spacing, width)
-        centre = best[:, coordinate]
-        low, high = jnp.maximum(low, centre - reach), jnp.minimum(high, centre + reach)
-        at = lambda s: best.at[:, coordinate].set(s)
-
-        def section(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-            low, high, left, at_left, right, at_right, best_s, best_value = state
-            # The first two sections only fill in the two inner points.
-            started = i > 1
-            drop_right = at_left > at_right
-            new_low = jnp.where(drop_right, low, left)
-            new_high = jnp.where(drop_right, right, high)
-            length = _GOLDEN * (new_high - new_low)
-            moved = jnp.where(drop_right, new_high - length, new_low + length)
-            s = jnp.where(started, moved, jnp.where(i == 0, left, right))
-            value = each(at(s))
-            kept = lambda new, old: jnp.where(started, new, old)
-            first, second = (i == 0), (i == 1)
-            new_left = kept(jnp.where(drop_right, s, right), left)
-            new_at_left = kept(
-                jnp.where(drop_right, value, at_right), jnp.where(first, value, at_left)
-            )
-            new_right = kept(jnp.where(drop_right, left, s), right)
-            new_at_right = kept(
-                jnp.where(drop_right, at_left, value), jnp.where(second, value, at_right)
-            )
-            better = value > best_value
-            return (
-                kept(new_low, low),
-                kept(new_high, high),
-                new_left,
-                new_at_left,
-                new_right,
-                new_at_right,
-                jnp.where(better, s, best_s),
-                jnp.where(better, value, best_value),
-            )
-
-        length = _GOLDEN * (high - low)
-        none = jnp.full_like(values, -jnp.inf)
-        start = (low, high, high - length, none, low + length, none, centre, values)
-        *_, best_s, best_value = jax.lax.fori_loop(0, sections, section, start)
-        return (at(best_s), best_value), None
-
-    (best, values), _ = jax.lax.scan(search, (best, values), (coordinates, widths))
-    return values, best
-
-
-def _directions(
-    inputs: int | None, count: int, signs: Float[Array, "times *inputs"]
-) -> Float[Array, "directions inputs"]:
-    """Points on the surface of the box, from which the search starts."""
-    if inputs in (None, 1):
-        return jnp.array([[1.0], [-1.0]])
-    axes = np.concatenate([np.eye(inputs), -np.eye(inputs)])
-    if inputs <= _CORNERS:
-        corners = np.array(list(itertools.product([1.0, -1.0], repeat=inputs)))
-    else:
-        corners = np.array([np.ones(inputs), -np.ones(inputs)])
-    spread = np.zeros((0, inputs))
-    if count > 0:
-        # The first point of the unscrambled sequence is a corner of the unit cube.
-        spread = 2 * scipy.stats.qmc.Halton(inputs, scramble=False).random(count + 1)[1:] - 1
-        spread = spread / np.max(np.abs(spread), axis=1, keepdims=True)
-    chosen = signs[np.unique(np.linspace(0, signs.shape[0] - 1, _SIGNS).round().astype(int))]
-    return jnp.concatenate([axes, corners, spread, chosen, -chosen])
-
-
-def _discrete(
-    sampled: SampledFunctional, ts: np.ndarray, options: _Options
-) -> tuple[Rates, Float[Array, "times outputs *inputs"]]:
-    """Differences of the outputs on a grid, and their derivative in the input at 0."""
-    last, first = ts[-1] - ts[-2], ts[1] - ts[0]
-    grid = np.append(ts, ts[-1] + last)
-    # Before the Heaviside input there is nothing, before the others a past.
-    if options.kind == "reversed":
-        past = first * np.arange(-int(np.ceil(options.warm_up / first - 1e-9)), 0)
-    else:
-        past = -first * np.ones(1 if options.kind == "impulse" else 0)
-    grid = np.concatenate([past, grid])
-    if options.kind == "heaviside":
-        on = np.ones(grid.size)
-    elif options.kind == "reversed":
-        on = (grid < 0).astype(float)
-    else:
-        on = (grid == 0).astype(float)
-    if even_step(ts) is not None:
-        # A grid that is even to rounding stays so.
-        grid = grid[0] + first * np.arange(grid.size)
-
-    def outputs(x: Array) -> Array:
-        xs = on.reshape(-1, *(1,) * x.ndim) * x
-        ys = sampled(grid, xs).reshape(grid.size, -1)[past.size :]
-        if options.kind == "impulse":
-            return ys[1:] / first
-        return jnp.diff(ys, axis=0) / np.append(np.diff(ts), last)[:, None]
-
-    zero = jnp.zeros(_shape(sampled.inputs), float)
-    silent = outputs(zero)
-    rates = lambda a, v: (outputs(a * v) - silent) / a
-    try:
-        return rates, jax.jacfwd(outputs)(zero)
-    except TypeError:
-        # Functions with a reverse-mode rule of their own have no forward mode.
-        return rates, jax.jacrev(outputs)(zero)
-
-
-def _continuous(
-    sampled: SampledFunctional,
-    ts: np.ndarray,
-    options: _Options,
-    solver: diffrax.AbstractSolver,
-    tolerances: tuple[Array, Array],
-) -> tuple[Rates, Array, Callable[[Array, Array, Array], Array]]:
-    """The response to an input, integrated beside that to none."""
-    model = sampled.source
-    length = {"heaviside": 0.0, "reversed": options.warm_up, "impulse": options.pulse}[options.kind]
-    constant = options.kind == "heaviside"
-    dtype = _precision(model)
-    zero = jnp.zeros(_shape(sampled.inputs), dtype)
-    rest = model.initial_hidden()
-    start = (rest, jax.tree.map(jnp.zeros_like, rest))
-
-    def output(t: Array, h: PyTree, x: Array) -> Array:
-        if options.kind == "impulse":
-            return model.readout(h) / options.pulse
-        return jax.jvp(model.readout, (h,), (model.vector_field(t, h, x),))[1]
-
-    def quotient(function: Callable, a: Array | None) -> Callable:
-        """The difference in the response to an input of amplitude `a`, over `a`, of what
-        `function` makes of it; for `None` the limit of small inputs."""
-
-        def small(h: PyTree, g: PyTree, v: Array) -> PyTree:
-            return jax.jvp(function, (h, zero), (g, v))[1]
-
-        def large(h: PyTree, g: PyTree, v: Array) -> PyTree:
-            assert a is not None
-            moved = jax.tree.map(lambda h, g: h + a * g, h, g)
-            change = lambda new, old: (new - old) / a
-            return jax.tree.map(change, function(moved, a * v), function(h, zero))
-
-        return small if a is None else large
-
-    def run(a: Array | None, v: Array, save: Array, throw: bool) -> Array:
-        a, v = None if a is None else a.astype(dtype), v.astype(dtype)
-
-        def field(t: Any, state: tuple[PyTree, PyTree], v: Array) -> tuple[PyTree, PyTree]:
-            h, g = state
-            function = lambda h, x: model.vector_field(t, h, x)
-            return function(h, zero), quotient(function, a)(h, g, v)
-
-        def result(t: Array, state: tuple[PyTree, PyTree], v: Array) -> Array:
-            return jnp.ravel(quotient(lambda h, x: output(t, h, x), a)(*state, v))
-
-        def solve(t0: Any, t1: Any, state: Any, v: Array, saveat: diffrax.SaveAt) -> Any:
-            return diffrax.diffeqsolve(
-                diffrax.ODETerm(field),
-                solver,
-                t0=t0,
-                t1=t1,
-                dt0=None,
-                y0=state,
-                args=v,
-                saveat=saveat,
-                stepsize_controller=diffrax.PIDController(*tolerances),
-                max_steps=options.max_steps,
-                adjoint=diffrax.ForwardMode(),
-                throw=throw,
-            ).ys
-
-        state = start
-        if length > 0:
-            state = solve(-length, 0.0, state, v, diffrax.SaveAt(t1=True))
-            state = jax.tree.map(lambda leaf: leaf[0], state)
-        after = v if constant else jnp.zeros_like(v)
-        # A solve has to go somewhere, also for the value at its start.
-        end = jnp.maximum(save[-1], ts[1])
-        return solve(0.0, end, state, after, diffrax.SaveAt(ts=save, fn=result))
-
-    if sampled.inputs is None:
-        limit = run(None, jnp.ones(()), jnp.asarray(ts), True)
-    else:
-        columns = jax.lax.map(lambda v: run(None, v, jnp.asarray(ts), True), jnp.eye(zero.size))
-        limit = jnp.moveaxis(columns, 0, -1)
-    return (
-        lambda a, v: run(a, v, jnp.asarray(ts), False),
-        limit,
-        lambda a, v, k: run(a, v, jnp.asarray(ts)[k][None], False)[0],
-    )

@@ -3,7 +3,6 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
@@ -16,6 +15,8 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._lazy import scipy
+from ..numerics import fit_line
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii
 
@@ -108,7 +109,7 @@ def stability_criterion(
     if rates is None and own is AbstractReparametrisation._largest_growth:
         # What the range cuts off shows as growth with the range.
         stable = stable and bool(jnp.allclose(first, growth(small, (1e-4, 1e4)), rtol=0.05))
-    stable_up_to = _largest_finite(lambda radius: growth(radius, rates)) if stable else 0.0
+    stable_up_to = _find_largest_finite(lambda radius: growth(radius, rates)) if stable else 0.0
     values = growth(radii, rates)
     if not stable and rates is None:
         values = jnp.where(radii > 0, jnp.inf, 0.0)
@@ -117,7 +118,7 @@ def stability_criterion(
     )
 
 
-def _largest_finite(growth: Any) -> float:
+def _find_largest_finite(growth: Any) -> float:
     """The largest radius of finite growth, to rounding; infinity if it is beyond 1e2."""
     finite = lambda radius: bool(jnp.isfinite(growth(jnp.asarray(radius))))
     low, high = 1e-7, 1e2
@@ -192,11 +193,13 @@ def crossings(
     """
     beta, curves = _as_curves(radii, errors)
     flat = np.reshape(curves, (-1, *curves.shape[-2:]))
-    found = [[_crossing(beta, *pair) for pair in zip(c[:-1], c[1:], strict=True)] for c in flat]
+    found = [
+        [_find_crossing(beta, *pair) for pair in zip(c[:-1], c[1:], strict=True)] for c in flat
+    ]
     return jnp.asarray(np.reshape(found, (*curves.shape[:-2], curves.shape[-2] - 1)))
 
 
-def _crossing(radii: np.ndarray, narrow: np.ndarray, wide: np.ndarray) -> float:
+def _find_crossing(radii: np.ndarray, narrow: np.ndarray, wide: np.ndarray) -> float:
     worse = wide > narrow
     if not np.any(worse):
         return np.nan if np.any(np.isnan(wide + narrow)) else np.inf
@@ -209,10 +212,10 @@ def _crossing(radii: np.ndarray, narrow: np.ndarray, wide: np.ndarray) -> float:
     if not np.all(np.isfinite(both)) or np.any(both == 0):
         return float(radii[first])
     before, after = np.diff(np.log(both), axis=0)[0]
-    return _between(radii, first, -before / (after - before))
+    return _interpolate(radii, first, -before / (after - before))
 
 
-def _between(radii: np.ndarray, index: int, share: float) -> float:
+def _interpolate(radii: np.ndarray, index: int, share: float) -> float:
     """The radius at a share of the way, in logarithms, that ends at `index`."""
     return float(radii[index - 1] * (radii[index] / radii[index - 1]) ** share)
 
@@ -276,7 +279,7 @@ def stability_radius(
         )
     level = as_plain(as_positive, "level", level)
     flat = np.reshape(curves, (-1, beta.size))
-    found = [_radius(beta, curve, level) for curve in flat]
+    found = [_find_radius(beta, curve, level) for curve in flat]
     shaped = lambda k: np.reshape([part[k] for part in found], curves.shape[:-1])
     radius, below, above = shaped(0), shaped(1).astype(bool), shaped(2).astype(bool)
     inside = ~below & ~above
@@ -285,14 +288,14 @@ def stability_radius(
     fits = np.full(5, np.nan)
     verdict: Verdict = "undecided"
     if np.unique(x).size >= 3:
-        vanishing, positive = _line(np.log(x), y), _line(1 / x, y)
+        vanishing, positive = fit_line(np.log(x), y), fit_line(1 / x, y)
         t = float(scipy.stats.t.ppf(0.975, x.size - 2))
-        (slope, error), (intercept, spread) = vanishing[0], positive[1]
-        ends = intercept + t * spread * np.array([0, -1, 1])
-        fits = np.array([-slope, error, *np.exp(ends)])
-        vanishes = vanishing[2] < positive[2]
-        falls = -slope - t * error > 0
-        flat_enough = -slope + t * error < 0.25
+        exponent, error = -vanishing.slope, vanishing.errors().slope
+        ends = positive.intercept + t * positive.errors().intercept * np.array([0, -1, 1])
+        fits = np.array([exponent, error, *np.exp(ends)])
+        vanishes = vanishing.squares < positive.squares
+        falls = exponent - t * error > 0
+        flat_enough = exponent + t * error < 0.25
         if falls and vanishes:
             verdict = "unstable"
         elif flat_enough:
@@ -310,18 +313,7 @@ def stability_radius(
     return StabilityRadius(*arrays, verdict=verdict)
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """Slope and intercept of a line with their standard errors, and the sum of its squares."""
-    # SciPy's `linregress` has no standard errors for constant data.
-    matrix = np.stack([x, np.ones_like(x)], axis=1)
-    inverse = np.linalg.inv(matrix.T @ matrix)
-    slope, intercept = np.linalg.lstsq(matrix, y)[0]
-    misfit = float(np.sum((y - slope * x - intercept) ** 2))
-    errors = np.sqrt(misfit / (x.size - 2) * np.diag(inverse))
-    return (slope, errors[0]), (intercept, errors[1]), misfit
-
-
-def _radius(radii: np.ndarray, errors: np.ndarray, level: float) -> tuple[float, bool, bool]:
+def _find_radius(radii: np.ndarray, errors: np.ndarray, level: float) -> tuple[float, bool, bool]:
     """The radius at which a curve passes the level, and whether it is below or above all."""
     within = errors <= level  # NaN is not
     if within.all():
@@ -333,7 +325,7 @@ def _radius(radii: np.ndarray, errors: np.ndarray, level: float) -> tuple[float,
     if not np.isfinite(after) or before == 0:
         # The last radius that is known to be good.
         return float(radii[first - 1]), False, False
-    return _between(radii, first, np.log(level / before) / np.log(after / before)), False, False
+    return _interpolate(radii, first, np.log(level / before) / np.log(after / before)), False, False
 
 
 def _as_curves(radii: Any, errors: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,8 @@
 from . import double_double as double_double
 from ._batches import in_batches as in_batches
 from ._batches import over_lanes as over_lanes
+from ._fits import fit_line as fit_line
+from ._fits import Line as Line
 from ._lyapunov import decay_time as decay_time
 from ._lyapunov import exponential_action as exponential_action
 from ._lyapunov import gramian as gramian

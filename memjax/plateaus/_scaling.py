@@ -1,5 +1,4 @@
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._lazy import scipy, xr
+from ..numerics import fit_line
 from ..targets import AbstractKernel, check_kernel, KernelSum, split_exponential
 
 CORRECTIONS = ("none", "omega^2")
@@ -199,7 +199,7 @@ def fit_scaling_law(
         ranges[index] = x.min(), x.max()
         for k, correction in enumerate(CORRECTIONS):
             y = np.log(tau) + (2 * np.log(x) if correction == "omega^2" else 0.0)
-            fits[index][k] = _line(x, y, confidence)
+            fits[index][k] = _fit(x, y, confidence)
     names = (
         "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high",
     )  # fmt: skip
@@ -231,9 +231,9 @@ def _half(whole: "xr.DataArray") -> "xr.DataArray":
     return xr.where(count > 4, np.ceil(count / 2).clip(min=4), count)
 
 
-def _line(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:
-    fit: Any = scipy.stats.linregress(x, y)
+def _fit(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:
+    line = fit_line(x, y)
     t = float(scipy.stats.t.ppf(0.5 + confidence / 2, x.size - 2))
-    slope, intercept = float(fit.slope), float(fit.intercept)
-    ds, di = t * float(fit.stderr), t * float(fit.intercept_stderr)
+    slope, intercept = line.slope, line.intercept
+    ds, di = (t * error for error in line.errors())
     return slope, slope - ds, slope + ds, intercept, intercept - di, intercept + di

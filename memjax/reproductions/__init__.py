@@ -1,39 +1,29 @@
 """Published results, measured again: what is said, what is found, and whether they agree."""
 
+import importlib
 import inspect
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import xarray as xr
-
 from .._checks import check_flag, check_instance, shown, unknown_name
+from .._lazy import xr
 from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
 from ._base import Verdict as Verdict
-from ._digits import DIGITS_STABILITY
-from ._l21_approximation import L21_APPROXIMATION
-from ._l21_training import L21_TRAINING
-from ._memory_architectures import MEMORY_ARCHITECTURES
-from ._plateau_flows import PLATEAU_FLOWS
-from ._plateau_width import PLATEAU_WIDTH
-from ._s24_reparametrisation import S24_REPARAMETRISATIONS
-from ._w24_perturbation import W24_PERTURBATION
+
+
+def _find_reproductions() -> Iterator[Reproduction]:
+    """Those of the modules of this folder, each under the name `REPRODUCTION`."""
+    for module in pkgutil.iter_modules(__path__):
+        names = vars(importlib.import_module(f".{module.name}", __name__))
+        if "REPRODUCTION" in names:
+            yield names["REPRODUCTION"]
+
 
 REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
-    {
-        item.name: item
-        for item in (
-            PLATEAU_FLOWS,
-            PLATEAU_WIDTH,
-            L21_TRAINING,
-            L21_APPROXIMATION,
-            W24_PERTURBATION,
-            MEMORY_ARCHITECTURES,
-            S24_REPARAMETRISATIONS,
-            DIGITS_STABILITY,
-        )
-    }
+    {reproduction.name: reproduction for reproduction in _find_reproductions()}
 )
 """The reproductions by their names."""
 
@@ -54,7 +44,7 @@ def find_reproduction(name: str) -> Reproduction:
 
 def reproduce(
     name: str, *, progress: bool = True, **options: Any
-) -> tuple[xr.Dataset, list[Verdict]]:
+) -> "tuple[xr.Dataset, list[Verdict]]":
     """Measure a published result again.
 
     **Arguments:**

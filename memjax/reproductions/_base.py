@@ -1,21 +1,19 @@
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from .._checks import (
     as_increasing,
     as_list,
     as_positive_array,
     check_choice,
+    check_integer,
     check_nonnegative,
 )
+from .._lazy import matplotlib, tqdm, xr
 from ..plateaus import FAILED
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +51,12 @@ class Reproduction:
     title: str
     source: str
     description: str
-    run: Callable[..., xr.Dataset]
-    check: Callable[[xr.Dataset], list[Verdict]]
-    plot: "Callable[[xr.Dataset], Figure]"
+    run: "Callable[..., xr.Dataset]"
+    check: "Callable[[xr.Dataset], list[Verdict]]"
+    plot: "Callable[[xr.Dataset], matplotlib.figure.Figure]"
 
 
-def whole(dataset: xr.Dataset) -> xr.Dataset:
+def whole(dataset: "xr.Dataset") -> "xr.Dataset":
     """The dataset of a sweep; an interrupt that ended the sweep early goes on."""
     if not dataset.attrs["complete"]:
         raise KeyboardInterrupt
@@ -69,6 +67,34 @@ def check_known(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that are not among those there are, and none at all."""
     for value in as_list(name, given, "names") or [""]:
         check_choice(name, value, known, "choose from these")
+
+
+def check_integers(**given: Any) -> None:
+    """Refuse what is no integer of at least 1, under the names given."""
+    for name, value in given.items():
+        check_integer(name, value)
+
+
+def each_cell(
+    axes: Mapping[str, Sequence[Any]], unit: str, progress: bool
+) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
+    """The cells of a grid one after the other: where each is, and the values there. With a
+    progress bar over so many units."""
+    places = list(np.ndindex(*map(len, axes.values())))
+    for place in tqdm.tqdm(places, unit=unit, disable=not progress):
+        yield place, [values[k] for values, k in zip(axes.values(), place, strict=True)]
+
+
+def empty(axes: Mapping[str, Sequence[Any]], *others: int) -> np.ndarray:
+    """NaN for every cell of a grid, and along the other axes."""
+    return np.full((*map(len, axes.values()), *others), np.nan)
+
+
+def describe(
+    values: Mapping[str, np.ndarray], dims: Sequence[str], words: Mapping[str, str]
+) -> dict[str, Any]:
+    """Variables over the same dimensions, each with what it is in words."""
+    return {name: (tuple(dims), values[name], {"long_name": text}) for name, text in words.items()}
 
 
 def as_positives(name: str, value: Any) -> np.ndarray:
@@ -87,7 +113,7 @@ def as_radii(value: Any) -> list[float]:
     return np.asarray(as_increasing("radii", value)).tolist()
 
 
-def num_failed(dataset: xr.Dataset) -> int:
+def num_failed(dataset: "xr.Dataset") -> int:
     """How many measurements of a dataset ended without an answer."""
     codes = dataset["result"].values
     return int(np.isin(codes, FAILED).sum())

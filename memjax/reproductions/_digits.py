@@ -1,5 +1,5 @@
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -7,25 +7,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
-import xarray as xr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .. import viz
-from .._checks import check_integer
+from .._checks import check_dataset
+from .._lazy import matplotlib, xr
 from ..memory import perturbation_error
 from ..models import Fixed, log_uniform_rates, LRULayer, ring, StateSpaceLayer, trainable
 from ..numerics import exponential_increments
-from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
-from ._base import as_positives, as_radii, check_known, Reproduction, Verdict
-from ._training import batched, select
+from ..reparam import AbstractReparametrisation, REPARAMETRISATIONS
+from ..viz import drawing, look
+from ._base import (
+    as_positives,
+    as_radii,
+    check_integers,
+    check_known,
+    describe,
+    each_cell,
+    empty,
+    Reproduction,
+    Verdict,
+)
+from ._training import batched, select, train, Training
 
 DIRECT = "direct"
-# Made when asked for: importing memjax computes nothing.
-REPARAMETRISATIONS: Mapping[str, Callable[[], AbstractReparametrisation]] = {
-    DIRECT: Direct, "exp": Exp, "softplus": Softplus, "inverse": Inverse, "best": Best,
-}  # fmt: skip
 REAL, COMPLEX = "real modes", "complex modes"
 MODELS = (REAL, COMPLEX)
 WEIGHTS = ("all", "rates")
@@ -113,44 +118,28 @@ def accuracy(
     return jnp.mean(jnp.argmax(model(images), axis=1) == classes)
 
 
-@eqx.filter_jit
 def _train(
     models: Classifier, learning_rates: Array, images: Array, classes: Array, updates: int
-) -> tuple[Classifier, Array, Array]:
-    """Models after Adam at one learning rate each, the largest ratio of gradient to weight on
-    the way, and whether they diverged: then they keep their last finite weights."""
-    optimiser = optax.scale_by_adam()
-    weights, rest = eqx.partition(models, trainable(models))
+) -> Training:
+    """Adam at one learning rate for each model; watched is the ratio of gradient to weight."""
 
-    def update(state: tuple, rest: Any, rate: Array, key: PRNGKeyArray) -> tuple:
-        weights, memory, ratio, diverged = state
+    def loss(model: Classifier, key: PRNGKeyArray, data: None) -> Array:
         chosen = jax.random.randint(key, (_BATCH,), 0, classes.shape[0])
-        slopes = jax.grad(
-            lambda weights: cross_entropy(
-                eqx.combine(weights, rest), images[chosen], classes[chosen]
-            )
-        )(weights)
-        size = jnp.linalg.norm(slopes.layer.free_rates) / jnp.linalg.norm(weights.layer.free_rates)
-        changes, memory_after = optimiser.update(slopes, memory, weights)
-        moved = jax.tree.map(lambda w, change: w - rate * change, weights, changes)
-        finite = jnp.all(
-            jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((slopes, moved))])
-        )
-        diverged |= ~finite
-        keep = lambda after, before: jax.tree.map(
-            lambda new, old: jnp.where(diverged, old, new), after, before
-        )
-        ratio = jnp.where(diverged, ratio, jnp.maximum(ratio, size))
-        return keep(moved, weights), keep(memory_after, memory), ratio, diverged
+        return cross_entropy(model, images[chosen], classes[chosen])
 
-    def step(state: tuple, key: PRNGKeyArray) -> tuple[tuple, None]:
-        over_runs = eqx.filter_vmap(update, in_axes=(0, eqx.if_array(0), 0, None))
-        return over_runs(state, rest, learning_rates, key), None
+    def ratio(weights: Classifier, slopes: Classifier) -> Array:
+        norm = lambda model: jnp.linalg.norm(model.layer.free_rates)
+        return norm(slopes) / norm(weights)
 
-    start = jax.vmap(lambda w: (w, optimiser.init(w), jnp.zeros(()), jnp.asarray(False)))(weights)
-    keys = jax.random.split(jax.random.key(0), updates)
-    (weights, _, ratio, diverged), _ = jax.lax.scan(step, start, keys)
-    return eqx.combine(weights, rest), ratio, diverged
+    return train(
+        models,
+        loss,
+        optax.scale_by_adam(),
+        updates,
+        key=jax.random.key(0),
+        scales=-learning_rates,
+        watch=ratio,
+    )
 
 
 def run(
@@ -165,88 +154,66 @@ def run(
     width: int = 32,
     draws: int = 16,
     steps: int = 15,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Accuracies over `model`, `reparametrisation`, `learning_rate` and `seed`, and those of
     perturbed models over `weights` and `radius`."""
     check_known("models", models, MODELS)
     check_known("reparametrisations", reparametrisations, REPARAMETRISATIONS)
     learning_rates = as_positives("learning_rates", learning_rates).tolist()
     radii = as_radii(radii)
-    for name, value in (
-        ("seeds", seeds),
-        ("updates", updates),
-        ("width", width),
-        ("draws", draws),
-        ("steps", steps),
-    ):
-        check_integer(name, value)
+    check_integers(seeds=seeds, updates=updates, width=width, draws=draws, steps=steps)
     (images, classes), (others, rest) = jax.tree.map(jnp.asarray, load_digits())
     names = {"model": list(models), "reparametrisation": list(reparametrisations)}
-    shape = tuple(map(len, names.values()))
-    trained = (*shape, len(learning_rates), seeds)
-    balls = jnp.asarray(radii, float)
-    values = {
-        name: np.full(trained, np.nan) for name in ("accuracy", "loss", "gradient_over_weight")
-    }
-    values["drawn_accuracy"] = np.full((*shape, len(WEIGHTS), len(radii), seeds), np.nan)
-    values["worst_accuracy"] = np.full((*shape, len(radii), seeds), np.nan)
-    diverged, chosen = np.zeros(trained, bool), np.zeros(shape, int)
+    runs = names | {"learning_rate": learning_rates, "seed": np.arange(seeds)}
     rates = jnp.repeat(jnp.asarray(learning_rates, float), seeds)
-    with tqdm.tqdm(total=int(np.prod(shape)), unit="model", disable=not progress) as bar:
-        for i, model in enumerate(models):
-            for j, name in enumerate(reparametrisations):
-                keys = jax.random.split(jax.random.key(1), seeds)
-                made = REPARAMETRISATIONS[name]()
-                make = functools.partial(make_classifier, model, width, made)
-                again = jnp.tile(jnp.arange(seeds), len(learning_rates))
-                starts = select(batched(make, keys), again)
-                ended, ratio, stopped = _train(starts, rates, images, classes, updates)
-                loss, _ = _measure(ended, images, classes)
-                _, right = _measure(ended, others, rest)
-                grid = (len(learning_rates), seeds)
-                values["loss"][i, j] = np.reshape(loss, grid)
-                values["accuracy"][i, j] = np.reshape(right, grid)
-                values["gradient_over_weight"][i, j] = np.reshape(ratio, grid)
-                # Worse than to give every class the same probability.
-                blind = ~(np.reshape(loss, grid) < np.log(_CLASSES))
-                diverged[i, j] = np.reshape(stopped, grid) | blind
-                chosen[i, j] = _choose(values["loss"][i, j], diverged[i, j])
-                best = select(ended, slice(chosen[i, j] * seeds, (chosen[i, j] + 1) * seeds))
-                drawn, worst = _perturb(best, balls, others, rest, draws, steps)
-                values["drawn_accuracy"][i, j] = np.swapaxes(drawn, 1, 2)
-                values["worst_accuracy"][i, j] = np.transpose(worst)
-                bar.update()
-    dims = tuple(names)
-    runs = (*dims, "learning_rate", "seed")
-    axes = {
-        "drawn_accuracy": (*dims, "weights", "radius", "seed"),
-        "worst_accuracy": (*dims, "radius", "seed"),
-    }
+    again = jnp.tile(jnp.arange(seeds), len(learning_rates))
+    grid, balls = (len(learning_rates), seeds), jnp.asarray(radii, float)
     words = {
         "accuracy": "share of test images that are classified correctly",
         "loss": "cross entropy on the training images",
         "gradient_over_weight": "largest ratio of gradient to free rates during training",
-        "drawn_accuracy": "smallest test accuracy over random perturbations",
-        "worst_accuracy": "test accuracy under the worst perturbation of the rates found",
+    }
+    values = {name: empty(runs) for name in words}
+    drawn = empty(names, len(WEIGHTS), len(radii), seeds)
+    worst = empty(names, len(radii), seeds)
+    diverged, chosen = empty(runs) == 0, np.zeros(tuple(map(len, names.values())), int)
+    for cell, (model, name) in each_cell(names, "model", progress):
+        make = functools.partial(make_classifier, model, width, REPARAMETRISATIONS[name]())
+        starts = select(batched(make, jax.random.split(jax.random.key(1), seeds)), again)
+        ended = _train(starts, rates, images, classes, updates)
+        loss = np.reshape(_measure(ended.models, images, classes)[0], grid)
+        values["loss"][cell] = loss
+        values["accuracy"][cell] = np.reshape(_measure(ended.models, others, rest)[1], grid)
+        values["gradient_over_weight"][cell] = np.reshape(ended.watched, grid)
+        # Worse than to give every class the same probability.
+        diverged[cell] = np.reshape(ended.diverged, grid) | ~(loss < np.log(_CLASSES))
+        chosen[cell] = _choose(loss, diverged[cell])
+        best = select(ended.models, slice(chosen[cell] * seeds, (chosen[cell] + 1) * seeds))
+        of_draws, at_worst = _perturb(best, balls, others, rest, draws, steps)
+        drawn[cell], worst[cell] = np.swapaxes(of_draws, 1, 2), np.transpose(at_worst)
+    more = {
+        "drawn_accuracy": (
+            (*names, "weights", "radius", "seed"),
+            drawn,
+            {"long_name": "smallest test accuracy over random perturbations"},
+        ),
+        "worst_accuracy": (
+            (*names, "radius", "seed"),
+            worst,
+            {"long_name": "test accuracy under the worst perturbation of the rates found"},
+        ),
+        "diverged": (
+            tuple(runs),
+            diverged,
+            {"long_name": "not finite, or worse than a blind guess"},
+        ),
+        "chosen": (tuple(names), np.asarray(learning_rates)[chosen]),
+        # How a run ended, as in sweeps; a run that diverged is an answer here.
+        "result": (tuple(runs), np.zeros(diverged.shape, np.int8)),
     }
     return xr.Dataset(
-        {
-            name: (axes.get(name, runs), values[name], {"long_name": text})
-            for name, text in words.items()
-        }
-        | {
-            "diverged": (runs, diverged, {"long_name": "not finite, or worse than a blind guess"}),
-            "chosen": (dims, np.asarray(learning_rates)[chosen]),
-            # How a run ended, as in sweeps; a run that diverged is an answer here.
-            "result": (runs, np.zeros(trained, np.int8)),
-        },
-        names
-        | {
-            "learning_rate": list(learning_rates),
-            "seed": np.arange(seeds),
-            "weights": list(WEIGHTS),
-            "radius": list(radii),
-        },
+        describe(values, tuple(runs), words) | more,
+        runs | {"weights": list(WEIGHTS), "radius": list(radii)},
         {"updates": updates, "width": width, "draws": draws},
     )
 
@@ -267,13 +234,13 @@ class _OnlyRates(eqx.Module):
     free_rates: Float[Array, " width"]
     rest: Fixed
 
-    def whole(self) -> Classifier:
+    def restore(self) -> Classifier:
         where = lambda model: model.layer.free_rates
         return eqx.tree_at(where, self.rest.value, self.free_rates)
 
 
-def _whole(subject: Classifier | _OnlyRates) -> Classifier:
-    return subject.whole() if isinstance(subject, _OnlyRates) else subject
+def _restore(subject: Classifier | _OnlyRates) -> Classifier:
+    return subject.restore() if isinstance(subject, _OnlyRates) else subject
 
 
 @eqx.filter_jit
@@ -284,7 +251,7 @@ def _perturb(
     of the rates, and the accuracy at the worst perturbation of the rates that was found."""
 
     def right(subject: Any, change: Any) -> Array:
-        logits = _whole(eqx.apply_updates(subject, change))(images)
+        logits = _restore(eqx.apply_updates(subject, change))(images)
         # A model without a value is never right.
         finite = jnp.all(jnp.isfinite(logits), axis=1)
         return jnp.mean(finite & (jnp.argmax(logits, axis=1) == classes))
@@ -299,7 +266,7 @@ def _perturb(
         only = _OnlyRates(model.layer.free_rates, Fixed(model))
         errors = perturbation_error(
             only,
-            lambda subject: cross_entropy(_whole(subject), images, classes),
+            lambda subject: cross_entropy(_restore(subject), images, classes),
             radii,
             norm="max",
             restarts=1,
@@ -320,16 +287,16 @@ def _choose(losses: np.ndarray, diverged: np.ndarray) -> int:
     return int(np.argmin(np.median(ended, axis=1)))
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The claims beside a dataset of `run`, model by model."""
     return [
         verdict
         for model in dataset["model"].values
-        for verdict in _judged(str(model), dataset.sel(model=model))
+        for verdict in _judge(str(model), dataset.sel(model=model))
     ]
 
 
-def _judged(model: str, dataset: xr.Dataset) -> list[Verdict]:
+def _judge(model: str, dataset: "xr.Dataset") -> list[Verdict]:
     names = [str(name) for name in dataset["reparametrisation"].values]
     cell = {name: dataset.sel(reparametrisation=name) for name in names}
     stable = [name for name in names if name in _STABLE]
@@ -337,7 +304,7 @@ def _judged(model: str, dataset: xr.Dataset) -> list[Verdict]:
     compared = DIRECT in names and bool(stable)
     smallest = lambda values: min(values[name] for name in stable)
 
-    reach = {name: _reach(cell[name]) for name in names}
+    reach = {name: _find_reach(cell[name]) for name in names}
     right = {
         n: float(cell[n]["accuracy"].sel(learning_rate=cell[n]["chosen"]).median()) for n in names
     }
@@ -345,7 +312,7 @@ def _judged(model: str, dataset: xr.Dataset) -> list[Verdict]:
     ratio = {
         n: float(cell[n]["gradient_over_weight"].sel(learning_rate=first).median()) for n in names
     }
-    kept = {name: _kept(cell[name], right[name]) for name in names}
+    kept = {name: _find_kept(cell[name], right[name]) for name in names}
     last = dataset["learning_rate"].values[-1]
     largest = dataset["radius"].values[-1]
     return [
@@ -383,21 +350,70 @@ def _judged(model: str, dataset: xr.Dataset) -> list[Verdict]:
 _EVEN = 0.02
 
 
-def _reach(cell: xr.Dataset) -> float:
+def _find_reach(cell: "xr.Dataset") -> float:
     """The learning rate up to which at most a third of the runs diverge, 0 if there is none."""
     share = cell["diverged"].mean("seed").values
     fine = np.cumprod(share <= 1 / 3).astype(bool)
     return float(cell["learning_rate"].values[fine][-1]) if fine.any() else 0.0
 
 
-def _kept(cell: xr.Dataset, right: float) -> float:
+def _find_kept(cell: "xr.Dataset", right: float) -> float:
     """The radius up to which the worst perturbation of the rates costs less than it may."""
     worst = cell["worst_accuracy"].median("seed").values
     fine = np.cumprod(worst >= right - _LOST).astype(bool)
     return float(cell["radius"].values[fine][-1]) if fine.any() else 0.0
 
 
-DIGITS_STABILITY = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Accuracy on the handwritten digits: against the learning rate, and under perturbations.
+
+    A row a model and a line a reparametrisation. From the left: the mean test accuracy over seeds,
+    where a run that diverged counts as a blind guess; the largest ratio of gradient to free rates
+    during training, median over the seeds that did not diverge; the test accuracy under the worst
+    perturbation of the free rates that was found; and the smallest one among random perturbations
+    of all weights, medians over seeds.
+    """
+    trained = ["model", "reparametrisation", "learning_rate", "seed"]
+    perturbed = ["model", "reparametrisation", "radius", "seed"]
+    needed = {
+        **dict.fromkeys(("accuracy", "gradient_over_weight", "diverged"), trained),
+        "worst_accuracy": perturbed,
+        "drawn_accuracy": [*perturbed, "weights"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction digits-stability")
+    models, blind, fine = dataset["model"].values, 1 / _CLASSES, ~dataset["diverged"]
+    ratio, drawn = dataset["gradient_over_weight"], dataset["drawn_accuracy"].sel(weights="all")
+    panels = {
+        "test accuracy": dataset["accuracy"].where(fine, blind).mean("seed"),
+        "largest gradient / weight": ratio.where(fine).median("seed"),
+        "accuracy, rates at worst": dataset["worst_accuracy"].median("seed"),
+        "accuracy, all weights drawn": drawn.median("seed"),
+    }
+    labels = {
+        "learning_rate": "learning rate (Adam)",
+        "radius": r"radius $\beta$ of the perturbation",
+    }
+    with drawing(10.0, 0.5 + 2.4 * len(models)) as figure:
+        grid = figure.subplots(len(models), len(panels), squeeze=False, sharex="col")
+        for row, model in zip(grid, models, strict=True):
+            for axes, (label, values) in zip(row, panels.items(), strict=True):
+                (abscissa,) = labels.keys() & set(values.dims)
+                for index, name in enumerate(dataset["reparametrisation"].values):
+                    line = values.sel(model=model, reparametrisation=name)
+                    axes.plot(dataset[abscissa], line, label=str(name), **look(index, ms=4))
+                axes.set(xscale="log", ylabel=label)
+                axes.set_xlabel(labels[abscissa] if model == models[-1] else "")
+                if "gradient" in label:
+                    axes.set_yscale("log")
+                else:
+                    axes.set_ylim(0, 1)
+                    axes.axhline(blind, color="0.6", lw=0.8, ls=":")
+            row[0].set_title(str(model))
+        grid[0, -1].legend(loc="upper right")
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="digits-stability",
     title="Handwritten digits as sequences of 64 pixels: learning rates and perturbations",
     source="Wang, Li, ICML 2024, Section 4; Wang, Li, Li, ICLR 2024, Section 3; the data: "
@@ -412,5 +428,5 @@ DIGITS_STABILITY = Reproduction(
     "the free rates by projected gradient ascent on the loss of the test images.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_digits_stability(dataset),
+    plot=plot,
 )

@@ -1,22 +1,30 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
-import xarray as xr
 
-from .. import viz
-from .._checks import as_integers, as_list, as_plain, as_positive, check_integer
+from .._checks import (
+    as_integers,
+    as_list,
+    as_plain,
+    as_positive,
+    check_dataset,
+    check_integer,
+)
+from .._lazy import matplotlib, tqdm, xr
 from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
+from ..numerics import fit_line
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
+from ..viz import DASHES, drawing, look
 from ._base import as_positives, check_known, Reproduction, Verdict
 
 SUM = "24 exponentials"
@@ -98,7 +106,7 @@ def run(
     margin: float = 0.05,
     seeds: Sequence[int] = tuple(range(8)),
     updates: int = 20_000,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Errors over `kernel` and `neurons`, and over `omega`, `min_rate` and `width`; losses over
     `start` and `training_time`."""
     check_known("kernels", kernels, KERNELS)
@@ -120,7 +128,7 @@ def run(
     return xr.merge(parts)
 
 
-def _direct(kernels: Sequence[str], neurons: Sequence[int], bar: tqdm.tqdm) -> xr.Dataset:
+def _direct(kernels: Sequence[str], neurons: Sequence[int], bar: "tqdm.tqdm") -> "xr.Dataset":
     shape = len(kernels), len(neurons)
     errors, lower, bound = np.full((3, *shape), np.nan)
     power, exponential = np.full((2, shape[0]), np.nan)
@@ -142,8 +150,8 @@ def _direct(kernels: Sequence[str], neurons: Sequence[int], bar: tqdm.tqdm) -> x
 
 
 def _curse(
-    omegas: Sequence[float], widths: Sequence[int], margin: float, bar: tqdm.tqdm
-) -> xr.Dataset:
+    omegas: Sequence[float], widths: Sequence[int], margin: float, bar: "tqdm.tqdm"
+) -> "xr.Dataset":
     margins = [0.0, margin]
     error, slowest, confluent = np.full((3, len(omegas), 2, len(widths)), np.nan)
     for i, omega in enumerate(omegas):
@@ -180,7 +188,7 @@ def _curve(kernel: AbstractKernel, widths: Sequence[int], min_rate: float) -> np
     return curves
 
 
-def _training(seeds: Sequence[int], updates: int, bar: tqdm.tqdm) -> xr.Dataset:
+def _training(seeds: Sequence[int], updates: int, bar: "tqdm.tqdm") -> "xr.Dataset":
     target = _exponential_and_bump(_DELAY)
     best = best_exponential_sum(target, _NEURONS, complex=True)
     real = best_exponential_sum(target, _NEURONS)
@@ -237,7 +245,7 @@ def neurons_at(errors: np.ndarray, widths: np.ndarray, level: float) -> float:
     return float(widths[reached[0]]) if reached.size else math.nan
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The claims beside the errors of a dataset of `run`."""
     verdicts = [_rate(dataset.sel(kernel=name)) for name in dataset["kernel"].values]
     for omega in dataset["omega"].values:
@@ -249,7 +257,7 @@ def _listed(values: np.ndarray) -> str:
     return ", ".join(f"{value:.2g}" for value in values)
 
 
-def _rate(cell: xr.Dataset) -> Verdict:
+def _rate(cell: "xr.Dataset") -> Verdict:
     m, error, bound = (cell[name].values for name in ("neurons", "error", "bound"))
     ratio = error / bound
     constant = ratio.max()
@@ -266,7 +274,7 @@ def _rate(cell: xr.Dataset) -> Verdict:
     )
 
 
-def _neurons(cell: xr.Dataset) -> list[Verdict]:
+def _neurons(cell: "xr.Dataset") -> list[Verdict]:
     omega, widths = float(cell["omega"]), cell["width"].values
     margin = float(cell["min_rate"].values[1])
     verdicts = []
@@ -302,10 +310,10 @@ def falling(errors: np.ndarray, widths: np.ndarray) -> float:
     fine = (widths >= _WIDE) & np.isfinite(errors)
     if fine.sum() < 3:
         return math.nan
-    return -float(np.polyfit(np.log(widths[fine]), np.log(errors[fine]), 1)[0])
+    return -fit_line(np.log(widths[fine]), np.log(errors[fine])).slope
 
 
-def _inverse(dataset: xr.Dataset) -> Verdict:
+def _inverse(dataset: "xr.Dataset") -> Verdict:
     widths = dataset["width"].values
     power = dataset["slowest"].isel(min_rate=0)
     falls, stays = [], dataset["sum_slowest"].values
@@ -327,7 +335,7 @@ def _inverse(dataset: xr.Dataset) -> Verdict:
     )
 
 
-def time_to_level(dataset: xr.Dataset) -> np.ndarray:
+def time_to_level(dataset: "xr.Dataset") -> np.ndarray:
     """The first of the curve's times at which the loss is near that of the best sum; 0 where a
     start has it, infinity if it never comes."""
     level = _LEVEL * float(dataset["best_loss"])
@@ -337,7 +345,7 @@ def time_to_level(dataset: xr.Dataset) -> np.ndarray:
     return np.where(dataset["initial_loss"].values <= level, 0.0, times[first])
 
 
-def _warm(dataset: xr.Dataset) -> list[Verdict]:
+def _warm(dataset: "xr.Dataset") -> list[Verdict]:
     kinds, best = dataset["kind"].values, float(dataset["best_loss"])
     times, losses = time_to_level(dataset), dataset["loss"].values
     per = lambda kind: (times[kinds == kind], losses[kinds == kind] / best)
@@ -372,7 +380,82 @@ def _warm(dataset: xr.Dataset) -> list[Verdict]:
     ]
 
 
-L21_APPROXIMATION = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Errors, the curse of memory, smallest rates, and training from best sums.
+
+    Top left: the error of best sums against the number of neurons, a marker a kernel; full lines
+    the error, dashed ones the certified lower bound, dotted ones the theorem's bound with C = 1.
+    Top right: the relative error for power laws; full lines with free rates, dashed ones with
+    rates kept above a margin, dotted ones the bound of the curse of memory, with the constant of
+    the smallest width. Bottom left: the smallest rate of those with free rates. Bottom right: the
+    loss in training over that of the best sum, a line a start.
+    """
+    needed = {
+        **dict.fromkeys(("error", "lower_bound", "bound"), ["kernel", "neurons"]),
+        **dict.fromkeys(("curse_error", "slowest"), ["omega", "min_rate", "width"]),
+        "sum_slowest": ["width"],
+        "curve_loss": ["start", "training_time"],
+        "best_loss": [],
+        "kind": ["start"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction l21-approximation")
+    with drawing(8.6, 6.4) as figure:
+        (direct, curse), (slowest, training) = figure.subplots(2, 2)
+        neurons, widths = dataset["neurons"].values, dataset["width"].values
+        for index, name in enumerate(dataset["kernel"].values):
+            cell, full = dataset.sel(kernel=name), look(index, ls="-", lw=1.3, mew=1)
+            direct.semilogy(neurons, cell["error"], label=str(name), **full)
+            direct.semilogy(neurons, cell["lower_bound"], "--", color=full["color"], lw=0.9)
+            direct.semilogy(neurons, cell["bound"], **full | {"ls": ":", "lw": 1.1, "ms": 3})
+        _draw_legend(direct, {"-": "best sum found", "--": "none below", ":": "theorem, C = 1"})
+        direct.set_ylabel(r"error $\|\rho - \hat\rho\|_{L^1}$")
+        margin = float(dataset["min_rate"].values[1])
+        for index, omega in enumerate(dataset["omega"].values):
+            cell, full = dataset.sel(omega=omega), look(index, ls="-", lw=1.3, mew=1)
+            free, kept = (cell["curse_error"].isel(min_rate=k).values for k in (0, 1))
+            curse.loglog(widths, free, label=rf"$\omega$ = {omega:g}", **full)
+            curse.loglog(widths, kept, **full | {"ls": "--", "lw": 1.1})
+            bound = free[0] * (widths / widths[0]) ** -float(omega)
+            curse.loglog(widths, bound, ":", lw=1.1, color=full["color"])
+            label = rf"power law, $\omega$ = {omega:g}"
+            slowest.semilogy(widths, cell["slowest"].isel(min_rate=0), label=label, **full)
+        kept = rf"rates $\geq$ {margin:g}"
+        _draw_legend(
+            curse, {"-": "free rates", "--": kept, ":": r"$m \propto \epsilon^{-1/\omega}$"}
+        )
+        curse.set_xticks(widths, [str(width) for width in widths])
+        curse.minorticks_off()
+        curse.set_ylabel("relative $L^1$ error")
+        own = look(6, ls=DASHES[1], lw=1.3, mew=1, label=SUM)
+        slowest.semilogy(widths, dataset["sum_slowest"], **own)
+        slowest.legend()
+        slowest.set_ylabel("smallest rate (1 / time)")
+        for axes in (direct, curse, slowest):
+            axes.set_xlabel("neurons $m$")
+        best = float(dataset["best_loss"])
+        for index, kind in enumerate(dict.fromkeys(dataset["kind"].values)):
+            runs = dataset["curve_loss"].values[dataset["kind"].values == kind] / best
+            own = look(index, ms=3, mew=1, lw=1.6 if len(runs) == 1 else 0.8)
+            for number, curve in enumerate(runs):
+                training.loglog(
+                    dataset["training_time"], curve, markevery=(4 * index, 20),
+                    label=str(kind) if number == 0 else None, **own,
+                )  # fmt: skip
+        training.axhline(1, color="0.6", lw=0.7, zorder=0)
+        training.legend()
+        training.set(xlabel="training time (updates of Adam)", ylabel="loss / loss of the best sum")
+    return figure
+
+
+def _draw_legend(axes: Any, dashes: Mapping[str, str]) -> None:
+    """What the dashes mean, beside what the colours do."""
+    handles = [*axes.get_legend_handles_labels()[0]]
+    for dash, text in dashes.items():
+        handles.append(matplotlib.lines.Line2D([], [], color="0.35", ls=dash, lw=1.1, label=text))
+    axes.legend(handles=handles, fontsize=7)
+
+
+REPRODUCTION = Reproduction(
     name="l21-approximation",
     title="How many neurons a memory needs: rates, the curse of memory, and starts from best sums",
     source="Li, Han, E, Li, ICLR 2021, Section 4; Wang, Li, Li, ICLR 2024; Beylkin, Monzon, 2005",
@@ -385,5 +468,5 @@ L21_APPROXIMATION = Reproduction(
     f"{_DELAY:g} with {_NEURONS} neurons of complex rates.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_l21_approximation(dataset),
+    plot=plot,
 )

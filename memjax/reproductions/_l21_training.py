@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
-import xarray as xr
 
-from .. import viz
-from .._checks import check_integer
+from .._checks import check_dataset, check_integer
+from .._lazy import matplotlib, xr
 from ..flows import OptaxTraining
 from ..losses import SampledPathLoss
 from ..models import AbstractModel, LinearRNN, NonlinearRNN
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractTarget, Airy, ExponentialSum, Lorenz96
-from ._base import check_known, Reproduction, Verdict
+from ..viz import COLOURS, DASHES, drawing, label_grid
+from ._base import check_integers, check_known, each_cell, empty, Reproduction, Verdict
 
 MODELS: dict[str, Callable[..., AbstractModel]] = {
     "linear RNN": LinearRNN.init,
@@ -45,42 +44,34 @@ def run(
     updates: int = 10_000,
     width: int = 16,
     batch: int = 32,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Loss curves over `target`, `model` and `optimiser`, with `training_time` in updates."""
     check_known("targets", targets, TARGETS)
     check_known("models", models, MODELS)
     check_known("optimisers", optimisers, OPTIMISERS)
     check_integer("updates", updates, 2)
-    check_integer("width", width)
-    check_integer("batch", batch)
+    check_integers(width=width, batch=batch)
     names = {"target": targets, "model": models, "optimiser": optimisers}
     times = np.unique(np.round(np.geomspace(1, updates, 200)))
-    shape = tuple(map(len, names.values()))
-    curves, results = np.full((*shape, times.size), np.nan), np.full(shape, -1, np.int8)
-    first, power = np.full(shape, np.nan), np.full(len(targets), np.nan)
-    with tqdm.tqdm(total=int(np.prod(shape)), unit="run", disable=not progress) as bar:
-        for i, target in enumerate(targets):
-            loss = _loss(target, batch)
-            power[i] = jnp.mean(loss.ys**2)
-            for j, model in enumerate(models):
-                # Decays of at least 0.5: the memory of the start ends before the targets' delay.
-                start = MODELS[model](width, gain=0.5, margin=0.5, key=jax.random.key(2))
-                for k, optimiser in enumerate(optimisers):
-                    plateau = measure_plateau(
-                        OptaxTraining(loss, OPTIMISERS[optimiser]),
-                        start,
-                        RelativeLossDrop(1 - 1e-6),
-                        max_time=float(updates),
-                        max_steps=updates + 1,
-                        saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
-                        throw=False,
-                        resolution=1.0,
-                    )
-                    assert plateau.curve is not None
-                    curves[i, j, k] = plateau.curve.loss
-                    results[i, j, k] = plateau.result_code
-                    first[i, j, k] = plateau.initial_loss
-                    bar.update()
+    losses = {target: _loss(target, batch) for target in targets}
+    power = [float(jnp.mean(losses[target].ys ** 2)) for target in targets]
+    curves, first = empty(names, times.size), empty(names)
+    results = np.full(first.shape, -1, np.int8)
+    for cell, (target, model, optimiser) in each_cell(names, "run", progress):
+        plateau = measure_plateau(
+            OptaxTraining(losses[target], OPTIMISERS[optimiser]),
+            # Decays of at least 0.5: the memory of the start ends before the targets' delay.
+            MODELS[model](width, gain=0.5, margin=0.5, key=jax.random.key(2)),
+            RelativeLossDrop(1 - 1e-6),
+            max_time=float(updates),
+            max_steps=updates + 1,
+            saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
+            throw=False,
+            resolution=1.0,
+        )
+        assert plateau.curve is not None
+        curves[cell], results[cell] = plateau.curve.loss, plateau.result_code
+        first[cell] = plateau.initial_loss
     dims = tuple(names)
     return xr.Dataset(
         {
@@ -116,19 +107,27 @@ def _target(name: str) -> AbstractTarget:
     return Lorenz96(slow=6, fast=4, forcing=2.0, key=jax.random.key(1), rtol=1e-6, atol=1e-6)
 
 
-def longest_plateau(
-    times: np.ndarray, losses: np.ndarray, initial: float
-) -> tuple[float, float, float, bool]:
-    """The longest stretch of a loss curve that the criterion admits: its first and last time,
-    its level, and whether it was left; NaN and `False` if the loss never falls by a tenth."""
+class Stretch(NamedTuple):
+    """A stretch of a loss curve: its first and last time, its level, and whether it was left."""
+
+    start: float
+    end: float
+    level: float
+    left: bool
+
+
+def longest_plateau(times: np.ndarray, losses: np.ndarray, initial: float) -> Stretch:
+    """The longest stretch of a loss curve that the criterion admits; NaN and `False` if the loss
+    never falls by a tenth."""
     seen = np.isfinite(losses)
     times, losses = times[seen], losses[seen]
     fallen = np.flatnonzero(losses <= _FLAT * initial)
     if fallen.size == 0:
-        return np.nan, np.nan, np.nan, False
-    best = (float(times[fallen[0]]), float(times[fallen[0]]), float(losses[fallen[0]]), False)
+        return Stretch(np.nan, np.nan, np.nan, False)
+    first = fallen[0]
+    best = Stretch(float(times[first]), float(times[first]), float(losses[first]), False)
     length = 1.0
-    for start in range(fallen[0], times.size):
+    for start in range(first, times.size):
         level = losses[start]
         if level < _SEEN * initial:
             break
@@ -137,29 +136,27 @@ def longest_plateau(
         left = bool((losses[end:] < _LEFT * level).any())
         if times[end] / times[start] > length:
             length = times[end] / times[start]
-            best = (float(times[start]), float(times[end]), float(level), left)
+            best = Stretch(float(times[start]), float(times[end]), float(level), left)
     return best
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """A verdict for each panel and optimiser of a dataset of `run`."""
     verdicts = []
     times = dataset["training_time"].values
-    for target in dataset["target"].values:
-        for model in dataset["model"].values:
-            for optimiser in dataset["optimiser"].values:
-                cell = dataset.sel(target=target, model=model, optimiser=optimiser)
-                losses, initial = cell["curve_loss"].values, float(cell["initial_loss"])
-                expected = _PUBLISHED[str(target)]
-                found, agrees = _judged(times, losses, initial, expected)
-                published = "a plateau" if expected else "no plateau"
-                verdicts.append(
-                    Verdict(f"{target}, {model}, {optimiser}: {published}", found, agrees)
-                )
+    names = {name: dataset[name].values.tolist() for name in ("target", "model", "optimiser")}
+    for place, cell in each_cell(names, "cell", False):
+        run = dataset.isel(dict(zip(names, place, strict=True)))
+        expected = _PUBLISHED[str(cell[0])]
+        found, agrees = _judge(
+            times, run["curve_loss"].values, float(run["initial_loss"]), expected
+        )
+        published = "a plateau" if expected else "no plateau"
+        verdicts.append(Verdict(f"{', '.join(map(str, cell))}: {published}", found, agrees))
     return verdicts
 
 
-def _judged(
+def _judge(
     times: np.ndarray, losses: np.ndarray, initial: float, expected: bool
 ) -> tuple[str, bool | None]:
     start, end, level, left = longest_plateau(times, losses, initial)
@@ -179,7 +176,34 @@ def _judged(
     return f"flat {where}, then falls to {last.min():.2g}", expected
 
 
-L21_TRAINING = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Loss against training time on log scales, a panel a target and model, a line an optimiser.
+
+    The loss is divided by the mean square of the target's output, which a model without any
+    output has.
+    """
+    needed = {
+        "curve_loss": ["target", "model", "optimiser", "training_time"],
+        "power": ["target"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction l21-training")
+    targets, models = dataset["target"].values, dataset["model"].values
+    times = dataset["training_time"].values
+    with drawing(0.6 + 2.1 * len(targets), 0.6 + 1.7 * len(models)) as figure:
+        grid = figure.subplots(len(models), len(targets), sharex=True, sharey=True, squeeze=False)
+        for (i, j), axes in np.ndenumerate(grid):
+            panel = dataset.isel(target=j, model=i)
+            for index, optimiser in enumerate(dataset["optimiser"].values):
+                own = {"color": COLOURS[3 * index % 7], "ls": DASHES[index % 7], "lw": 1.4}
+                curve = panel["curve_loss"].sel(optimiser=optimiser) / panel["power"]
+                axes.loglog(times, curve, label=str(optimiser), **own)
+            axes.set_title(f"{targets[j]}, {models[i]}")
+        label_grid(grid, "training time (updates)", "loss / mean square output")
+        grid[0, -1].legend(loc="lower left")
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="l21-training",
     title="Loss against training time: exponential sum, Airy and Lorenz-96 targets",
     source="Li, Han, E, Li, ICLR 2021, Section 5",
@@ -194,5 +218,5 @@ L21_TRAINING = Reproduction(
     "loss falls to less than half of it later.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_training_comparison(dataset),
+    plot=plot,
 )

@@ -1,19 +1,17 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
-import xarray as xr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .. import viz
-from .._checks import check_integer
-from ..memory import as_functional, memory_decay, memory_function, MemoryFunction
+from .._checks import check_dataset, check_integer
+from .._lazy import matplotlib, xr
+from ..memory import as_functional, memory_decay, memory_function, MemoryFunction, WorstCase
 from ..models import (
     GatedRNN,
     LinearRNN,
@@ -24,7 +22,16 @@ from ..models import (
     StateSpaceLayer,
 )
 from ..targets import Attention, ExponentialSum, PowerLaw
-from ._base import check_known, Reproduction, Verdict
+from ..viz import drawing, label_grid, look
+from ._base import (
+    check_integers,
+    check_known,
+    describe,
+    each_cell,
+    empty,
+    Reproduction,
+    Verdict,
+)
 from ._training import batched, select, train
 
 STAGES = ("at the start", "trained")
@@ -97,56 +104,22 @@ def run(
     updates: int = 500,
     width: int = 16,
     samples: int = 201,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Memory functions over `architecture`, `stage` and `seed`, with what they decay like."""
     check_known("architectures", architectures, ARCHITECTURES)
-    for name, value in (("seeds", seeds), ("updates", updates), ("width", width)):
-        check_integer(name, value)
+    check_integers(seeds=seeds, updates=updates, width=width)
     check_integer("samples", samples, 16)
     ts, times = jnp.asarray(_TRAIN_TIMES), 0.5 * jnp.arange(samples)
     xs = jax.random.normal(jax.random.key(0), (_PATHS, ts.size))
     ys = jax.vmap(PowerLaw(_OMEGA).response, (None, 0))(ts, xs)
-    shape, judged = (len(architectures), len(STAGES), seeds), (
-        len(architectures), len(STAGES), len(INPUTS), seeds,
-    )  # fmt: skip
-    memories = np.full((*judged, samples), np.nan)
-    fitted = ("rate", "power", "score", "half_time", "horizon")
-    numbers = {name: np.full(judged, np.nan) for name in fitted}
-    losses, diverged = np.full(shape, np.nan), np.zeros(shape, bool)
-    decays = np.full(judged, "undecided", dtype="<U11")
-    keys = jax.random.split(jax.random.key(1), seeds)
-    with tqdm.tqdm(total=int(np.prod(shape)), unit="model", disable=not progress) as bar:
-        for i, name in enumerate(architectures):
-            make, method = ARCHITECTURES[name]
-            models = batched(lambda key, make=make: make(width, key), keys)
-            error = functools.partial(_error, method=method, ts=ts)
-
-            def loss(model: Any, key: PRNGKeyArray, data: None, error: Any = error) -> Array:
-                chosen = jax.random.randint(key, (_BATCH,), 0, _PATHS)
-                return error(model, xs[chosen], ys[chosen])
-
-            ended = train(models, loss, optax.adam(5e-3), updates, key=jax.random.key(2))
-            diverged[i, 1] = ended.diverged
-            whole = eqx.filter_jit(eqx.filter_vmap(error, in_axes=(0, None, None)))
-            for j, batch in enumerate((models, ended.models)):
-                losses[i, j] = whole(batch, xs, ys) / jnp.mean(ys**2)
-                for k in range(seeds):
-                    values = _memories(select(batch, k), times, method)
-                    for at, memory in enumerate(values):
-                        index = (i, j, at, k)
-                        memories[index] = memory.values
-                        numbers["half_time"][index] = memory.half_time()
-                        numbers["horizon"][index] = memory.horizon(1e-2)
-                        if bool(jnp.all(jnp.isfinite(memory.values))):
-                            # The supremum over these inputs is meant, also where larger ones
-                            # would leave more.
-                            floor = None if memory.exact else 1e-7 * float(memory.values.max())
-                            decay = memory_decay((memory.ts, memory.values), floor=floor)
-                            decays[index] = decay.verdict
-                            for field in ("rate", "power", "score"):
-                                numbers[field][index] = getattr(decay, field)
-                    bar.update()
-    runs, dims = ("architecture", "stage", "seed"), ("architecture", "stage", "inputs", "seed")
+    axes = {
+        "architecture": list(architectures),
+        "stage": list(STAGES),
+        "inputs": list(INPUTS),
+        "seed": np.arange(seeds),
+    }
+    runs = {name: axes[name] for name in ("architecture", "stage", "seed")}
+    memories = empty(axes, samples)
     words = {
         "rate": "rate of the exponential fit",
         "power": "exponent of the power-law fit",
@@ -154,25 +127,74 @@ def run(
         "half_time": "time to half of the memory",
         "horizon": "time to a hundredth of the memory",
     }
+    numbers = {name: empty(axes) for name in words}
+    losses, diverged = empty(runs), empty(runs) == 0
+    decays = np.full(memories.shape[:-1], "undecided", dtype="<U11")
+    keys = jax.random.split(jax.random.key(1), seeds)
+    trained: Any = None
+    for (i, j, k), (name, *_) in each_cell(runs, "model", progress):
+        make, method = ARCHITECTURES[name]
+        if (j, k) == (0, 0):
+            trained = _train(make, method, width, keys, updates, ts, xs, ys)
+            losses[i], diverged[i, 1] = trained.losses, trained.diverged
+        for at, memory in enumerate(_memories(select(trained.stages[j], k), times, method)):
+            index = (i, j, at, k)
+            memories[index] = memory.values
+            numbers["half_time"][index] = memory.half_time()
+            numbers["horizon"][index] = memory.horizon(1e-2)
+            if bool(jnp.all(jnp.isfinite(memory.values))):
+                # The supremum over these inputs is meant, also where larger ones would leave
+                # more.
+                floor = None if memory.exact else 1e-7 * float(memory.values.max())
+                decay = memory_decay((memory.ts, memory.values), floor=floor)
+                decays[index] = decay.verdict
+                for field in ("rate", "power", "score"):
+                    numbers[field][index] = getattr(decay, field)
     return xr.Dataset(
-        {name: (dims, numbers[name], {"long_name": text}) for name, text in words.items()}
+        describe(numbers, tuple(axes), words)
         | {
-            "memory": ((*dims, "time"), memories, {"long_name": "memory function"}),
-            "decay": (dims, decays),
-            "loss": (runs, losses, {"long_name": "loss over the mean square of the target"}),
-            "diverged": (runs, diverged),
+            "memory": ((*axes, "time"), memories, {"long_name": "memory function"}),
+            "decay": (tuple(axes), decays),
+            "loss": (tuple(runs), losses, {"long_name": "loss over the mean square of the target"}),
+            "diverged": (tuple(runs), diverged),
             "target_memory": ("time", np.asarray(PowerLaw(_OMEGA)(times))),
-            "result": (runs, np.zeros(shape, np.int8)),
+            "result": (tuple(runs), np.zeros(losses.shape, np.int8)),
         },
-        {
-            "architecture": list(architectures),
-            "stage": list(STAGES),
-            "inputs": list(INPUTS),
-            "seed": np.arange(seeds),
-            "time": np.asarray(times),
-        },
+        axes | {"time": np.asarray(times)},
         {"updates": updates, "width": width},
     )
+
+
+class _Trained(NamedTuple):
+    """Models at the start and after training, their losses by stage, and which diverged."""
+
+    stages: tuple[Any, Any]
+    losses: np.ndarray
+    diverged: Bool[Array, " runs"]
+
+
+def _train(
+    make: Callable[[int, PRNGKeyArray], Any],
+    method: str | None,
+    width: int,
+    keys: PRNGKeyArray,
+    updates: int,
+    ts: Float[Array, " times"],
+    xs: Float[Array, "paths times"],
+    ys: Float[Array, "paths times"],
+) -> _Trained:
+    models = batched(lambda key: make(width, key), keys)
+    error = functools.partial(_error, method=method, ts=ts)
+
+    def loss(model: Any, key: PRNGKeyArray, data: None) -> Array:
+        chosen = jax.random.randint(key, (_BATCH,), 0, _PATHS)
+        return error(model, xs[chosen], ys[chosen])
+
+    ended = train(models, loss, optax.adam(5e-3), updates, key=jax.random.key(2))
+    whole = eqx.filter_jit(eqx.filter_vmap(error, in_axes=(0, None, None)))
+    stages = models, ended.models
+    losses = np.stack([whole(batch, xs, ys) / jnp.mean(ys**2) for batch in stages])
+    return _Trained(stages, losses, ended.diverged)
 
 
 def _memories(model: Any, times: Array, method: Any) -> tuple[MemoryFunction, MemoryFunction]:
@@ -182,7 +204,9 @@ def _memories(model: Any, times: Array, method: Any) -> tuple[MemoryFunction, Me
         return memory, memory
     # On a grid of amplitudes: how fast memory decays does not hang on a few per cent. It has to be
     # finer where each time has a best amplitude of its own.
-    measure = functools.partial(memory_function, model, times, method=method, refinements=0)
+    measure = lambda **search: memory_function(
+        model, times, method=method, search=WorstCase(refinements=0, **search)
+    )
     small = measure(amplitudes=(1e-3, 1.0), num_amplitudes=10)
     large = measure(amplitudes=(1.0, 1e3), num_amplitudes=31)
     values = jnp.maximum(small.values, large.values)
@@ -196,7 +220,7 @@ def _error(
     return jnp.mean((jax.vmap(respond, (None, 0))(ts, xs) - ys) ** 2)
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The claims beside the decays in a dataset of `run`: one for every model and stage."""
     verdicts = []
     names = [str(name) for name in dataset["architecture"].values]
@@ -213,16 +237,16 @@ def check(dataset: xr.Dataset) -> list[Verdict]:
                 verdicts.append(
                     Verdict(
                         f"{name}, {stage}, inputs {inputs}: {expected} ({source})",
-                        _found(cell, decays),
-                        _agrees(decays, expected),
+                        _say(cell, decays),
+                        _agree(decays, expected),
                     )
                 )
     if {"GRU", "LSTM"} & set(names):
-        verdicts.append(_gates(dataset.sel(inputs=INPUTS[0])))
+        verdicts.append(_judge_gates(dataset.sel(inputs=INPUTS[0])))
     return verdicts
 
 
-def _agrees(decays: Sequence[str], expected: str) -> bool | None:
+def _agree(decays: Sequence[str], expected: str) -> bool | None:
     """Whether no seed speaks against what is expected, and most of them for it."""
     # What ends, or nowhere differs from zero, decays faster than any exponential.
     for_it = (expected, "finite") if expected == "exponential" else (expected,)
@@ -232,7 +256,7 @@ def _agrees(decays: Sequence[str], expected: str) -> bool | None:
     return True if 2 * len(told) > len(decays) else None
 
 
-def _found(cell: xr.Dataset, decays: Sequence[str]) -> str:
+def _say(cell: "xr.Dataset", decays: Sequence[str]) -> str:
     counts = ", ".join(f"{decays.count(d)} {d}" for d in dict.fromkeys(decays))
     middle = {
         name: float(cell[name].median()) for name in ("rate", "power", "half_time", "horizon")
@@ -244,7 +268,7 @@ def _found(cell: xr.Dataset, decays: Sequence[str]) -> str:
     )
 
 
-def _gates(dataset: xr.Dataset) -> Verdict:
+def _judge_gates(dataset: "xr.Dataset") -> Verdict:
     gated = [name for name in ("GRU", "LSTM") if name in dataset["architecture"].values]
     decays = dataset["decay"].sel(architecture=gated).values
     horizons = dataset["horizon"].sel(architecture=gated, stage=STAGES[1]).median("seed").values
@@ -259,7 +283,42 @@ def _gates(dataset: xr.Dataset) -> Verdict:
     )
 
 
-MEMORY_ARCHITECTURES = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Memory functions against time: a column a stage of training, a row the size of the inputs.
+
+    Both axes are logarithmic: a power law is a straight line, an exponential bends down. A line a
+    model, the median over seeds of memory over its largest value; thick and grey is the target.
+    """
+    needed = {
+        "memory": ["architecture", "stage", "inputs", "seed", "time"],
+        "target_memory": ["time"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction memory-architectures")
+    times, goal = dataset["time"].values[1:], dataset["target_memory"].values
+    rows, columns = dataset["inputs"].values, dataset["stage"].values
+    marked = np.unique(np.geomspace(1, times.size, 9).astype(int)) - 1
+    with drawing(8.6, 0.6 + 2.6 * len(rows)) as figure:
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for (i, j), axes in np.ndenumerate(grid):
+            axes.loglog(times, goal[1:] / goal.max(), color="0.8", lw=4, label="target")
+            for index, name in enumerate(dataset["architecture"].values):
+                cell = dataset.sel(architecture=name, stage=columns[j], inputs=rows[i])
+                memory = cell["memory"] / cell["memory"].max("time")
+                memory = memory.median("seed").values[1:]
+                own = look(index, ms=4, lw=1.0)
+                if index >= 7:
+                    own["mfc"] = own["color"]
+                # Below, there is only what rounding leaves.
+                shown = np.where(memory > 1e-7, memory, np.nan)
+                axes.loglog(times, shown, label=str(name), markevery=list(marked), **own)
+            axes.set_title(f"{columns[j]}, inputs {rows[i]}")
+            axes.set_ylim(1e-7, 2)
+        label_grid(grid, "time (units of the models' clock)", "memory / largest value")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="memory-architectures",
     title="Memory functions of recurrent models and of attention, before and after training",
     source="Wang, Li, Li, ICLR 2024, Section 3; Wang, Xue, NeurIPS 2023; Zhao et al., ICML 2020",
@@ -271,5 +330,5 @@ MEMORY_ARCHITECTURES = Reproduction(
     "exponentials, as in ALiBi, or power laws, as in KERPLE, of trained decay.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_memory_architectures(dataset),
+    plot=plot,
 )

@@ -3,16 +3,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array
 
-from .. import viz
-from .._checks import shown
+from .._checks import check_dataset, shown
+from .._lazy import matplotlib, xr
 from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
 from ..losses import AbstractLoss, WhiteNoiseLoss
-from ..plateaus import on_plateau, plateau_asymptotics, RelativeLossDrop
+from ..numerics import fit_line
+from ..plateaus import on_plateau, OUTCOMES, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
+from ..viz import drawing, look, MEMORY, TIME
 from ._base import as_positives, check_known, Reproduction, Verdict, whole
 
 GRADIENT = "gradient flow"
@@ -49,7 +50,7 @@ def run(
     *,
     memories: Sequence[float] = tuple(float(memory) for memory in range(8, 34, 2)),
     flows: Sequence[str] = tuple(FLOWS),
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Plateau times over `flow` and `omega`; memories that a flow was not asked for have the
     result -1."""
     check_known("flows", flows, FLOWS)
@@ -84,7 +85,7 @@ def _groups(flows: Sequence[str]) -> list[list[str]]:
     return [*groups, rest] if rest else groups
 
 
-def _fill(part: xr.Dataset) -> dict[Any, float]:
+def _fill(part: "xr.Dataset") -> dict[Any, float]:
     return {name: np.nan if part[name].dtype.kind == "f" else -1 for name in part}
 
 
@@ -100,7 +101,7 @@ def _build(flow: str, omega: Array) -> tuple:
     return FLOWS[flow](WhiteNoiseLoss(target)), start, RelativeLossDrop(_DROP), record
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The predictions beside the exponents and times of a dataset of `run`, gradient flow
     among them."""
     times = {str(flow): dataset["time"].sel(flow=flow).values for flow in dataset["flow"].values}
@@ -190,7 +191,7 @@ def _exponent(memory: np.ndarray, time: np.ndarray) -> tuple[float, int]:
     count = max(3, int(np.ceil(seen.sum() / 3)))
     if seen.sum() < count:
         return np.nan, count
-    return float(np.polyfit(memory[seen][-count:], np.log(time[seen][-count:]), 1)[0]), count
+    return fit_line(memory[seen][-count:], np.log(time[seen][-count:])).slope, count
 
 
 def _crossing(memory: np.ndarray, height: np.ndarray) -> float:
@@ -211,7 +212,32 @@ def _near(value: float, expected: float, tolerance: float) -> bool | None:
     return None if np.isnan(value) else bool(abs(value / expected - 1) <= tolerance)
 
 
-PLATEAU_FLOWS = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Plateau time on a log scale against the memory 1/omega, a line a flow.
+
+    The dotted line is the asymptotic time of gradient flow for one silent mode
+    ([`memjax.plateau_asymptotics`][]). Measurements that did not exit are marked at the time
+    that they reached.
+    """
+    needed = dict.fromkeys(("time", "time_reached", "result", "asymptotics"), ["flow", "omega"])
+    check_dataset("dataset", dataset, needed, "the reproduction plateau-flows")
+    memory = dataset["memory"].values
+    with drawing(5.2, 4.0) as figure:
+        axes = figure.subplots()
+        for index, flow in enumerate(dataset["flow"].values):
+            run, own = dataset.sel(flow=flow), look(index)
+            axes.semilogy(memory, run["time"].values, label=str(flow), **own)
+            others = ~np.isin(run["result"].values, (OUTCOMES.index("exited"), -1))
+            reached = run["time_reached"].values[others]
+            axes.semilogy(memory[others], reached, **own | {"marker": "x", "ls": ""})
+        asymptotics = dataset["asymptotics"].max("flow")
+        axes.semilogy(memory, asymptotics, ":", color="0.35", lw=1.4, label="gradient flow, theory")
+        axes.set(xlabel=MEMORY, ylabel=TIME)
+        axes.legend(loc="upper left")
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="plateau-flows",
     title="Plateau time against memory for gradient flow, momentum and Adam",
     source="Li, Han, E, Li, ICLR 2021, Section 5, and what follows from it for other flows "
@@ -222,5 +248,5 @@ PLATEAU_FLOWS = Reproduction(
     "of the memories. They agree within 5 % of what is expected, ratios of times within 10 %.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_plateau_flows(dataset),
+    plot=plot,
 )

@@ -1,10 +1,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import xarray as xr
 
-from .. import viz
+from .._checks import check_dataset
+from .._lazy import matplotlib, xr
+from ..numerics import fit_line
 from ..sweeps import PlateauSweep
+from ..viz import drawing, look, TIME
 from ._base import Reproduction, Verdict, whole
 
 
@@ -14,7 +16,7 @@ def run(
     memories: Sequence[float] = (12.0, 20.0),
     widths: Sequence[int] = (2, 4, 8, 16),
     seeds: Sequence[int] = tuple(range(8)),
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Plateau times over `omega`, `width` and `seed`, with `lower_bound` beside them."""
     sweep = PlateauSweep(
         memories=memories,  # pyright: ignore[reportArgumentType]
@@ -25,7 +27,7 @@ def run(
     return whole(sweep.run(progress=progress)).squeeze(("delta", "reparametrisation"))
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The bound beside the times of a dataset of `run`."""
     verdicts = []
     for run in (dataset.isel(omega=index) for index in range(dataset.sizes["omega"])):
@@ -37,7 +39,7 @@ def check(dataset: xr.Dataset) -> list[Verdict]:
         if widths.size < 3:
             verdicts.append(Verdict(f"{at}: {_BOUND}", "too few widths left the plateau", None))
             continue
-        slopes = [np.polyfit(np.log(widths), np.log(y), 1)[0] for y in (time, bound)]
+        slopes = [fit_line(np.log(widths), np.log(y)).slope for y in (time, bound)]
         lowest = (time / bound).min() / (time / bound)[0]
         low, high = widths[0], widths[-1]
         verdicts.append(
@@ -75,7 +77,43 @@ _BOUND = "time at least constant x min(delta / sqrt(m), ln(1 + delta))"
 _SPREAD = 0.1
 
 
-PLATEAU_WIDTH = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """Plateau time against the width, both on log scales, with the published bound.
+
+    Points are seeds, lines join their medians, a memory a line. The dotted lines are the
+    published bound; its constant is free, and chosen so that it meets the median at the
+    smallest width.
+    """
+    needed = dict.fromkeys(("time", "lower_bound"), ["omega", "width", "seed"])
+    check_dataset("dataset", dataset, needed, "the reproduction plateau-width")
+    dataset = dataset.sortby("omega")
+    widths, times = dataset["width"].values, dataset["time"]
+    median = times.median("seed")
+    bound = dataset["lower_bound"].median("seed")
+    bound = bound * (median / bound).isel(width=0)
+    with drawing(5.2, 4.0) as figure:
+        axes = figure.subplots()
+        for index in range(dataset.sizes["omega"]):
+            run = times.isel(omega=index)
+            points = look(index, ls="", ms=3.5, mew=0.7, alpha=0.7)
+            axes.loglog(widths, run.transpose("width", "seed").values, **points)
+            own = look(
+                index,
+                lw=1.4,
+                mew=1,
+                label=rf"$1/\omega$ = {float(run['memory']):g}, median of seeds",
+            )
+            axes.loglog(widths, median.isel(omega=index), **own | {"mfc": own["color"]})
+            label = "lower bound, constant free" if index == 0 else None
+            axes.loglog(widths, bound.isel(omega=index), ":", color="0.35", lw=1.4, label=label)
+        axes.set(xlabel="width $m$ (neurons)", ylabel=TIME)
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.minorticks_off()
+        axes.legend()
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="plateau-width",
     title="Plateau time against the width of the model",
     source="Li, Han, E, Li, ICLR 2021, Theorem 5.1",
@@ -86,5 +124,5 @@ PLATEAU_WIDTH = Reproduction(
     "holds if no wider model leaves more than 10 % earlier than it then says.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_plateau_width(dataset),
+    plot=plot,
 )

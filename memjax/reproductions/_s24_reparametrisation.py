@@ -1,26 +1,30 @@
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
-import xarray as xr
 
-from .. import viz
-from .._checks import as_integers, check_integer
+from .._checks import as_integers, check_dataset
+from .._lazy import matplotlib, xr
 from ..memory import functional_distance, functional_norm, perturbation_error, stability_criterion
 from ..models import DiagonalLinearRNN
-from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
+from ..reparam import AbstractReparametrisation, REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw, ScaledKernel
-from ._base import as_radii, check_known, Reproduction, Verdict
+from ..viz import drawing, look
+from ._base import (
+    as_radii,
+    check_integers,
+    check_known,
+    describe,
+    each_cell,
+    empty,
+    Reproduction,
+    Verdict,
+)
 
 DIRECT = "direct"
-# Made when asked for: importing memjax computes nothing.
-REPARAMETRISATIONS: Mapping[str, Callable[[], AbstractReparametrisation]] = {
-    DIRECT: Direct, "exp": Exp, "softplus": Softplus, "inverse": Inverse, "best": Best,
-}  # fmt: skip
-
 TEMPERED, POWER, DAMPED = "exp(-t) (1 + t)^-1.5", "(1 + t)^-1.5", "(1 + 0.1 t)^-1.1"
 # Power, time scale, and by how much all rates are raised.
 KERNELS: Mapping[str, tuple[float, float, float]] = {
@@ -90,86 +94,66 @@ def run(
     draws: int = 30,
     restarts: int = 1,
     steps: int = 6,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Errors of perturbed models over `kernel`, `reparametrisation`, `width` and `radius`."""
     check_known("kernels", kernels, KERNELS)
     check_known("reparametrisations", reparametrisations, REPARAMETRISATIONS)
     widths, radii = as_integers("widths", widths, 2), as_radii(radii)
-    for name, value in (("draws", draws), ("restarts", restarts), ("steps", steps)):
-        check_integer(name, value)
+    check_integers(draws=draws, restarts=restarts, steps=steps)
+    most, balls = max(widths), jnp.asarray(radii, float)
+    goals = {kernel: target(kernel) for kernel in kernels}
+    sums = {"kernel": list(kernels), "width": list(widths)}
+    distance, slowest, amplitude_slope = empty(sums), empty(sums), empty(sums)
+    modes = {}
+    for cell, (kernel, width) in each_cell(sums, "sum", progress):
+        modes[kernel, width] = found = approximation(kernel, width)
+        distance[cell] = functional_distance(goals[kernel], found)
+        slowest[cell] = jnp.min(found.rates)
+        amplitude_slope[cell] = jnp.sum(1 / found.rates)
     names = {
         "kernel": list(kernels),
         "reparametrisation": list(reparametrisations),
         "width": list(widths),
     }
-    shape = tuple(map(len, names.values()))
-    curves = {name: np.full((*shape, len(radii)), np.nan) for name in ("error", "drawn", "upper")}
-    per_width = {
-        name: np.full((shape[0], shape[2]), np.nan)
-        for name in ("distance", "slowest", "amplitude_slope")
+    words = {
+        "error": "largest distance in the ball",
+        "drawn": f"largest distance of {draws} draws",
+        "upper": "upper bound",
     }
-    norms = np.full(shape[0], np.nan)
-    most, balls = max(widths), jnp.asarray(radii, float)
-    with tqdm.tqdm(total=int(np.prod(shape)), unit="curve", disable=not progress) as bar:
-        for i, kernel in enumerate(kernels):
-            goal = target(kernel)
-            norms[i] = functional_norm(goal)
-            for k, width in enumerate(widths):
-                modes = approximation(kernel, width)
-                per_width["distance"][i, k] = functional_distance(goal, modes)
-                per_width["slowest"][i, k] = jnp.min(modes.rates)
-                per_width["amplitude_slope"][i, k] = jnp.sum(1 / modes.rates)
-                # Silent modes make all models of one width, for which one program is compiled.
-                silent = (0, most - width)
-                amplitudes = jnp.pad(_UNIT * modes.amplitudes, silent)
-                rates = jnp.pad(modes.rates, silent, constant_values=_FASTEST)
-                for j, name in enumerate(reparametrisations):
-                    model = DiagonalLinearRNN(amplitudes, rates, REPARAMETRISATIONS[name]())
-                    found = perturbation_error(
-                        model,
-                        ScaledKernel(goal, _UNIT),
-                        balls,
-                        restarts=restarts,
-                        steps=steps,
-                        draws=draws,
-                        key=jax.random.key(0),
-                    )
-                    for curve, values in curves.items():
-                        values[i, j, k] = getattr(found, curve) / _UNIT
-                    bar.update()
+    curves = {name: empty(names, len(radii)) for name in words}
+    for cell, (kernel, name, width) in each_cell(names, "curve", progress):
+        # Silent modes make all models of one width, for which one program is compiled.
+        own, silent = modes[kernel, width], (0, most - width)
+        amplitudes = jnp.pad(_UNIT * own.amplitudes, silent)
+        rates = jnp.pad(own.rates, silent, constant_values=_FASTEST)
+        found = perturbation_error(
+            DiagonalLinearRNN(amplitudes, rates, REPARAMETRISATIONS[name]()),
+            ScaledKernel(goals[kernel], _UNIT),
+            balls,
+            restarts=restarts,
+            steps=steps,
+            draws=draws,
+            key=jax.random.key(0),
+        )
+        for curve, values in curves.items():
+            values[cell] = getattr(found, curve) / _UNIT
+    maps = [REPARAMETRISATIONS[name]() for name in reparametrisations]
+    growth = np.stack([stability_criterion(each, balls).growth for each in maps])
+    ratio = np.stack([_measure_ratio(each) for each in maps])
     return xr.Dataset(
-        {
-            "error": (
-                (*names, "radius"),
-                curves["error"],
-                {"long_name": "largest distance in the ball"},
-            ),
-            "drawn": (
-                (*names, "radius"),
-                curves["drawn"],
-                {"long_name": f"largest distance of {draws} draws"},
-            ),
-            "upper": ((*names, "radius"), curves["upper"], {"long_name": "upper bound"}),
-            "distance": (("kernel", "width"), per_width["distance"]),
-            "slowest": (("kernel", "width"), per_width["slowest"]),
-            "amplitude_slope": (("kernel", "width"), per_width["amplitude_slope"]),
-            "norm": ("kernel", norms),
-            "criterion": (
-                ("reparametrisation", "radius"),
-                np.stack(
-                    [
-                        stability_criterion(REPARAMETRISATIONS[name](), balls).growth
-                        for name in reparametrisations
-                    ]
-                ),
-                {"long_name": "g(beta)"},
-            ),
+        describe(curves, (*names, "radius"), words)
+        | {
+            "distance": (tuple(sums), distance),
+            "slowest": (tuple(sums), slowest),
+            "amplitude_slope": (tuple(sums), amplitude_slope),
+            "norm": ("kernel", [float(functional_norm(goals[kernel])) for kernel in kernels]),
+            "criterion": (("reparametrisation", "radius"), growth, {"long_name": "g(beta)"}),
             "gradient_over_weight": (
                 ("reparametrisation", "rate"),
-                np.stack([_ratio(REPARAMETRISATIONS[name]()) for name in reparametrisations]),
+                ratio,
                 {"long_name": "gradient over weight"},
             ),
-            "result": (names, np.zeros(shape, np.int8)),
+            "result": (tuple(names), np.zeros(tuple(map(len, names.values())), np.int8)),
         },
         names | {"radius": list(radii), "rate": _RATES},
         {"draws": draws},
@@ -181,19 +165,19 @@ _FASTEST = 9.99
 _RATES = np.geomspace(1e-8, 1.0, 33)
 
 
-def _ratio(reparametrisation: AbstractReparametrisation) -> np.ndarray:
+def _measure_ratio(reparametrisation: AbstractReparametrisation) -> np.ndarray:
     free = reparametrisation.inverse(jnp.asarray(_RATES))
     return np.asarray(reparametrisation.gradient_over_weight_scale(free) / jnp.abs(free))
 
 
-def check(dataset: xr.Dataset) -> list[Verdict]:
+def check(dataset: "xr.Dataset") -> list[Verdict]:
     """The claims beside the curves of a dataset of `run`."""
     verdicts = []
     for kernel in dataset["kernel"].values:
         for name in dataset["reparametrisation"].values:
             cell = dataset.sel(kernel=kernel, reparametrisation=name)
-            verdicts.append(_stability(str(kernel), str(name), cell))
-    verdicts += [_draws(dataset), _gradients(dataset)]
+            verdicts.append(_judge_stability(str(kernel), str(name), cell))
+    verdicts += [_judge_draws(dataset), _judge_gradients(dataset)]
     slope = dataset["amplitude_slope"]
     widths = dataset["width"].values
     ends = {str(k): slope.sel(kernel=k).values for k in slope["kernel"].values}
@@ -211,7 +195,7 @@ def check(dataset: xr.Dataset) -> list[Verdict]:
     return verdicts
 
 
-def _stability(kernel: str, name: str, cell: xr.Dataset) -> Verdict:
+def _judge_stability(kernel: str, name: str, cell: "xr.Dataset") -> Verdict:
     expected = _STABLE[name] or kernel == TEMPERED
     survived = [_survived(cell.sel(width=width)) for width in cell["width"].values]
     widths = cell["width"].values
@@ -231,7 +215,7 @@ def _stability(kernel: str, name: str, cell: xr.Dataset) -> Verdict:
     )
 
 
-def _survived(curve: xr.Dataset) -> float:
+def _survived(curve: "xr.Dataset") -> float:
     """The radius at which the error has grown by the level; NaN if the approximation itself is
     worse than that, infinity if no radius reaches it."""
     norm, error = float(curve["norm"]), curve["error"].values
@@ -243,7 +227,7 @@ def _survived(curve: xr.Dataset) -> float:
     return float(curve["radius"].values[lost[0] - 1]) if lost[0] else 0.0
 
 
-def _draws(dataset: xr.Dataset) -> Verdict:
+def _judge_draws(dataset: "xr.Dataset") -> Verdict:
     draws = dataset.attrs["draws"]
     error, drawn = dataset["error"].values, dataset["drawn"].values
     both = np.isfinite(error) & np.isfinite(drawn)
@@ -260,7 +244,7 @@ def _draws(dataset: xr.Dataset) -> Verdict:
     )
 
 
-def _gradients(dataset: xr.Dataset) -> Verdict:
+def _judge_gradients(dataset: "xr.Dataset") -> Verdict:
     ratio = dataset["gradient_over_weight"]
     slow = ratio.sel(rate=slice(None, 1e-2))
     names = [str(name) for name in ratio["reparametrisation"].values]
@@ -277,7 +261,67 @@ def _gradients(dataset: xr.Dataset) -> Verdict:
     )
 
 
-S24_REPARAMETRISATIONS = Reproduction(
+def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+    """The largest distance under perturbations of the rates against the radius, and two criteria.
+
+    A row a kernel and a panel a reparametrisation, a line a width; distances are divided by the
+    norm of the kernel, and infinite ones end the line at a cross at the upper edge. Thin dotted
+    lines are the largest distances of random draws. The last row has the criterion g over the
+    radius, and the ratio of the gradient scale to the weight over the rate.
+    """
+    needed = {
+        **dict.fromkeys(("error", "drawn"), ["kernel", "reparametrisation", "width", "radius"]),
+        "norm": ["kernel"],
+        "criterion": ["reparametrisation", "radius"],
+        "gradient_over_weight": ["reparametrisation", "rate"],
+    }
+    check_dataset("dataset", dataset, needed, "the reproduction s24-reparametrisations")
+    kernels, names = dataset["kernel"].values, dataset["reparametrisation"].values
+    radii, top = dataset["radius"].values, 10.0
+    with drawing(0.8 + 1.85 * max(len(names), 3), 0.8 + 1.8 * (len(kernels) + 1)) as figure:
+        parts: Any = figure.subfigures(2, 1, height_ratios=[len(kernels), 1.15])
+        above, below = parts
+        grid = above.subplots(len(kernels), len(names), squeeze=False, sharex=True, sharey=True)
+        for (i, j), axes in np.ndenumerate(grid):
+            cell = dataset.sel(kernel=kernels[i], reparametrisation=names[j])
+            for index, width in enumerate(dataset["width"].values):
+                error, drawn = (
+                    (cell[source] / cell["norm"]).sel(width=width).values
+                    for source in ("error", "drawn")
+                )
+                own = look(index, ms=3)
+                colour, beyond = {"color": own["color"]}, np.flatnonzero(error > top)
+                last = beyond[0] + 1 if beyond.size else error.size
+                axes.loglog(
+                    radii[:last], np.minimum(error, top)[:last], label=f"m = {width}", **own
+                )
+                if beyond.size:
+                    axes.loglog(radii[beyond[0]], top, "x", ms=5, clip_on=False, **colour)
+                drawn = np.where(drawn > top, np.nan, drawn)
+                axes.loglog(radii, drawn, ":", lw=0.8, **colour)
+            axes.set_ylim(1e-4, top)
+        for axes, name in zip(grid[0], names, strict=True):
+            axes.set_title(str(name), loc="center")
+        for axes, kernel in zip(grid[:, 0], kernels, strict=True):
+            axes.set_ylabel(f"{kernel}\ndistance / norm")
+        for axes in grid[-1]:
+            axes.set_xlabel(r"radius $\beta$")
+        grid[0, -1].legend(loc="lower right")
+        left, right = below.subplots(1, 2)
+        for index, name in enumerate(names):
+            cell = dataset.sel(reparametrisation=name)
+            criterion, own = cell["criterion"].values, look(index, ms=4)
+            label = str(name) if np.isfinite(criterion).any() else f"{name} (infinite)"
+            criterion = np.where(np.isinf(criterion), np.nan, criterion)
+            left.loglog(radii, criterion, label=label, **own)
+            right.loglog(dataset["rate"], cell["gradient_over_weight"], markevery=4, **own)
+        left.set(xlabel=r"radius $\beta$", ylabel=r"criterion $g(\beta)$")
+        left.legend(loc="lower right")
+        right.set(xlabel="rate $w$", ylabel="gradient scale / weight")
+    return figure
+
+
+REPRODUCTION = Reproduction(
     name="s24-reparametrisations",
     title="Stable approximation of exponential and power-law memory, by reparametrisation",
     source="Wang, Li, ICML 2024, Section 3; Wang, Li, Li, ICLR 2024, Section 3",
@@ -290,5 +334,5 @@ S24_REPARAMETRISATIONS = Reproduction(
     "approximate the kernel to that level.",
     run=run,
     check=check,
-    plot=lambda dataset: viz.plot_s24_reparametrisations(dataset),
+    plot=plot,
 )

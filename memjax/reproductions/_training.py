@@ -22,11 +22,13 @@ class Training(eqx.Module):
     - `losses`: the loss before every update, shape `(runs, updates)`; not finite from where a
         run diverged.
     - `diverged`: whether a loss or a gradient was not finite, shape `(runs,)`.
+    - `watched`: the largest value of `watch` until then, shape `(runs,)`.
     """
 
     models: Any
     losses: Float[Array, "runs updates"]
     diverged: Bool[Array, " runs"]
+    watched: Float[Array, " runs"]
 
 
 def batched(make: Callable[[PRNGKeyArray], Any], keys: PRNGKeyArray) -> Any:
@@ -47,6 +49,8 @@ def train(
     key: PRNGKeyArray,
     data: PyTree[Array] = None,
     trained: Callable[[Any], PyTree[bool]] = trainable,
+    scales: Float[Array, " runs"] | None = None,
+    watch: Callable[[Any, Any], Float[Array, ""]] = lambda weights, slopes: jnp.zeros(()),
 ) -> Training:
     """Train runs beside each other, all in one scan over updates.
 
@@ -64,18 +68,24 @@ def train(
     - `data`: what the runs differ in besides their weights: arrays with the axis of the runs.
     - `trained`: which leaves are trained, `memjax.trainable` or, for what is not a
         [`memjax.AbstractModel`][] of ours, another filter specification of a model.
+    - `scales`: what the updates of each run are multiplied with; 1 by default.
+    - `watch`: a number made of weights and slopes, of which the largest is kept.
     """
     weights, rest = eqx.partition(models, trained(models))
 
     def start(weights: PyTree[Array]) -> tuple:
-        return weights, optimiser.init(weights), jnp.asarray(False)
+        return weights, optimiser.init(weights), jnp.asarray(False), jnp.zeros(())
 
-    def update(state: tuple, rest: Any, data: Any, key: PRNGKeyArray) -> tuple[tuple, Array]:
-        weights, memory, diverged = state
+    def update(
+        state: tuple, rest: Any, data: Any, scale: Array | None, key: PRNGKeyArray
+    ) -> tuple[tuple, Array]:
+        weights, memory, diverged, most = state
         value, slopes = jax.value_and_grad(
             lambda weights: loss(eqx.combine(weights, rest), key, data)
         )(weights)
         changes, memory_after = optimiser.update(slopes, memory, weights)
+        if scale is not None:
+            changes = jax.tree.map(lambda change: scale * change, changes)
         moved = optax.apply_updates(weights, changes)
         finite = jnp.isfinite(value)
         for leaf in jax.tree.leaves(moved):
@@ -84,17 +94,18 @@ def train(
         keep = lambda after, before: jax.tree.map(
             lambda new, old: jnp.where(diverged, old, new), after, before
         )
-        state = keep(moved, weights), keep(memory_after, memory), diverged
+        most = jnp.where(diverged, most, jnp.maximum(most, watch(weights, slopes)))
+        state = keep(moved, weights), keep(memory_after, memory), diverged, most
         return state, jnp.where(diverged & jnp.isfinite(value), jnp.nan, value)
 
-    in_axes = (0, eqx.if_array(0), eqx.if_array(0), None)
+    in_axes = (0, eqx.if_array(0), eqx.if_array(0), eqx.if_array(0), None)
 
     def step(state: tuple, key: PRNGKeyArray) -> tuple[tuple, Array]:
-        return eqx.filter_vmap(update, in_axes=in_axes)(state, rest, data, key)
+        return eqx.filter_vmap(update, in_axes=in_axes)(state, rest, data, scales, key)
 
     state = jax.vmap(start)(weights)
-    (weights, _, diverged), losses = jax.lax.scan(step, state, jax.random.split(key, updates))
-    return Training(eqx.combine(weights, rest), losses.T, diverged)
+    (weights, _, diverged, most), losses = jax.lax.scan(step, state, jax.random.split(key, updates))
+    return Training(eqx.combine(weights, rest), losses.T, diverged, most)
 
 
 def select(models: Any, index: Any) -> Any:

@@ -5,8 +5,6 @@ from ._output import replacing as replacing
 from ._spec import ExitName as ExitName
 from ._spec import make_exit as make_exit
 from ._spec import PlateauSweep as PlateauSweep
-from ._spec import Reparametrisation as Reparametrisation
-from ._spec import REPARAMETRISATIONS as REPARAMETRISATIONS
 from ._store import load_dataset as load_dataset
 from ._store import save_dataset as save_dataset
 from ._sweep import sweep as sweep

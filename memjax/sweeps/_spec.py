@@ -33,15 +33,13 @@ from ..plateaus import (
     random_start,
     RelativeLossDrop,
 )
-from ..reparam import ReparametrisationName
-from ..reparam import REPARAMETRISATIONS as REPARAMETRISATIONS
+from ..reparam import ReparametrisationName, REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ._sweep import sweep
 from ._toml import checked, read_toml
 
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
-Reparametrisation = ReparametrisationName
 Precision = Literal["auto", "float64", "double-double"]
 
 
@@ -70,7 +68,7 @@ class PlateauSweep:
     """Thresholds of the exit condition."""
     exit: ExitName = "relative-loss-drop"
     """Exit condition; a drop is relative to the height of the plateau, the bump's squared norm."""
-    reparametrisations: tuple[Reparametrisation, ...] = ("direct",)
+    reparametrisations: tuple[ReparametrisationName, ...] = ("direct",)
     """Maps from free weights to decay rates."""
     target_amplitudes: tuple[float, ...] = (1.0,)
     """Amplitudes of the target's exponential part."""

@@ -2,16 +2,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .._checks import check_dataset, check_flag, check_instance
+from .._lazy import matplotlib, xr
 from ..approximation import ApproximationRate
-from ._style import COLOURS, DASHES, MARKERS, style
+from ._style import COLOURS, DASHES, drawing, look
 
 
-def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure:
+def plot_approximation(
+    dataset: "xr.Dataset", *, log_time: bool = False
+) -> "matplotlib.figure.Figure":
     """A kernel with the sum of exponentials that approximates it, and below what is left over.
 
     **Arguments:**
@@ -36,8 +36,7 @@ def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure
         )
     check_flag("log_time", log_time)
     times = dataset["time"].values
-    with style():
-        figure = Figure(figsize=(5.6, 4.2))
+    with drawing(5.6, 4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         points = dataset.attrs.get("samples") == "points"
         marks = {"ls": "", "marker": "o", "ms": 4, "mew": 0} if points else {"lw": 4}
@@ -45,12 +44,13 @@ def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure
         label = f"{dataset.attrs['neurons']} neurons" if "neurons" in dataset.attrs else "fit"
         above.plot(times, dataset["fit"], color=COLOURS[0], lw=1.2, label=label)
         above.set_ylabel(r"kernel $\rho(t)$")
-        above.legend(frameon=False, loc="best")
+        above.legend()
         below.axhline(0, color="0.6", lw=0.7, zorder=0)
         marks = {"ls": "", "marker": "o", "ms": 3, "mew": 0} if points else {"lw": 0.9}
         below.plot(times, dataset["kernel"] - dataset["fit"], color=COLOURS[3], **marks)
-        below.set_ylabel(r"residual $\rho - \hat\rho$")
-        below.set_xlabel("time $t$ (units of the kernel's time)")
+        below.set(
+            xlabel="time $t$ (units of the kernel's time)", ylabel=r"residual $\rho - \hat\rho$"
+        )
         # Powers of ten of a residual stand beside its axis, in the way of nothing.
         below.ticklabel_format(axis="y", scilimits=(-2, 3))
         if log_time:
@@ -59,8 +59,8 @@ def plot_approximation(dataset: xr.Dataset, *, log_time: bool = False) -> Figure
 
 
 def plot_approximation_errors(
-    errors: xr.Dataset | Mapping[str, ApproximationRate], *, log_neurons: bool = False
-) -> Figure:
+    errors: "xr.Dataset | Mapping[str, ApproximationRate]", *, log_neurons: bool = False
+) -> "matplotlib.figure.Figure":
     """Error against the number of neurons on a log scale, a panel a kernel.
 
     Points are the best sums found, the dashed line what no sum falls below, the dotted one the
@@ -86,23 +86,20 @@ def plot_approximation_errors(
     dataset = errors if isinstance(errors, xr.Dataset) else _rates_dataset(errors)
     check_dataset("errors", dataset, {"error": ["neurons"]}, "memjax.approximation_rate by label")
     check_flag("log_neurons", log_neurons)
-    looks: dict[str, tuple[str, dict[str, Any]]] = {
-        "bound": ("theorem's bound, $C = 1$", {"color": "0.35", "ls": ":", "lw": 1.4}),
-        "fitted": ("fitted rate", {"color": COLOURS[0], "lw": 0.6}),
-        "error": (
-            "best sum found",
-            {"color": COLOURS[0], "marker": "o", "mfc": "none", "ms": 4.5, "mew": 0.9, "lw": 1.3},
-        ),
-        "lower_bound": ("no sum falls below", {"color": COLOURS[3], "ls": DASHES[1], "lw": 1.2}),
-    }
-    looks["error"][1]["lw"] = 0 if "fitted" in dataset else 1.3
+    looks: dict[str, dict[str, Any]] = {
+        "bound": {"label": "theorem's bound, $C = 1$", "color": "0.35", "ls": ":", "lw": 1.4},
+        "fitted": {"label": "fitted rate", "color": COLOURS[0], "lw": 0.6},
+        "error": look(0, label="best sum found", lw=0 if "fitted" in dataset else 1.3),
+        "lower_bound": {
+            "label": "no sum falls below", "color": COLOURS[3], "ls": DASHES[1], "lw": 1.2
+        },
+    }  # fmt: skip
     if "kernel" not in dataset["error"].dims:
         dataset = dataset[[name for name in looks if name in dataset]].expand_dims("kernel")
     kernels = dataset["kernel"].values if "kernel" in dataset.coords else [""]
     outer = [str(dim) for dim in dataset["error"].dims if dim not in ("kernel", "neurons")]
     rows = list(np.ndindex(*(dataset.sizes[dim] for dim in outer)))
-    with style():
-        figure = Figure(figsize=(1.6 + 2.3 * len(kernels), 0.9 + 2.2 * len(rows)))
+    with drawing(1.6 + 2.3 * len(kernels), 0.9 + 2.2 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(kernels), sharex=True, sharey="row", squeeze=False)
         for line, index in zip(grid, rows, strict=True):
             row = dataset.isel(dict(zip(outer, index, strict=True)))
@@ -112,26 +109,23 @@ def plot_approximation_errors(
                 for name in looks:
                     if name not in panel:
                         continue
-                    label, look = looks[name]
                     values = panel[name].values
                     seen = values > 0
                     # A bound of 0 says nothing, and has no place on a log scale.
-                    axes.semilogy(panel["neurons"].values[seen], values[seen], label=label, **look)
-                axes.set_title(", ".join([str(kernel), *names]).strip(", "), loc="left")
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                    axes.semilogy(panel["neurons"].values[seen], values[seen], **looks[name])
+                axes.set_title(", ".join([str(kernel), *names]).strip(", "))
+                axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
                 if log_neurons:
                     axes.set_xscale("log", base=2)
                     axes.xaxis.set_major_formatter("{x:g}")
             line[0].set_ylabel("error")
         for axes in grid[-1]:
             axes.set_xlabel("neurons $m$")
-        figure.legend(
-            *grid[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right upper"
-        )
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
-def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> xr.Dataset:
+def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> "xr.Dataset":
     wanted = "a dataset, or a mapping of rates"
     check_instance("errors", rates, Mapping, wanted, "name each by a label")
     parts = []
@@ -158,10 +152,10 @@ def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> xr.Dataset:
         raise ValueError(
             "`errors` must hold at least one rate, got none; make one by memjax.approximation_rate."
         )
-    return cast(xr.Dataset, xr.concat(parts, "kernel", join="outer"))
+    return cast("xr.Dataset", xr.concat(parts, "kernel", join="outer"))
 
 
-def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
+def plot_neurons_needed(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     r"""Neurons needed against the error on log scales, a line a memory: the curse of memory.
 
     Points are the smallest orders found, dashed lines the orders below which none can succeed.
@@ -193,8 +187,7 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
     dataset = dataset.sortby("error", ascending=False)
     panels = dataset["rates"].values if "rates" in dataset.dims else [""]
     errors, top = dataset["error"].values, 2.5 * float(dataset["neurons"].max())
-    with style():
-        figure = Figure(figsize=(1.4 + 2.9 * len(panels), 3.4))
+    with drawing(1.4 + 2.9 * len(panels), 3.4) as figure:
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, panels, strict=True):
             panel = dataset.sel(rates=name) if "rates" in dataset.dims else dataset
@@ -202,25 +195,23 @@ def plot_neurons_needed(dataset: xr.Dataset) -> Figure:
                 run = panel.sel(omega=omega)
                 neurons = run["neurons"].values
                 reached = neurons > 0
-                look = {"color": COLOURS[index % 7]}
-                axes.loglog(
-                    errors[reached], neurons[reached], marker=MARKERS[index % 7], mfc="none",
-                    ms=4.5, mew=0.9, lw=1.3, label=rf"$\omega$ = {omega:g}", **look,
-                )  # fmt: skip
+                found = look(index, ls="-", lw=1.3, label=rf"$\omega$ = {omega:g}")
+                axes.loglog(errors[reached], neurons[reached], **found)
+                colour = {"color": found["color"]}
                 if not np.all(reached):
-                    axes.plot(errors[np.argmin(reached)], top, "^", ms=6, clip_on=False, **look)
+                    axes.plot(errors[np.argmin(reached)], top, "^", ms=6, clip_on=False, **colour)
                 if "lower_bound" in run:
-                    axes.loglog(errors, run["lower_bound"], ls=DASHES[1], lw=0.9, **look)
+                    axes.loglog(errors, run["lower_bound"], ls=DASHES[1], lw=0.9, **colour)
                 if reached[0]:
                     growth = (errors[0] / errors) ** (1 / omega)
-                    axes.loglog(errors, neurons[0] * growth, ":", lw=1.2, **look)
-            axes.set_title(str(name), loc="left")
+                    axes.loglog(errors, neurons[0] * growth, ":", lw=1.2, **colour)
+            axes.set_title(str(name))
             axes.set_xlabel(r"error $\varepsilon$")
         grid[0].set_ylim(0.8, top)
-        grid[0].yaxis.set_major_locator(LogLocator(2))
+        grid[0].yaxis.set_major_locator(matplotlib.ticker.LogLocator(2))
         grid[0].yaxis.set_major_formatter("{x:g}")
-        grid[0].yaxis.set_minor_locator(NullLocator())
+        grid[0].yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         grid[0].invert_xaxis()
         grid[0].set_ylabel("neurons $m$")
-        grid[-1].legend(frameon=False, loc="best")
+        grid[-1].legend()
     return figure

@@ -1,15 +1,16 @@
 from collections.abc import Mapping
 
 import numpy as np
-import xarray as xr
-from matplotlib.figure import Figure
 
 from .._checks import check_dataset
+from .._lazy import matplotlib, xr
 from ..memory import memory_dataset, MemoryFunction
-from ._style import COLOURS, DASHES, MARKERS, style
+from ._style import drawing, look
 
 
-def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -> Figure:
+def plot_memory_functions(
+    memories: "xr.Dataset | Mapping[str, MemoryFunction]",
+) -> "matplotlib.figure.Figure":
     """Memory functions twice: exponentials are straight on the left, power laws on the right.
 
     The marker on each line is its half-time. Where the supremum was not found, the line is thin:
@@ -32,8 +33,7 @@ def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -
     needed = {"memory": ["functional", "time"], "bounded": ["functional", "time"]}
     needed["half_time"] = ["functional"]
     check_dataset("memories", dataset, needed, "memjax.memory_dataset")
-    with style():
-        figure = Figure(figsize=(7.2, 3.4))
+    with drawing(7.2, 3.4) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for index, label in enumerate(dataset["functional"].values):
             run = dataset.sel(functional=label).dropna("time", subset=["memory"])
@@ -42,14 +42,14 @@ def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -
             memory = np.where(memory > 0, memory, np.nan)
             found = np.where(run["bounded"].values > 0, memory, np.nan)
             half = float(run["half_time"])
-            look = {"color": COLOURS[index % 7], "ls": DASHES[index % 7]}
-            mark = {"marker": MARKERS[index % 7], "mfc": "w", "ms": 5}
+            marked = look(index, mfc="w", ms=5, mew=1, lw=1.5)
+            line = {"color": marked["color"], "ls": marked["ls"]}
             for axes in panels:
-                axes.plot(ts, memory, lw=0.5, **look)
-                axes.plot(ts, found, lw=1.5, **look)
+                axes.plot(ts, memory, lw=0.5, **line)
+                axes.plot(ts, found, lw=1.5, **line)
                 if 0 < half < ts[-1]:
-                    axes.plot(half, np.nanmax(memory) / 2, **look, **mark)
-            panels[1].plot([], [], lw=1.5, label=str(label), **look, **mark)
+                    axes.plot(half, np.nanmax(memory) / 2, **marked)
+            panels[1].plot([], [], label=str(label), **marked)
         left, right = panels
         left.set_yscale("log")
         right.set_xscale("log")
@@ -63,5 +63,5 @@ def plot_memory_functions(memories: xr.Dataset | Mapping[str, MemoryFunction]) -
         for axes in panels:
             axes.set_xlabel("time $t$ since the input changed (model's clock)")
         left.set_ylabel(r"memory $M(t)$")
-        right.legend(frameon=False, loc="best")
+        right.legend()
     return figure

@@ -1,15 +1,16 @@
 from collections.abc import Hashable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from .._checks import check_dataset, check_integer, shown, unknown_name
+from .._lazy import matplotlib, xr
 from ..plateaus import fit_scaling_law, OUTCOMES
-from ._style import COLOURS, DASHES, MARKERS, style
+from ._style import DASHES, drawing, look
+
+# The labels of axes that figures of plateaus share.
+MEMORY = r"memory $1/\omega$ (units of the model's clock)"
+TIME = r"plateau time $\tau$ (units of training time)"
 
 _SWEEP = "memjax.sweep over 'omega'"
 _DRAWN = ("time", "result", "time_reached", "memory")
@@ -27,7 +28,9 @@ _OTHERS = {
 }
 
 
-def plot_plateau_law(dataset: xr.Dataset, fit: xr.Dataset | None = None, **select: Any) -> Figure:
+def plot_plateau_law(
+    dataset: "xr.Dataset", fit: "xr.Dataset | None" = None, **select: Any
+) -> "matplotlib.figure.Figure":
     """Plateau time on a log scale against the memory 1/omega, for every width.
 
     Points are single runs, lines the fitted laws (drawn over the memories they were fitted to),
@@ -55,42 +58,34 @@ def plot_plateau_law(dataset: xr.Dataset, fit: xr.Dataset | None = None, **selec
     check_dataset("fit", fit, dict.fromkeys(_FITTED, ["correction"]), "memjax.fit_scaling_law")
     dataset, fit = _chosen(dataset, select), _chosen(fit, select)
     widths = list(dataset["width"].values) if "width" in dataset.dims else [None]
-    with style():
-        figure = Figure(figsize=(5.2, 4.0))
+    with drawing(5.2, 4.0) as figure:
         axes = figure.subplots()
         for index, width in enumerate(widths):
             cells = dataset if width is None else dataset.sel(width=width)
             law = fit if width is None else fit.sel(width=width)
-            colour, marker = COLOURS[index % 7], MARKERS[index % 7]
+            marked = look(index, lw=1.4)
+            line = {"color": marked["color"], "ls": marked["ls"], "lw": marked["lw"]}
             memory = cells["memory"].broadcast_like(cells["time"]).values
             exited = cells["result"].values == 0
-            axes.semilogy(
-                memory[exited], cells["time"].values[exited], marker, color=colour, mfc="none",
-                ms=4.5, mew=0.9,
-            )  # fmt: skip
+            axes.semilogy(memory[exited], cells["time"].values[exited], **marked | {"ls": ""})
             law = law.sel(correction="none")
             slope, low, high = (float(law[f"slope{end}"]) for end in ("", "_low", "_high"))
             label = "" if width is None else f"m = {width}: "
             if np.isfinite(slope):
                 label += f"slope {slope:.3f} [{low:.3f}, {high:.3f}]"
                 ends = np.array([float(law["memory_low"]), float(law["memory_high"])])
-                axes.semilogy(
-                    ends, np.exp(slope * ends + float(law["intercept"])), color=colour,
-                    ls=DASHES[index % 7], lw=1.4,
-                )  # fmt: skip
+                axes.semilogy(ends, np.exp(slope * ends + float(law["intercept"])), **line)
             else:
                 label += "no fit"
-            axes.plot([], [], color=colour, ls=DASHES[index % 7], marker=marker, mfc="none",
-                      ms=4.5, mew=0.9, label=label)  # fmt: skip
+            axes.plot([], [], label=label, **marked)
         _mark_others(axes, dataset)
         _draw_bound(axes, dataset)
-        axes.set_xlabel(r"memory $1/\omega$ (units of the model's clock)")
-        axes.set_ylabel(r"plateau time $\tau$ (units of training time)")
-        axes.legend(frameon=False, loc="upper left")
+        axes.set(xlabel=MEMORY, ylabel=TIME)
+        axes.legend(loc="upper left")
     return figure
 
 
-def _chosen(dataset: xr.Dataset, select: dict[str, Any]) -> xr.Dataset:
+def _chosen(dataset: "xr.Dataset", select: dict[str, Any]) -> "xr.Dataset":
     for name, value in select.items():
         if name not in dataset.dims:
             known = [str(dim) for dim in dataset.dims]
@@ -108,7 +103,7 @@ def _chosen(dataset: xr.Dataset, select: dict[str, Any]) -> xr.Dataset:
     return dataset.sel(first | select)
 
 
-def _mark_others(axes: Any, dataset: xr.Dataset) -> None:
+def _mark_others(axes: Any, dataset: "xr.Dataset") -> None:
     memory = dataset["memory"].broadcast_like(dataset["time"]).values
     for code, name in enumerate(OUTCOMES):
         cells = dataset["result"].values == code
@@ -121,7 +116,7 @@ def _mark_others(axes: Any, dataset: xr.Dataset) -> None:
             )  # fmt: skip
 
 
-def _draw_bound(axes: Any, dataset: xr.Dataset) -> None:
+def _draw_bound(axes: Any, dataset: "xr.Dataset") -> None:
     if "lower_bound" not in dataset:
         return
     times = dataset["time"].where(np.isfinite(dataset["time"]))
@@ -138,8 +133,8 @@ def _draw_bound(axes: Any, dataset: xr.Dataset) -> None:
 
 
 def plot_loss_curves(
-    dataset: xr.Dataset, *, memories: int = 6, seed: int | None = None, **select: Any
-) -> Figure:
+    dataset: "xr.Dataset", *, memories: int = 6, seed: int | None = None, **select: Any
+) -> "matplotlib.figure.Figure":
     """Loss against training time on a log scale, for several memories: the plateaus themselves.
 
     **Arguments:**
@@ -170,9 +165,8 @@ def plot_loss_curves(
     dataset = dataset.sortby("memory")
     count = dataset.sizes["omega"]
     chosen = np.unique(np.linspace(0, count - 1, min(memories, count)).round().astype(int))
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.82, len(chosen)))
-    with style():
-        figure = Figure(figsize=(5.2, 3.4))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, len(chosen)))
+    with drawing(5.2, 3.4) as figure:
         axes = figure.subplots()
         handles = []
         for rank, (index, shade) in enumerate(zip(chosen, shades, strict=True)):
@@ -189,10 +183,9 @@ def plot_loss_curves(
             label = rf"$1/\omega$ = {float(run['memory']):g}"
             if not exited:
                 label += f" ({OUTCOMES[int(run['result'])].replace('_', ' ')})"
-            handles.append(Line2D([], [], label=label, **line))
-        axes.set_xlabel(r"training time $\tau$")
-        axes.set_ylabel(r"loss $J$")
-        axes.legend(handles=handles, frameon=False, loc="best")
+            handles.append(matplotlib.lines.Line2D([], [], label=label, **line))
+        axes.set(xlabel=r"training time $\tau$", ylabel=r"loss $J$")
+        axes.legend(handles=handles)
         if "width" in dataset.coords:
-            axes.set_title(f"m = {int(dataset['width'])}", loc="left")
+            axes.set_title(f"m = {int(dataset['width'])}")
     return figure

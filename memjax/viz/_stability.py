@@ -1,14 +1,13 @@
 import numpy as np
-import xarray as xr
-from matplotlib.figure import Figure
 
 from .._checks import check_dataset
-from ._style import COLOURS, DASHES, MARKERS, style
+from .._lazy import matplotlib, xr
+from ._style import drawing, label_grid, look
 
 LINES = ("width", "radius", "seed")
 
 
-def plot_perturbation_errors(dataset: xr.Dataset) -> Figure:
+def plot_perturbation_errors(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Error against the radius of the perturbation on log scales, a line a width.
 
     Solid lines are the largest error found, dotted ones that of random draws alone. All other
@@ -43,8 +42,7 @@ def plot_perturbation_errors(dataset: xr.Dataset) -> Figure:
     ]
     columns = [{}] if inner is None else [{inner: k} for k in range(dataset.sizes[inner])]
     radii = dataset["radius"].values
-    with style():
-        figure = Figure(figsize=(1.4 + 2.3 * len(columns), 0.9 + 1.9 * len(rows)))
+    with drawing(1.4 + 2.3 * len(columns), 0.9 + 1.9 * len(rows)) as figure:
         grid = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
         for axes_row, row in zip(grid, rows, strict=True):
             finite = dataset.isel(row)["error"].values
@@ -53,38 +51,30 @@ def plot_perturbation_errors(dataset: xr.Dataset) -> Figure:
                 panel = dataset.isel(row | column)
                 for index, width in enumerate(dataset["width"].values):
                     curve = panel.sel(width=width)
-                    look = {"color": COLOURS[index % 7], "lw": 1.3}
+                    own = look(index, ls="-", ms=2.5, mew=0.7, lw=1.3, label=f"$m$ = {width}")
+                    colour = {"color": own["color"]}
                     error = curve["error"].transpose("radius").values
-                    axes.loglog(
-                        radii, np.where(np.isfinite(error), error, np.nan), ls=DASHES[0],
-                        marker=MARKERS[index % 7], ms=2.5, mfc="none", mew=0.7,
-                        label=f"$m$ = {width}", **look,
-                    )  # fmt: skip
+                    axes.loglog(radii, _mask_infinite(error), **own)
                     if np.any(np.isinf(error)):
-                        axes.plot(
-                            radii[np.argmax(np.isinf(error))], top, "^", ms=5, clip_on=False,
-                            color=COLOURS[index % 7],
-                        )  # fmt: skip
+                        first = radii[np.argmax(np.isinf(error))]
+                        axes.plot(first, top, "^", ms=5, clip_on=False, **colour)
                     if "drawn" in curve:
                         drawn = curve["drawn"].transpose("radius").values
-                        axes.loglog(radii, np.where(np.isfinite(drawn), drawn, np.nan), ":", **look)
+                        axes.loglog(radii, _mask_infinite(drawn), ":", lw=1.3, **colour)
                 if np.any(np.isinf(panel["error"].values)):
                     axes.set_ylim(top=top)
                 title = [str(dataset[dim].values[k]) for dim, k in (row | column).items()]
-                axes.set_title(", ".join(title), loc="left")
-        for axes in grid[-1]:
-            axes.set_xlabel(r"radius of the perturbation $\beta$")
-        for axes in grid[:, 0]:
-            axes.set_ylabel(r"largest error $E_m(\beta)$")
+                axes.set_title(", ".join(title))
+        label_grid(grid, r"radius of the perturbation $\beta$", r"largest error $E_m(\beta)$")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         if "drawn" in dataset:
             (line,) = grid[0, 0].plot([], [], ":", color="0.35", lw=1.3)
             handles, labels = [*handles, line], [*labels, "random draws"]
-        figure.legend(handles, labels, frameon=False, loc="outside right upper")
+        figure.legend(handles, labels, loc="outside right upper")
     return figure
 
 
-def plot_stability_criterion(dataset: xr.Dataset) -> Figure:
+def plot_stability_criterion(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     r"""The criterion $g(\beta)$ on log scales, a line a reparametrisation.
 
     The dotted line is $g = \beta$, up to which every mode changes by less than the radius. Maps
@@ -106,20 +96,22 @@ def plot_stability_criterion(dataset: xr.Dataset) -> Figure:
     source = "memjax.stability_criterion over 'reparametrisation' and 'radius'"
     check_dataset("dataset", dataset, {"growth": ["reparametrisation", "radius"]}, source)
     radii = dataset["radius"].values
-    with style():
-        figure = Figure(figsize=(5.2, 4.0))
+    with drawing(5.2, 4.0) as figure:
         axes = figure.subplots()
         for index, name in enumerate(dataset["reparametrisation"].values):
             growth = dataset["growth"].sel(reparametrisation=name).values
             unstable = np.all(np.isinf(growth[radii > 0]))
-            axes.loglog(
-                radii, np.where(np.isfinite(growth), growth, np.nan), color=COLOURS[index % 7],
-                ls=DASHES[index % 7], marker=MARKERS[index % 7], ms=3.5, mfc="none", mew=0.8,
-                markevery=max(1, radii.size // 10), lw=1.4,
-                label=f"{name} (infinite)" if unstable else str(name),
-            )  # fmt: skip
+            label = f"{name} (infinite)" if unstable else str(name)
+            own = look(index, ms=3.5, mew=0.8, lw=1.4, markevery=max(1, radii.size // 10))
+            axes.loglog(radii, _mask_infinite(growth), label=label, **own)
         axes.loglog(radii, radii, ":", color="0.35", lw=1.2, label=r"$g = \beta$")
-        axes.set_xlabel(r"radius $\beta$ (units of the free weights)")
-        axes.set_ylabel(r"relative change of a mode $g(\beta)$")
-        axes.legend(frameon=False, loc="best")
+        axes.set(
+            xlabel=r"radius $\beta$ (units of the free weights)",
+            ylabel=r"relative change of a mode $g(\beta)$",
+        )
+        axes.legend()
     return figure
+
+
+def _mask_infinite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)

@@ -25,6 +25,7 @@ EXAMPLES = [
     ("loss", 0),
     ("flow", 0),
     ("flow", 1),
+    pytest.param("reproduction", 0, marks=pytest.mark.slow),
 ]
 
 

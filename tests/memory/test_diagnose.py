@@ -8,7 +8,10 @@ import optax
 import pytest
 
 import memjax as mj
-from memjax.memory._diagnose import _changed, _judge, _Runner, _unstable, GradientSignal
+from memjax.memory._diagnose import _judge, GradientSignal
+from memjax.memory._instability import find_instability
+from memjax.memory._remedies import propose_changes
+from memjax.memory._runner import Runner
 
 KEY = jax.random.key(0)
 
@@ -99,7 +102,7 @@ def test_changed_models():
     layer = mj.StateSpaceLayer(rates, jnp.ones(3), None, jnp.ones(3))
     lru = mj.LRULayer(rates, jnp.zeros(3), jnp.ones(3), jnp.ones(3))
     stack = mj.StateSpaceStack([layer, lru])
-    changed = dict(_changed(stack, 100.0, 1.0, KEY))
+    changed = dict(propose_changes(stack, 100.0, 1.0, KEY))
     assert len(changed) == 3
     for model in changed.values():
         for part in model.layers:
@@ -115,7 +118,7 @@ def test_changed_models():
 @pytest.mark.parametrize("kind", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
 def test_chrono_biases_keep_memory_up_to_the_lag(kind):
     model = mj.GatedRNN(kind(2, 50, key=KEY), jnp.ones(50), rate=0.5)
-    ((_, changed),) = _changed(model, 200.0, 1.0, KEY)
+    ((_, changed),) = propose_changes(model, 200.0, 1.0, KEY)
     keep = jax.nn.sigmoid(changed.cell.bias[50:100])
     times = 1 / (1 - keep) - 1
     # In steps of the cell, of which there are half as many.
@@ -128,7 +131,7 @@ def test_chrono_biases_keep_memory_up_to_the_lag(kind):
 
 def test_models_are_run_as_they_are_used():
     cell = eqx.nn.LSTMCell(1, 4, key=KEY)
-    runner = _Runner.make(cell, 0.5, None, KEY)
+    runner = Runner.make(cell, 0.5, None, KEY)
     xs = jax.random.normal(KEY, (6,))
     # The recursion of the cell, one step later.
     outputs = mj.as_functional(cell)(0.5 * jnp.arange(6.0), xs)
@@ -195,7 +198,7 @@ def test_an_unstable_discretisation_is_no_verdict_and_names_the_step():
     ],
 )
 def test_discretisations_are_unstable_where_theory_says(model, step, unstable):
-    found = _unstable(model, step, None, 15, 1.0, KEY)
+    found = find_instability(model, step, None, 15, 1.0, KEY)
     assert (found is not None) == unstable
     assert not unstable or "Euler's method" in found
 
@@ -210,8 +213,9 @@ def test_a_model_that_grows_without_end_is_no_verdict(multiplier, words):
 @pytest.mark.parametrize("delay", [0, 20, 40, 60])
 def test_delays_and_integrators_are_stable(delay):
     taps = Taps(jnp.zeros(delay + 1).at[delay].set(1.0).at[0].add(1e-4))
-    assert _unstable(taps, 1.0, None, 30, 1.0, KEY) is None
-    assert _unstable(Recursion(jnp.ones(()), jnp.ones(()), False), 1.0, None, 30, 1.0, KEY) is None
+    assert find_instability(taps, 1.0, None, 30, 1.0, KEY) is None
+    recursion = Recursion(jnp.ones(()), jnp.ones(()), False)
+    assert find_instability(recursion, 1.0, None, 30, 1.0, KEY) is None
 
 
 class Taps(eqx.Module):
@@ -287,7 +291,7 @@ def test_training_does_what_the_diagnosis_says():
     updates, batch = 3000, 16
 
     def losses(model, lag):
-        runner = _Runner.make(model, 1.0, None, jax.random.key(5))
+        runner = Runner.make(model, 1.0, None, jax.random.key(5))
         free, fixed = eqx.partition(runner.model, mj.trainable(runner.model))
         optimiser = optax.adam(3e-3)
 

@@ -23,6 +23,8 @@ RECURRENT = np.array([[-1.0, 1.3], [-0.7, -0.4]])
 BIAS = np.array([0.3, -0.2])
 READOUT = np.array([1.0, -0.8])
 
+CHEAP = mj.WorstCase(amplitudes=(1e-2, 10.0), num_amplitudes=5, refinements=0)
+
 
 def tanh_rnn(columns):
     return mj.NonlinearRNN(RECURRENT, columns, BIAS, READOUT)
@@ -237,9 +239,7 @@ def test_models_are_batched_by_vmap():
 @pytest.mark.slow
 def test_functions_without_forward_mode():
     target = mj.Lorenz96(4, 2, key=jax.random.key(0))
-    memory = mj.memory_function(
-        target, np.linspace(0, 0.5, 6), amplitudes=(1e-2, 10.0), num_amplitudes=5, refinements=0
-    )
+    memory = mj.memory_function(target, np.linspace(0, 0.5, 6), search=CHEAP)
     assert np.all(memory.values >= memory.small_inputs) and np.all(memory.small_inputs > 0)
 
 
@@ -357,7 +357,7 @@ BAD = [
     (lambda: mj.memory_function(lambda xs: xs, [1, 2, 3]), ValueError, "`ts` must start at 0"),
     (lambda: mj.memory_function(LINEAR, [-1, 0, 1]), ValueError, "`ts` must not be negative"),
     (lambda: mj.memory_function(LINEAR, TS, kind="step"), ValueError, "`kind` must be one of"),
-    (lambda: mj.memory_function(LINEAR, TS, amplitudes=(2, 1)), ValueError, "`amplitudes` must"),
+    (lambda: mj.WorstCase(amplitudes=(2, 1)), ValueError, "`amplitudes` must"),
     (lambda: mj.memory_function(LINEAR, TS, amplitudes=3.0), ValueError, "`amplitudes` must"),
     (
         lambda: jax.jit(lambda ts: mj.memory_function(LINEAR, ts).values)(TS),
@@ -371,3 +371,15 @@ BAD = [
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_arguments_of_the_search_are_taken_under_their_old_names_for_a_release():
+    tanh = mj.NonlinearRNN.init(2, key=jax.random.key(0))
+    ts = np.linspace(0, 1, 3)
+    cheap = {"num_amplitudes": 3, "refinements": 0}
+    with pytest.warns(DeprecationWarning, match=r"write `search=WorstCase\(num_amplitudes=..., "):
+        old = mj.memory_function(tanh, ts, **cheap)  # pyright: ignore[reportCallIssue]
+    new = mj.memory_function(tanh, ts, search=mj.WorstCase(**cheap))
+    np.testing.assert_array_equal(old.values, new.values)
+    with pytest.raises(TypeError, match="got `search` and `refinements`"):
+        mj.memory_function(tanh, ts, search=mj.WorstCase(), refinements=0)  # pyright: ignore

@@ -6,7 +6,7 @@ import pytest
 import scipy.optimize
 
 import memjax
-from memjax.memory._perturbation import _corner, _project
+from memjax.memory._ascent import _find_corner, _project
 
 RADII = np.array([0.01, 0.05, 0.15])
 TARGET = memjax.PowerLaw(0.5)
@@ -135,7 +135,7 @@ def test_projections_and_corners_of_the_operator_norm():
     block = np.asarray(jax.random.normal(KEY, (4, 3)))
     projected = _project(jnp.asarray(block), "matrix", jnp.asarray(0.5))
     assert np.isclose(np.linalg.norm(projected, 2), 0.5)
-    corner = np.asarray(_corner(jnp.asarray(block), "matrix"))
+    corner = np.asarray(_find_corner(jnp.asarray(block), "matrix"))
     # The nuclear norm is dual to the spectral one.
     assert np.isclose(np.sum(corner * block), np.linalg.norm(block, "nuc"))
     assert np.isclose(np.linalg.norm(corner, 2), 1)

@@ -91,3 +91,9 @@ def test_the_default_fit_is_the_datasets():
     fit = mj.fit_scaling_law(dataset, memory_range=(8, 16))
     line = viz.plot_plateau_law(dataset, fit).axes[0].lines[1]
     np.testing.assert_allclose(line.get_xdata(), [8, 16])
+
+
+def test_old_names_of_figures_of_reproductions_go_on_for_a_release():
+    with pytest.warns(DeprecationWarning, match="REPRODUCTIONS\\['plateau-width'\\].plot"):
+        plot = viz.plot_plateau_width
+    assert plot is mj.REPRODUCTIONS["plateau-width"].plot

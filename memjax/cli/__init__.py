@@ -1,0 +1,138 @@
+"""The command line: thin commands over the public API."""
+
+import dataclasses
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from .._checks import said, shown
+from ..sweeps import checked, PlateauSweep, read_toml
+from ._approximate import Approximate as Approximate
+from ._diagnose import Diagnose as Diagnose
+from ._plateaus import Fit as Fit
+from ._plateaus import Plateau as Plateau
+from ._plateaus import Plot as Plot
+from ._plateaus import Sweep as Sweep
+from ._reproduce import Reproduce as Reproduce
+
+COMMANDS = {
+    "sweep": Sweep, "plateau": Plateau, "fit": Fit, "plot": Plot, "reproduce": Reproduce,
+    "diagnose": Diagnose, "approximate": Approximate,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    **Arguments:**
+
+    - `arguments`: the words after `memjax`; by default those of the process.
+
+    **Returns:**
+
+    The exit status: 0 if all went well, 1 if a measurement has no trustworthy answer or was
+    interrupted, 2 for wrong input, 3 for a bug in memjax.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _configure()
+        return _parse(arguments).run()
+    except KeyboardInterrupt:
+        print("memjax: interrupted; nothing was written.", file=sys.stderr)
+        return 1
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception as error:
+        if os.environ.get("MEMJAX_TRACEBACK"):
+            raise
+        return _report(error)
+
+
+def _configure() -> None:
+    """Settings of the process, and the environment variables of others that would stop it late."""
+    jax.config.update("jax_enable_x64", True)
+    # NaN is what stands where there is no answer.
+    jax.config.update("jax_debug_nans", False)
+    jax.config.update("jax_debug_infs", False)
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms is None:
+            raise
+        raise ValueError(
+            f"`JAX_PLATFORMS` must name a platform that JAX finds here, got {shown(platforms)}; "
+            "unset it, or set it to cpu."
+        ) from error
+    if "MPLBACKEND" in os.environ:
+        try:
+            import matplotlib  # noqa: F401
+        except ValueError as error:
+            raise ValueError(
+                f"`MPLBACKEND` must name a backend of Matplotlib, got "
+                f"{shown(os.environ['MPLBACKEND'])}; unset it."
+            ) from error
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, in a line where it is the input; the exit status."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        print("memjax: error: not enough memory; make the problem smaller.", file=sys.stderr)
+        return 2
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        print(f"memjax: error: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
+        return 2
+    print(
+        f"memjax: error: {said(error)}\n"
+        "This is a bug in memjax. Please report it, with the command and what it prints with\n"
+        "MEMJAX_TRACEBACK=1 in its environment.",
+        file=sys.stderr,
+    )
+    return 3
+
+
+def _parse(arguments: list[str]) -> Any:
+    for word in arguments:
+        if len(word) > 1000:
+            raise ValueError(
+                f"`{arguments[0][:40]}` must have arguments of at most 1000 characters, got "
+                f"{shown(word)}; shorten it."
+            )
+    if not arguments or arguments[0] not in COMMANDS:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="memjax",
+            description="The curse of memory in recurrent models, measured.",
+            args=arguments or ["--help"],
+        )
+    name, rest = arguments[0], arguments[1:]
+    command, default = COMMANDS[name], None
+    path = _find_spec(rest)
+    if path is not None and command is Sweep:
+        default = Sweep(PlateauSweep(**read_toml(path, PlateauSweep, "spec")))
+    elif path is not None:
+        # What has no default and is not in the file either is asked for on the command line.
+        absent = {
+            field.name: tyro.MISSING
+            for field in dataclasses.fields(command)
+            if field.default is dataclasses.MISSING
+        }
+        given = read_toml(path, command, "spec")
+        given = {key: checked(command, key, value) for key, value in given.items()}
+        default = command(**absent | given)
+    return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
+
+
+def _find_spec(arguments: list[str]) -> Path | None:
+    for word, following in zip(arguments, [*arguments[1:], None], strict=False):
+        if word == "--spec" and following is not None:
+            return Path(following)
+        if word.startswith("--spec="):
+            return Path(word.removeprefix("--spec="))
+    return None
