@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ._checks import (
     as_finite_array,
@@ -24,6 +24,7 @@ from ._checks import (
     is_traced,
     valid_or_nan,
 )
+from ._typing import ArrayLike, ScalarLike
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -114,7 +115,7 @@ class AbstractReparametrisation(eqx.Module):
     def multipliers(
         self,
         free: Float[Array, "*shape"],
-        step: float | Float[Array, "..."] = 1.0,
+        step: Real[ArrayLike, "..."] = 1.0,
         *,
         rule: Literal["exact", "euler"] = "exact",
     ) -> Float[Array, "*shape"]:
@@ -238,7 +239,7 @@ class Exp(AbstractReparametrisation):
 
     gain: Float[Array, ""]
 
-    def __init__(self, gain: float | Float[Array, ""] = 1.0):
+    def __init__(self, gain: Real[ScalarLike, ""] = 1.0) -> None:
         self.gain = as_positive("gain", gain)
 
     def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -345,7 +346,7 @@ class Best(AbstractReparametrisation):
     a: Float[Array, ""]
     b: Float[Array, ""]
 
-    def __init__(self, a: float | Float[Array, ""] = 1.0, b: float | Float[Array, ""] = 0.1):
+    def __init__(self, a: Real[ScalarLike, ""] = 1.0, b: Real[ScalarLike, ""] = 0.1) -> None:
         self.a = as_positive("a", a)
         self.b = as_positive("b", b)
 
@@ -425,7 +426,7 @@ class Elementwise(AbstractReparametrisation):
         self,
         function: Callable[[Array], Array],
         inverse: Callable[[Array], Array] | None = None,
-    ):
+    ) -> None:
         self.function = as_callable("function", function)
         self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
 

@@ -12,6 +12,7 @@ PACKAGE = Path(memjax.__file__).parent
 ROOMS = (
     "_checks",
     "_paths",
+    "_typing",
     "numerics",
     "reparam",
     "targets",

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 from threadpoolctl import threadpool_limits
 
@@ -27,6 +26,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel, Kernel, SampledKernel, StateSpaceKernel
 from ._absolute import least_absolute
@@ -144,7 +144,7 @@ class Found(NamedTuple):
 class Search:
     """All that searches for sums of different order have in common for one kernel."""
 
-    def __init__(self, kernel: Kernel, options: Options):
+    def __init__(self, kernel: Kernel, options: Options) -> None:
         self.kernel, self.options = kernel, options
         norm, complex, horizon = options.norm, options.complex, options.horizon
         self.source: Points | Continuous
@@ -416,9 +416,9 @@ def best_exponential_sum(
     m: int,
     *,
     norm: Norm = "L2",
-    min_rate: Real[ArrayLike, ""] = 0.0,
+    min_rate: Real[ScalarLike, ""] = 0.0,
     complex: bool = False,
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     start: DiagonalLinearRNN | ComplexDiagonalRNN | None = None,
     samples: Samples = "points",
     weights: Real[ArrayLike, " samples"] | None = None,
@@ -538,7 +538,7 @@ def approximation_lower_bounds(
     kernel: Kernel,
     *,
     norm: Norm = "L2",
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     samples: Samples = "points",
     weights: Real[ArrayLike, " samples"] | None = None,
     offset: bool = False,

@@ -72,7 +72,7 @@ class Curve:
     - `cuts`: the panels on which they lie.
     """
 
-    def __init__(self, kernel: Kernel, horizon: float, norm: str, oscillating: bool):
+    def __init__(self, kernel: Kernel, horizon: float, norm: str, oscillating: bool) -> None:
         self.kernel, self.size = kernel, 1.0
         own = np.unique(np.asarray(edges((kernel,), as_horizon(horizon)), float))
         self.time = shortest(kernel, own)

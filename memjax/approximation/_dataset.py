@@ -1,9 +1,9 @@
 import numpy as np
 import xarray as xr
-from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
+from .._typing import ArrayLike
 from ..targets import Kernel, SampledKernel
 from ._best import BestExponentialSum, check_scalar_kernel
 from ._curve import sample

@@ -5,10 +5,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
+from .._typing import ArrayLike
 from ..targets import AbstractKernel, Kernel, split_exponential, state_space
 from ._best import check_kernel, extended, make_search
 from ._curve import Curve, first_jump, sample

@@ -35,7 +35,7 @@ class FunctionLoss(AbstractLoss):
 
     function: Callable[[AbstractModel], Float[Array, ""]]
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_callable("function", self.function, "pass a function from models to scalars")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:

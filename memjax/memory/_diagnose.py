@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Real
 
 from .._checks import (
@@ -21,6 +20,7 @@ from .._checks import (
     check_integer,
     said,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..losses import check_trained, coordinates, real_parts, weights
 from ..models import AbstractModel, GatedRNN, LRULayer, StateSpaceStack, trainable
 from ..reparam import AbstractReparametrisation, Best, Exp
@@ -104,7 +104,7 @@ def gradient_signal(
     step: float = 1.0,
     inputs: int | None = None,
     samples: int = 16,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Real[ScalarLike, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> GradientSignal:
     r"""What a dependency at a lag adds to the gradient, for any sequence model.

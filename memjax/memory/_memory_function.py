@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import xarray as xr
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from .._checks import (
@@ -28,6 +27,7 @@ from .._checks import (
     is_traced,
 )
 from .._paths import as_steps, as_times, even_step, integrating
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
 from ..numerics import in_batches
 from ..targets import AbstractKernel, sizes, StateSpaceKernel, Teacher, VectorKernel
@@ -85,7 +85,7 @@ class MemoryFunction(eqx.Module):
         """
         return self.horizon(0.5)
 
-    def horizon(self, level: Real[ArrayLike, ""]) -> Float[Array, ""]:
+    def horizon(self, level: Real[ScalarLike, ""]) -> Float[Array, ""]:
         """The time after which the memory stays below a share of its largest value.
 
         Between two times the memory is taken to be exponential.

@@ -5,10 +5,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
 from ..numerics import decay_time, exponential_action, gauss_rule, POINTS
 from ..targets import describe_sizes, edges, entries, Kernel, sizes, StateSpaceKernel, values
@@ -18,7 +18,7 @@ Terms: TypeAlias = tuple[tuple[float, Kernel], ...]  # of scalar kernels with fa
 
 
 def functional_norm(
-    kernel: Kernel, norm: Norm = "sup", horizon: Real[ArrayLike, ""] = jnp.inf
+    kernel: Kernel, norm: Norm = "sup", horizon: Real[ScalarLike, ""] = jnp.inf
 ) -> Float[Array, ""]:
     r"""The norm of a linear functional under inputs bounded by 1.
 
@@ -71,7 +71,7 @@ def functional_distance(
     target: Kernel,
     model: AbstractModel | Kernel,
     norm: Norm = "sup",
-    horizon: Real[ArrayLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] = jnp.inf,
 ) -> Float[Array, ""]:
     r"""The distance of a linear model from a linear target under inputs bounded by 1.
 

@@ -8,7 +8,6 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Real
 
 from .._checks import (
@@ -23,6 +22,7 @@ from .._checks import (
     check_scalar_of_model,
     shown,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..losses import AbstractLoss, check_trained, from_real_parts, real_parts
 from ..models import DiagonalLinearRNN, trainable
 from ..numerics import in_batches
@@ -79,7 +79,7 @@ def perturbation_error(
     restarts: int = 8,
     steps: int = 30,
     draws: int = 30,
-    horizon: Real[ArrayLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] = jnp.inf,
     key: PRNGKeyArray,
 ) -> PerturbationErrors:
     r"""The largest error of a model in balls around its weights.

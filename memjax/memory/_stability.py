@@ -4,7 +4,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import (
@@ -16,6 +15,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii
 

@@ -2,9 +2,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, check_same_shape
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ..targets import DampedOscillation, kernel_of_modes
 from ._base import AbstractModel
@@ -53,12 +54,12 @@ class ComplexDiagonalRNN(AbstractModel):
 
     def __init__(
         self,
-        cosine: Float[Array, " width"],
-        sine: Float[Array, " width"],
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        cosine: Real[ArrayLike, " width"],
+        sine: Real[ArrayLike, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.cosine = as_modes("cosine", cosine)
         self.sine = as_modes("sine", sine)
         rates = as_rates(rates)
@@ -72,8 +73,8 @@ class ComplexDiagonalRNN(AbstractModel):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         *,
         reparametrisation: AbstractReparametrisation | None = None,
         key: PRNGKeyArray,
@@ -134,8 +135,8 @@ class ComplexDiagonalRNN(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, " times"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, " times"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, " times"]:

@@ -2,9 +2,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, check_same_shape
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ..targets import ExponentialSum, kernel_of_modes
 from ._base import AbstractModel
@@ -45,10 +46,10 @@ class DiagonalLinearRNN(AbstractModel):
 
     def __init__(
         self,
-        amplitudes: Float[Array, " width"],
-        rates: Float[Array, " width"],
+        amplitudes: Real[ArrayLike, " width"],
+        rates: Real[ArrayLike, " width"],
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.amplitudes = as_modes("amplitudes", amplitudes)
         rates = as_rates(rates)
         check_same_shape("amplitudes", self.amplitudes, "rates", rates)
@@ -58,7 +59,7 @@ class DiagonalLinearRNN(AbstractModel):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         *,
         reparametrisation: AbstractReparametrisation | None = None,
         key: PRNGKeyArray,
@@ -122,8 +123,8 @@ class DiagonalLinearRNN(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, " times"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, " times"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, " times"]:

@@ -2,9 +2,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ._base import AbstractModel
 from ._linear import check_sizes, random_input, random_readout
@@ -61,13 +62,13 @@ class DiagonalNonlinearRNN(AbstractModel):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
-        input: Float[Array, "width *inputs"],
-        bias: Float[Array, " width"] | None,
-        readout: Float[Array, "*outputs width"],
+        rates: Real[ArrayLike, " width"],
+        input: Real[ArrayLike, "width *inputs"],
+        bias: Real[ArrayLike, " width"] | None,
+        readout: Real[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
         self.free_rates = as_free_rates(rates, self.reparametrisation)
@@ -79,7 +80,7 @@ class DiagonalNonlinearRNN(AbstractModel):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         inputs: int | None = None,
         outputs: int | None = None,
         *,

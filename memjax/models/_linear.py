@@ -2,9 +2,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_finite_array, as_key, check_integer
+from .._typing import ArrayLike, ScalarLike
 from ..targets import check_stable, StateSpaceKernel
 from ._base import AbstractModel
 from ._init import stable_gaussian
@@ -43,10 +44,10 @@ class LinearRNN(AbstractModel):
 
     def __init__(
         self,
-        recurrent: Float[Array, "width width"],
-        input: Float[Array, "width *inputs"],
-        readout: Float[Array, "*outputs width"],
-    ):
+        recurrent: Real[ArrayLike, "width width"],
+        input: Real[ArrayLike, "width *inputs"],
+        readout: Real[ArrayLike, "*outputs width"],
+    ) -> None:
         self.recurrent = as_recurrent(recurrent)
         check_stable(self.recurrent)
         self.input = as_input(input, self.width)
@@ -59,8 +60,8 @@ class LinearRNN(AbstractModel):
         inputs: int | None = None,
         outputs: int | None = None,
         *,
-        gain: float | Float[Array, ""] = 1.0,
-        margin: float | Float[Array, ""] = 0.1,
+        gain: Real[ScalarLike, ""] = 1.0,
+        margin: Real[ScalarLike, ""] = 0.1,
         key: PRNGKeyArray,
     ) -> "LinearRNN":
         r"""A random model: a stable Gaussian $W$, Gaussian $U$ and $C$ of unit input and output.
@@ -102,8 +103,8 @@ class LinearRNN(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times *inputs"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times *outputs"]:
@@ -119,7 +120,7 @@ class LinearRNN(AbstractModel):
         )
 
 
-def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width width"]:
+def as_recurrent(value: Real[ArrayLike, "width width"]) -> Float[Array, "width width"]:
     array = as_finite_array("recurrent", value)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
         raise ValueError(

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Real
 
 from .._checks import check_choice, shown
 from .._paths import as_samples, as_steps, even_step
+from .._typing import ArrayLike
+from ..numerics import exponential_increments
 
 # Hidden states of a block are the only ones held at once. Measured on CPUs: longer blocks leave
 # the cache, and shorter ones are mostly overhead.
@@ -17,8 +19,8 @@ _BLOCK = 64
 
 def scan_diagonal(
     eigenvalues: Inexact[Array, " width"],
-    ts: Float[Array, " times"],
-    xs: Float[Array, "times ..."],
+    ts: Real[ArrayLike, " times"],
+    xs: Real[ArrayLike, "times ..."],
     interpolation: str,
     drive: Callable[[Array], Array],
     readout: Callable[[Array], Array],
@@ -76,8 +78,8 @@ def _compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Arr
 
 def scan_dense(
     recurrent: Float[Array, "width width"],
-    ts: Float[Array, " times"],
-    xs: Float[Array, "times ..."],
+    ts: Real[ArrayLike, " times"],
+    xs: Real[ArrayLike, "times ..."],
     interpolation: str,
     drive: Callable[[Array], Array],
     readout: Callable[[Array], Array],
@@ -89,12 +91,13 @@ def scan_dense(
     given = ts
     steps, xs = _as_scannable(ts, xs, interpolation)
     step = even_step(given)
+    shared = None
     if step is not None:
         shared = _step_matrices(recurrent, jnp.asarray(step, recurrent.dtype))
 
     def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         length, begin, end = now
-        moving, first, second = _step_matrices(recurrent, length) if step is None else shared
+        moving, first, second = shared or _step_matrices(recurrent, length)
         begin = drive(begin)
         hidden = moving @ hidden + first @ begin
         if interpolation == "linear":

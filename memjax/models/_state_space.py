@@ -4,7 +4,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
     as_inexact_array,
@@ -14,6 +14,7 @@ from .._checks import (
     check_instance,
     check_same_shape,
 )
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation, Exp
 from ._base import AbstractModel
 from ._linear import check_sizes, random_input, random_readout
@@ -69,13 +70,13 @@ class StateSpaceLayer(AbstractModel):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
-        input: Float[Array, "width *inputs"],
-        bias: Float[Array, " width"] | None,
-        readout: Float[Array, "*outputs width"],
+        rates: Real[ArrayLike, " width"],
+        input: Real[ArrayLike, "width *inputs"],
+        bias: Real[ArrayLike, " width"] | None,
+        readout: Real[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
         self.free_rates = as_free_rates(rates, self.reparametrisation)
@@ -87,7 +88,7 @@ class StateSpaceLayer(AbstractModel):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         inputs: int | None = None,
         outputs: int | None = None,
         *,
@@ -141,8 +142,8 @@ class StateSpaceLayer(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times *inputs"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times *outputs"]:
@@ -206,13 +207,13 @@ class LRULayer(AbstractModel):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         input: Array,
         readout: Array,
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         rates = as_rates(rates)
         self.frequencies = as_modes("frequencies", frequencies)
         check_same_shape("rates", rates, "frequencies", self.frequencies)
@@ -228,8 +229,8 @@ class LRULayer(AbstractModel):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         inputs: int | None = None,
         outputs: int | None = None,
         *,
@@ -290,8 +291,8 @@ class LRULayer(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times *inputs"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times *outputs"]:
@@ -343,7 +344,7 @@ class StateSpaceStack(AbstractModel):
     layers: tuple[AbstractModel, ...]
     skip: bool = eqx.field(static=True)
 
-    def __init__(self, layers: Sequence[AbstractModel], skip: bool = True):
+    def __init__(self, layers: Sequence[AbstractModel], skip: bool = True) -> None:
         self.layers = tuple(as_list("layers", layers, "models"))
         if not self.layers:
             raise ValueError("`layers` must have at least one layer, got none; pass models.")
@@ -378,8 +379,8 @@ class StateSpaceStack(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times ..."],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times ..."],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times ..."]:

@@ -20,8 +20,9 @@ class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
     - `bubble`: the coefficients $b_k$, stacked along the first axis of every leaf.
     """
 
-    t0: Scalar
-    t1: Scalar
+    # Diffrax names the two fields class variables, and any real numbers.
+    t0: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
+    t1: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
     y0: PyTree[Array]
     increment: PyTree[Array]
     bubble: PyTree[Array]

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree, Real, Scalar
 
 from .._checks import (
@@ -23,6 +22,7 @@ from .._checks import (
     check_positive,
     check_scalar,
 )
+from .._typing import ScalarLike
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
     all_finite,
@@ -143,9 +143,9 @@ class RadauNewton(optx.AbstractRootFinder):
         rtol: Any,
         atol: Any,
         norm: Callable[[PyTree], Scalar] = optx.rms_norm,
-        kappa: Real[ArrayLike, ""] = 1e-2,
+        kappa: Real[ScalarLike, ""] = 1e-2,
         full: bool = False,
-    ):
+    ) -> None:
         # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
         if rtol is not np.inf:
             as_nonnegative("rtol", rtol, "pass a tolerance such as 1e-8")
@@ -317,15 +317,16 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         Hairer, Wanner, *Solving Ordinary Differential Equations II*, Sections IV.5 and IV.8.
     """
 
-    root_finder: optx.AbstractRootFinder = _FROM_CONTROLLER
-    root_find_max_steps: int = 10
+    # Diffrax declares these two as class variables, though its own solvers make fields of them.
+    root_finder: optx.AbstractRootFinder = _FROM_CONTROLLER  # pyright: ignore[reportIncompatibleVariableOverride]
+    root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
     linear_solver: lx.AbstractLinearSolver = lx.LU()
     jacobian: Callable[..., Any] | None = None
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., BubbleInterpolation]] = BubbleInterpolation
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_fields(self.jacobian, self.linear_solver)
         check_instance(
             "root_finder",

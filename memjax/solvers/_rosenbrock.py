@@ -143,7 +143,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., BubbleInterpolation]] = BubbleInterpolation
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_fields(self.jacobian, self.linear_solver)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 import xarray as xr
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Bool, Float, Real, Scalar
 from threadpoolctl import threadpool_limits
 
 from .._checks import (
@@ -34,6 +34,7 @@ from .._checks import (
     check_scalar,
     shown,
 )
+from .._typing import ArrayLike
 from ..flows import AbstractFlow, AbstractTraining, GradientFlow
 from ..models import AbstractModel
 from ..plateaus import (
@@ -101,7 +102,7 @@ def sweep(
     rtol: float | Scalar | None = None,
     max_time: float | Scalar = 1e300,
     max_steps: int | None = None,
-    curve_times: Float[Array, " times"] | None = None,
+    curve_times: Real[ArrayLike, " times"] | None = None,
     resolution: float | Scalar = 1e-3,
     precision: Literal["auto", "float64", "double-double"] = "auto",
     lanes: int | None = None,

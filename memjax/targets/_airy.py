@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -15,6 +14,7 @@ from .._checks import (
     check_nonnegative,
     is_traced,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory
 
@@ -36,7 +36,9 @@ class Airy(AbstractKernel):
     scale: Float[Array, ""]
     delay: Float[Array, ""]
 
-    def __init__(self, scale: Real[ArrayLike, ""] = 1.0, delay: Real[ArrayLike, ""] = 6.0):
+    def __init__(
+        self, scale: Real[ScalarLike, ""] = 1.0, delay: Real[ScalarLike, ""] = 6.0
+    ) -> None:
         r"""**Arguments:**
 
         - `scale`: The inverse time $s_0 > 0$.

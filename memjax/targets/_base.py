@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._paths import as_samples, as_steps, convolve, even_step
+from .._typing import ArrayLike
 
 if TYPE_CHECKING:
     from ._composed import ScaledKernel

@@ -1,5 +1,4 @@
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -12,6 +11,7 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -31,7 +31,7 @@ class Box(AbstractKernel):
     start: Float[Array, ""]
     stop: Float[Array, ""]
 
-    def __init__(self, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]):
+    def __init__(self, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]) -> None:
         r"""**Arguments:**
 
         - `start`: The time $t_0 \ge 0$.
@@ -84,7 +84,7 @@ class Box(AbstractKernel):
 
 
 def as_window(
-    start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
+    start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The checked ends of an interval of the past."""
     start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")

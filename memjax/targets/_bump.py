@@ -1,5 +1,4 @@
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -13,6 +12,7 @@ from .._checks import (
     is_traced,
     valid_or_nan,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import gaussian_moment, gaussian_moments, gaussian_transform
 from ._base import AbstractKernel, Memory
 
@@ -48,7 +48,7 @@ class GaussianBump(AbstractKernel):
         omega: Real[ArrayLike, "..."],
         amplitude: Real[ArrayLike, "..."] = 1.0,
         width: Real[ArrayLike, "..."] = 1.0,
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `omega`: One over the delay, $\omega > 0$; infinity is no delay.
@@ -86,7 +86,8 @@ class GaussianBump(AbstractKernel):
     def laplace(
         self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
     ) -> Float[Array, "..."]:
-        check_nonnegative("s", as_float_array("s", s))
+        s = as_float_array("s", s)
+        check_nonnegative("s", s)
         return self.amplitude * _transform(s, 1 / self.omega, self.width, as_horizon(horizon))
 
     def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
@@ -125,7 +126,7 @@ def bump_product(
 
 
 def _transform(
-    s: Real[ArrayLike, "..."], center: Array, width: Array, horizon: Array | None
+    s: Real[ScalarLike, "..."], center: Array, width: Array, horizon: Array | None
 ) -> Array:
     if horizon is None:
         return gaussian_moment(0, s, center, width)

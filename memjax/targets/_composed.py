@@ -1,5 +1,4 @@
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -10,6 +9,7 @@ from .._checks import (
     check_instance,
     check_nonnegative,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory
 from ._box import as_window
@@ -21,7 +21,7 @@ class ScaledKernel(AbstractKernel):
     kernel: AbstractKernel
     factor: Float[Array, ""]
 
-    def __init__(self, kernel: AbstractKernel, factor: Real[ArrayLike, ""]):
+    def __init__(self, kernel: AbstractKernel, factor: Real[ScalarLike, ""]) -> None:
         """**Arguments:**
 
         - `kernel`: The kernel to scale.
@@ -83,7 +83,7 @@ class DelayedKernel(AbstractKernel):
     kernel: AbstractKernel
     delay: Float[Array, ""]
 
-    def __init__(self, kernel: AbstractKernel, delay: Real[ArrayLike, ""]):
+    def __init__(self, kernel: AbstractKernel, delay: Real[ScalarLike, ""]) -> None:
         r"""**Arguments:**
 
         - `kernel`: The kernel $\rho_0$ to delay.
@@ -150,8 +150,8 @@ class WindowedKernel(AbstractKernel):
     stop: Float[Array, ""]
 
     def __init__(
-        self, kernel: AbstractKernel, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
-    ):
+        self, kernel: AbstractKernel, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
+    ) -> None:
         r"""**Arguments:**
 
         - `kernel`: The kernel $\rho_0$.

@@ -1,7 +1,6 @@
 from typing import TypeVar
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -13,6 +12,7 @@ from .._checks import (
     check_positive,
     check_same_shape,
 )
+from .._typing import ArrayLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -39,7 +39,7 @@ class ExponentialSum(AbstractKernel):
         self,
         amplitudes: Real[ArrayLike, "..."],
         rates: Real[ArrayLike, "..."],
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `amplitudes`: The amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no

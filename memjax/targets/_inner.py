@@ -8,10 +8,10 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_horizon, check_instance, is_traced
+from .._typing import ArrayLike
 from ..numerics import decay_time, exponential_action, gramian, panels, resolved
 from ._base import AbstractKernel
 from ._bump import bump_product, GaussianBump

@@ -4,7 +4,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -19,6 +18,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import as_samples, check_resolved, integrating, resolved
+from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractTarget, Memory
 
 
@@ -64,19 +64,19 @@ class Lorenz96(AbstractTarget):
         fast: int = 8,
         *,
         key: PRNGKeyArray,
-        forcing: Real[ArrayLike, ""] = 10.0,
-        coupling: Real[ArrayLike, ""] = 1.0,
-        time_ratio: Real[ArrayLike, ""] = 10.0,
-        space_ratio: Real[ArrayLike, ""] = 10.0,
+        forcing: Real[ScalarLike, ""] = 10.0,
+        coupling: Real[ScalarLike, ""] = 1.0,
+        time_ratio: Real[ScalarLike, ""] = 10.0,
+        space_ratio: Real[ScalarLike, ""] = 10.0,
         output: Literal["slow", "subgrid"] = "slow",
         unit: int = 0,
-        mean: Real[ArrayLike, ""] = 0.0,
-        std: Real[ArrayLike, ""] = 1.0,
+        mean: Real[ScalarLike, ""] = 0.0,
+        std: Real[ScalarLike, ""] = 1.0,
         spin_up: float = 10.0,
         rtol: float = 1e-8,
         atol: float = 1e-8,
         max_steps: int = 2**20,
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `slow`: The number $K \ge 4$ of slow units.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -21,6 +20,7 @@ from .._checks import (
     check_integer,
 )
 from .._paths import as_samples, as_steps, even_step
+from .._typing import ArrayLike
 from ._base import AbstractKernel, AbstractTarget, MEMORIES, Memory, slowest_memory
 from ._composed import check_kernel
 from ._exponential import as_decay_rates, ExponentialSum
@@ -44,7 +44,7 @@ class Volterra(AbstractTarget):
         self,
         first: AbstractKernel | None,
         second: Sequence[tuple[AbstractKernel, AbstractKernel]],
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `first`: The linear kernel $\rho$, or `None` for none.
@@ -99,7 +99,7 @@ class Teacher(AbstractTarget):
         function: Callable[[Array, Array], Array],
         linear: bool = False,
         memory: Memory = "unknown",
-    ):
+    ) -> None:
         """**Arguments:**
 
         - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
@@ -168,7 +168,7 @@ class Attention(AbstractTarget):
         positions: Sequence[AbstractKernel],
         *,
         scalar: bool = False,
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `queries`, `keys`: The matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.

@@ -2,7 +2,6 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Real
 
 from .._checks import (
@@ -13,6 +12,7 @@ from .._checks import (
     check_same_shape,
     is_traced,
 )
+from .._typing import ArrayLike
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 from ._exponential import as_decay_rates, as_mode_array, decay_breakpoints, decay_support
@@ -49,7 +49,7 @@ class DampedOscillation(AbstractKernel):
         sine: Real[ArrayLike, "..."],
         rates: Real[ArrayLike, "..."],
         frequencies: Real[ArrayLike, "..."],
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `cosine`: The amplitudes $a_j$, shape `(modes,)`; a scalar is one mode.

@@ -1,6 +1,5 @@
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -9,6 +8,7 @@ from .._checks import (
     as_positive,
     check_nonnegative,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import exponential_moment, integrate
 from ._base import AbstractKernel, Memory
 
@@ -34,7 +34,7 @@ class PowerLaw(AbstractKernel):
     omega: Float[Array, ""]
     scale: Float[Array, ""]
 
-    def __init__(self, omega: Real[ArrayLike, ""], scale: Real[ArrayLike, ""] = 1.0):
+    def __init__(self, omega: Real[ScalarLike, ""], scale: Real[ScalarLike, ""] = 1.0) -> None:
         r"""**Arguments:**
 
         - `omega`: The exponent $\omega > 0$ by which the decay is faster than $1/t$.

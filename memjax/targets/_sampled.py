@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -22,6 +21,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import check_resolved
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -49,7 +49,7 @@ class SampledKernel(AbstractKernel):
     times: Float[Array, " samples"]
     values: Float[Array, " samples"]
 
-    def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]):
+    def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]) -> None:
         r"""**Arguments:**
 
         - `times`: The times $t_k \ge 0$ of at least two samples, strictly increasing.
@@ -71,7 +71,7 @@ class SampledKernel(AbstractKernel):
         path: str | os.PathLike[str],
         time_column: int = 0,
         value_column: int = 1,
-        origin: Real[ArrayLike, ""] = 0.0,
+        origin: Real[ScalarLike, ""] = 0.0,
     ) -> "SampledKernel":
         """Read the samples from a text file with one sample a line, as instruments write them.
 

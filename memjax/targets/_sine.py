@@ -1,5 +1,4 @@
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -8,6 +7,7 @@ from .._checks import (
     as_positive,
     check_positive,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -27,7 +27,7 @@ class Sine(AbstractKernel):
 
     frequency: Float[Array, ""]
 
-    def __init__(self, frequency: Real[ArrayLike, ""] = 1.0):
+    def __init__(self, frequency: Real[ScalarLike, ""] = 1.0) -> None:
         r"""**Arguments:**
 
         - `frequency`: The angular frequency $\nu > 0$, in radians per unit of time; a scalar.

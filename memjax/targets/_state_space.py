@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_finite_array, as_float_array, check_nonnegative, is_traced
 from .._paths import as_samples, as_steps, even_step
+from .._typing import ArrayLike
 from ..numerics import exponential_action
 from ._base import AbstractTarget, Memory
 from ._composed import ScaledKernel
@@ -37,7 +37,7 @@ class StateSpaceKernel(AbstractTarget):
         recurrent: Real[ArrayLike, "..."],
         input: Real[ArrayLike, "..."],
         readout: Real[ArrayLike, "..."],
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `recurrent`: The matrix $W$, shape `(m, m)`, every eigenvalue of which has a negative

@@ -3,10 +3,10 @@ import itertools
 import operator
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_list
+from .._typing import ArrayLike
 from ._base import AbstractKernel, Memory, slowest_memory
 from ._composed import check_kernel, ScaledKernel
 from ._exponential import ExponentialSum, kernel_of_modes
@@ -27,7 +27,7 @@ class KernelSum(AbstractKernel):
 
     terms: tuple[AbstractKernel, ...]
 
-    def __init__(self, terms: tuple[AbstractKernel, ...]):
+    def __init__(self, terms: tuple[AbstractKernel, ...]) -> None:
         """**Arguments:**
 
         - `terms`: The kernels to add, at least one.

@@ -2,11 +2,11 @@ import functools
 import operator
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_list
 from .._paths import as_samples
+from .._typing import ArrayLike
 from ._base import AbstractKernel, AbstractTarget, Memory, slowest_memory
 from ._composed import check_kernel
 
@@ -26,7 +26,7 @@ class VectorKernel(AbstractTarget):
 
     def __init__(
         self, components: tuple[AbstractKernel, ...] | tuple[tuple[AbstractKernel, ...], ...]
-    ):
+    ) -> None:
         r"""**Arguments:**
 
         - `components`: A tuple of $d$ kernels, for a scalar output, or a tuple of $p$ such
