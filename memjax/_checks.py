@@ -16,8 +16,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array
+
+from ._lazy import xr
 
 # The largest count: arrays of that many numbers cannot be held, and indices are of 32 bits.
 _MOST = 2**31 - 1

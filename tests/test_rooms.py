@@ -10,6 +10,8 @@ PACKAGE = Path(memjax.__file__).parent
 
 # From the ground up: a room imports from those before it only.
 ROOMS = (
+    "_lazy",
+    "_deprecation",
     "_checks",
     "_paths",
     "_typing",

@@ -1,6 +1,7 @@
 """Training dynamics in continuous time, of a model and of its displacement from a start."""
 
 import abc
+import functools
 
 import diffrax
 import equinox as eqx
@@ -172,6 +173,17 @@ class DisplacedFlow(diffrax.AbstractTerm):
     def hessian(self, y: Float[Array, " state"]) -> Float[Array, "weights weights"]:
         """The Hessian of the loss at a state."""
         return jax.jacfwd(self.gradient)(y[: self.size])
+
+    def symmetry(self) -> Float[Array, "weights weights"] | None:
+        """The projection on what the flow can reach, `None` where that is all: modes that start as
+        equals stay equal, and their mean is all that moves."""
+        modes = self.model.modes if self.loss.exchangeable else None
+        if modes is None:
+            return None
+        alike = lambda x: x[:, None] == x[None, :]
+        same = functools.reduce(jnp.logical_and, map(alike, modes)).astype(modes[0].dtype)
+        mean = same / jnp.sum(same, axis=1, keepdims=True)
+        return jnp.kron(jnp.eye(self.size // len(mean)), mean)
 
     def resistance(self, y: Float[Array, " state"], dt: Scalar) -> Float[Array, "weights weights"]:
         """By how much the dynamics resist a change, see [`memjax.AbstractFlow.resistance`][]."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..losses import Linearisation, SpectralLanes
+from ..numerics import over_lanes
 from ._base import DisplacedFlow
 from ._gradient import GradientFlow
 
@@ -25,10 +26,6 @@ class FlowLanes(eqx.Module):
         """Whether the gradient is there in double-double."""
         return False
 
-    def symmetry(self, size: int) -> Float[Array, "1 n n"]:
-        """The projection on what the flow can reach: all of it, as far as is known."""
-        return jnp.eye(size)[None]
-
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:
@@ -37,7 +34,7 @@ class FlowLanes(eqx.Module):
         def one(flow: DisplacedFlow, y: Float[Array, "n stages"]) -> Array:
             return jax.vmap(lambda y: -flow.gradient(y), -1, -1)(y)
 
-        return _mapped(one)(self.flow, y)
+        return over_lanes(one)(self.flow, y)
 
     def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
         """Loss, velocity and its Jacobian, both with the opposite sign, of every lane."""
@@ -50,17 +47,17 @@ class FlowLanes(eqx.Module):
                 noise=flow.noise(y),
             )
 
-        out = _mapped(one)(self.flow, y)
+        out = over_lanes(one)(self.flow, y)
         return eqx.tree_at(lambda o: o.hessian, out, jnp.moveaxis(out.hessian, -1, 0))
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
-        return _mapped(lambda flow, y: flow.loss(flow.model_at(y)))(self.flow, y)
+        return over_lanes(lambda flow, y: flow.loss(flow.model_at(y)))(self.flow, y)
 
     def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """An estimate of the rounding error of `loss`."""
         noise = lambda flow, y: flow.loss.value_noise(flow.model_at(y))
-        return _mapped(noise)(self.flow, y)
+        return over_lanes(noise)(self.flow, y)
 
 
 def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
@@ -70,7 +67,3 @@ def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
     if SpectralLanes.accepts(flow.loss, flow.model):
         return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
     return FlowLanes(flow)
-
-
-def _mapped(function):
-    return eqx.filter_vmap(function, in_axes=(eqx.if_array(-1), -1), out_axes=-1)

@@ -53,6 +53,12 @@ class AbstractLoss(eqx.Module):
         """An estimate of the rounding error of every component of `gradient`, not negative; of a
         complex component in both its parts."""
 
+    @property
+    def exchangeable(self) -> bool:
+        """Whether the loss depends on a model through its outputs alone, so that equal modes can be
+        exchanged. It is then known that they stay equal in training."""
+        return False
+
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         """An estimate of the rounding error of the loss itself, not negative.
 

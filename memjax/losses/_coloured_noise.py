@@ -105,6 +105,10 @@ class ColouredNoiseLoss(AbstractLoss):
             )
         self.target = target
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = model_kernel(model, self.target)
         systems = state_space(kernel), state_space(self.target)

@@ -10,7 +10,7 @@ twice the digits.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
-from ..numerics import Pair
+from ..numerics import over_lanes, Pair
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
@@ -41,6 +41,36 @@ class Linearisation(eqx.Module):
     gradient: Float[Array, "n lanes"]
     hessian: Float[Array, "lanes n n"]
     noise: Float[Array, "n lanes"]
+
+
+class _Moved(NamedTuple):
+    """Weights at a displacement, for several stages of every lane: amplitudes and rates, by how
+    much both moved, and the first two derivatives of the rates in the free weights."""
+
+    amplitudes: Array
+    rates: Array
+    moves: tuple[Array, Array]
+    slopes: tuple[Array, Array]
+
+
+class _LossTerms(NamedTuple):
+    """The loss as a sum over modes: their amplitudes in model minus target, and there the
+    transforms of these modes and of the remainder, and the moduli that make up the first."""
+
+    modes: Array
+    transforms: Array
+    tails: Array
+    moduli: Array
+
+
+class _ResidualPairs(NamedTuple):
+    """The transform of model minus target and its derivative as pairs, and the moduli of their
+    terms."""
+
+    e0: Pair
+    e1: Pair
+    m0: Array
+    m1: Array
 
 
 class SpectralLanes(eqx.Module):
@@ -96,13 +126,6 @@ class SpectralLanes(eqx.Module):
         """Whether the gradient is there in double-double."""
         return type(self.reparametrisation) in (Direct, Exp)
 
-    def symmetry(self, size: int) -> Float[Array, "lanes n n"]:
-        """The projection on what the flow can reach: the mean over modes that started as equals."""
-        equal = lambda x: x.T[:, :, None] == x.T[:, None, :]
-        same = (equal(self.amplitudes) & equal(self.rates)).astype(self.rates.dtype)
-        mean = same / jnp.sum(same, axis=2, keepdims=True)
-        return jax.vmap(lambda mean: jnp.kron(jnp.eye(2), mean))(mean)
-
     def descent(
         self,
         y: Float[Array, "n stages lanes"],
@@ -112,9 +135,9 @@ class SpectralLanes(eqx.Module):
         the digits, the unevaluated sum `y + low`."""
         if low is not None:
             return -self._compensated(y, low)[0]
-        amplitudes, rates, moves, slopes = self._moved(y)
-        e0, e1 = self._residual(rates, moves, 1)
-        return -2 * jnp.concatenate([e0, amplitudes * e1 * slopes[0]])
+        at = self._move(y)
+        e0, e1 = self._residual(at.rates, at.moves, 1)
+        return -2 * jnp.concatenate([e0, at.amplitudes * e1 * at.slopes[0]])
 
     def linearise(
         self, y: Float[Array, "n lanes"], low: Float[Array, "n lanes"] | None = None
@@ -124,10 +147,10 @@ class SpectralLanes(eqx.Module):
         Only the gradient, and with it `noise`, gains from `low`: loss and Hessian are those of
         `y`.
         """
-        amplitudes, rates, moves, slopes = self._moved(y[:, None])
-        e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(rates, moves, 2, moduli=True))
-        a, w = amplitudes[:, 0], rates[:, 0]
-        first, second = slopes[0][:, 0], slopes[1][:, 0]
+        at = self._move(y[:, None])
+        e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(at.rates, at.moves, 2, moduli=True))
+        a, w = at.amplitudes[:, 0], at.rates[:, 0]
+        first, second = at.slopes[0][:, 0], at.slopes[1][:, 0]
 
         # Every entry is a power of p times what belongs to its row and column.
         a_first = a * first
@@ -154,30 +177,31 @@ class SpectralLanes(eqx.Module):
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
-        modes, transforms, tails, _ = self._loss_terms(y)
-        return self.remainder_norm + jnp.sum(modes * (transforms - 2 * tails), axis=0)
+        terms = self._loss_terms(y)
+        return self.remainder_norm + jnp.sum(
+            terms.modes * (terms.transforms - 2 * terms.tails), axis=0
+        )
 
     def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """An estimate of the rounding error of `loss`."""
-        modes, _, tails, moduli = self._loss_terms(y, moduli=True)
-        terms = jnp.abs(modes) * (moduli + 2 * jnp.abs(tails))
-        return 8 * jnp.finfo(y.dtype).eps * (self.remainder_norm + jnp.sum(terms, axis=0))
+        terms = self._loss_terms(y, moduli=True)
+        sizes = jnp.abs(terms.modes) * (terms.moduli + 2 * jnp.abs(terms.tails))
+        return 8 * jnp.finfo(y.dtype).eps * (self.remainder_norm + jnp.sum(sizes, axis=0))
 
-    def _loss_terms(self, y: Float[Array, "n lanes"], moduli: bool = False) -> tuple[Any, ...]:
-        """The modes of model minus target, and there the transforms of these modes, in the form
-        that does not cancel, and of the remainder, and the moduli of the first."""
-        amplitudes, rates, moves, _ = self._moved(y[:, None])
-        modes = jnp.concatenate([amplitudes[:, 0], -self.target_amplitudes])
-        s = jnp.concatenate([rates, self.target_rates[:, None]])
+    def _loss_terms(self, y: Float[Array, "n lanes"], moduli: bool = False) -> _LossTerms:
+        """The terms of the loss, in the form that does not cancel."""
+        at = self._move(y[:, None])
+        modes = jnp.concatenate([at.amplitudes[:, 0], -self.target_amplitudes])
+        s = jnp.concatenate([at.rates, self.target_rates[:, None]])
         own = dataclasses.replace(self, remainder=None)
-        totals = own._residual(s, moves, 0, moduli=moduli)
+        totals = own._residual(s, at.moves, 0, moduli=moduli)
         tails = jnp.zeros_like(s)
         if self.remainder is not None:
             tails = _transforms(self.remainder, s, 0)[0]
-        return modes, totals[0][:, 0], tails[:, 0], totals[-1][:, 0]
+        return _LossTerms(modes, totals[0][:, 0], tails[:, 0], totals[-1][:, 0])
 
-    def _moved(self, y: Float[Array, "n stages lanes"]) -> tuple[Any, ...]:
-        """Amplitudes, rates, how they moved, and the reparametrisation's two derivatives."""
+    def _move(self, y: Float[Array, "n stages lanes"]) -> _Moved:
+        """The weights at a displacement."""
         width = self.rates.shape[0]
         alpha, change = y[:width], y[width:]
         free = self.free_rates[:, None]
@@ -188,7 +212,7 @@ class SpectralLanes(eqx.Module):
         rates = self.rates[:, None] + nu
         # A mode that does not decay has no closed form, only meaningless numbers.
         rates = jnp.where(rates > 0, rates, jnp.nan)
-        return self.amplitudes[:, None] + alpha, rates, (alpha, nu), (first, second)
+        return _Moved(self.amplitudes[:, None] + alpha, rates, (alpha, nu), (first, second))
 
     def _compensated(self, y: Array, low: Array) -> tuple[Array, Array]:
         """The gradient at displacements `y + low`, rounded, and an estimate of its error."""
@@ -222,7 +246,7 @@ class SpectralLanes(eqx.Module):
         lost = underflow(self.remainder_norm, 2.0**-916)
         return gradient, noise + 8 * eps * of_tails + lost
 
-    def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> tuple[Pair, Pair, Array, Array]:
+    def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> _ResidualPairs:
         """The first two of `_residual`, without the remainder, as pairs, and the moduli."""
         width, terms = self.rates.shape[0], self.target_rates.shape[0]
         start = self.rates[:, None]
@@ -234,7 +258,7 @@ class SpectralLanes(eqx.Module):
             value = dd.multiply(q, _at(merged, k))
             return value, dd.multiply(q, value)
 
-        def mode(j: Any, sums: tuple[Pair, Pair, Array, Array]) -> tuple[Pair, Pair, Array, Array]:
+        def mode(j: Any, sums: _ResidualPairs) -> _ResidualPairs:
             p = dd.reciprocal(dd.add(s, _at(s, j)))
             q = dd.reciprocal(dd.add_float(s, start[j]))
             pulled = dd.multiply(q, _at(pull, j))
@@ -247,7 +271,7 @@ class SpectralLanes(eqx.Module):
             a, b = jnp.abs(p[0] * alpha[0][j]), jnp.abs(p[0] * pulled[0])
             m0 = m0 + a + b + jnp.abs(value[0])
             m1 = m1 + p[0] * a + (p[0] + q[0]) * b + jnp.abs(derivative[0])
-            return e0, e1, m0, m1
+            return _ResidualPairs(e0, e1, m0, m1)
 
         zero = jnp.zeros_like(s[0])
         e0, e1, m0, m1 = (zero, zero), (zero, zero), zero, zero
@@ -256,7 +280,7 @@ class SpectralLanes(eqx.Module):
             value, derivative = standing(q, width + k)
             e0, e1 = dd.add(e0, value), dd.add(e1, dd.negative(derivative))
             m0, m1 = m0 + jnp.abs(value[0]), m1 + jnp.abs(derivative[0])
-        return jax.lax.fori_loop(0, width, mode, (e0, e1, m0, m1))
+        return jax.lax.fori_loop(0, width, mode, _ResidualPairs(e0, e1, m0, m1))
 
     def _residual(self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool = False):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the
@@ -350,4 +374,4 @@ def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]
         # Its scalars broadcast against the lanes as they are.
         return kernel.laplace_derivatives(s, order)
     of_lane = lambda kernel, s: kernel.laplace_derivatives(s, order)
-    return eqx.filter_vmap(of_lane, in_axes=(eqx.if_array(-1), -1), out_axes=-1)(kernel, s)
+    return over_lanes(of_lane)(kernel, s)

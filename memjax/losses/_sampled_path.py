@@ -263,6 +263,10 @@ class SampledPathLoss(AbstractLoss):
         xs = sigma * jnp.concatenate([noise[:1], later])
         return cls(target, ts, jnp.moveaxis(xs, 0, 1), **kwargs)
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         error, _ = self._errors(model)
         # Not the square of a modulus: at a match that has no second derivative.

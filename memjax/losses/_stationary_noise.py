@@ -101,6 +101,10 @@ class StationaryNoiseLoss(AbstractLoss):
         self.panels = panels
         self.nodes = nodes
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         value, unresolved, size, magnitude = self._integrals(model)
         # What the error has lost to rounding is noise, which no rule resolves.

@@ -77,6 +77,10 @@ class WhiteNoiseLoss(AbstractLoss):
         self.target = target
         self.horizon = as_loss_horizon(target, horizon)
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:
         kernel = model_kernel(model, self.target)
         if not self._is_spectral(kernel, model):

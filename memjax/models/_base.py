@@ -52,6 +52,13 @@ class AbstractModel(eqx.Module):
     def readout(self, hidden: PyTree[Array]) -> Shaped[Array, "..."]:
         """The output of a hidden state."""
 
+    @property
+    def modes(self) -> tuple[Shaped[Array, " modes"], ...] | None:
+        """What tells the modes of a diagonal model from each other, one entry a mode; `None` for a
+        model whose weights are not all of that kind. Modes that are equal in all of it can be
+        exchanged."""
+        return None
+
     def __call__(
         self,
         ts: Real[ArrayLike, " times"],

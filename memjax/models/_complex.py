@@ -94,6 +94,10 @@ class ComplexDiagonalRNN(AbstractModel):
         return cls(cosine, sine, rates, frequencies, reparametrisation)
 
     @property
+    def modes(self) -> tuple[Float[Array, " width"], ...]:
+        return self.cosine, self.sine, self.rates, self.frequencies
+
+    @property
     def width(self) -> int:
         """The number of conjugate pairs."""
         return self.cosine.shape[0]

@@ -78,6 +78,10 @@ class DiagonalLinearRNN(AbstractModel):
         return cls(normal / jnp.sqrt(rates.size), rates, reparametrisation)
 
     @property
+    def modes(self) -> tuple[Float[Array, " width"], ...]:
+        return self.amplitudes, self.rates
+
+    @property
     def width(self) -> int:
         """The number of neurons."""
         return self.amplitudes.shape[0]

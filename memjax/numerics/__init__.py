@@ -2,6 +2,7 @@
 
 from . import double_double as double_double
 from ._batches import in_batches as in_batches
+from ._batches import over_lanes as over_lanes
 from ._lyapunov import decay_time as decay_time
 from ._lyapunov import exponential_action as exponential_action
 from ._lyapunov import gramian as gramian
@@ -16,6 +17,7 @@ from ._quadrature import resolved as resolved
 from ._quadrature import response_integral as response_integral
 from ._quadrature import transform as transform
 from ._quadrature import UNRESOLVED as UNRESOLVED
+from ._searches import golden_section as golden_section
 from ._shifted import inverse_root as inverse_root
 from ._shifted import ShiftedComplex as ShiftedComplex
 from ._shifted import ShiftedReal as ShiftedReal
@@ -25,6 +27,8 @@ from ._special import exponential_moment as exponential_moment
 from ._special import gaussian_moment as gaussian_moment
 from ._special import gaussian_moments as gaussian_moments
 from ._special import gaussian_transform as gaussian_transform
+from ._trees import as_constant as as_constant
+from ._trees import choose as choose
 from .double_double import fast_two_sum as fast_two_sum
 from .double_double import Pair as Pair
 from .double_double import two_sum as two_sum

@@ -1,7 +1,7 @@
 """Plateaus: exit conditions and the measurement of how long training takes to meet them."""
 
-from ._crossing import REFINEMENT as REFINEMENT
-from ._crossing import SMALLEST_RTOL as SMALLEST_RTOL
+from ._conclusion import REFINEMENT as REFINEMENT
+from ._conclusion import SMALLEST_RTOL as SMALLEST_RTOL
 from ._exits import AbstractExit as AbstractExit
 from ._exits import FirstOf as FirstOf
 from ._exits import LossChange as LossChange

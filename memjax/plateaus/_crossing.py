@@ -6,18 +6,14 @@ import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from ._outcomes import CONVERGED, EXITED
+from ..numerics import golden_section
 
 # At how many shares of a step its margin is looked at; and below which margin, which is of order
 # one on the plateau, a minimum between two of them is searched for.
 _LOOKS, _NEAR = 8, 0.02
-# The errors of a run may be that many times its tolerance. What it leaves undecided is repeated
-# with a smaller one, down to a smallest.
-_GRAZING, _BLUR = 30.0, 1e-4
-REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
-_GOLDEN, _SECTIONS = (np.sqrt(5) - 1) / 2, 24
+_EVALUATIONS = 26
 
 
 class Crossing(eqx.Module):
@@ -83,7 +79,9 @@ def first_crossing(
     found = jnp.any(near, axis=0)
     bottom, value = lax.cond(
         jnp.any(found),
-        lambda: _lowest(margin_at, shares[1] * chosen, shares[1] * (chosen + 2)),
+        lambda: golden_section(
+            margin_at, shares[1] * chosen, shares[1] * (chosen + 2), _EVALUATIONS
+        ),
         lambda: (zero, none),
     )
     value = jnp.where(found, value, jnp.inf)
@@ -101,56 +99,3 @@ def first_crossing(
         nearest=value,
         share=bottom,
     )
-
-
-def grazes(
-    result: Int[Array, "..."],
-    rtol: Float[Array, ""],
-    end: Float[Array, "..."],
-    doubt: Float[Array, "..."],
-    nearest: Float[Array, "..."],
-    doubt_there: Float[Array, "..."],
-) -> Bool[Array, "..."]:
-    """Whether errors of the size of the tolerance could make or undo the exit.
-
-    **Arguments:**
-
-    - `result`: how the run ended.
-    - `rtol`: its tolerance.
-    - `end`: the margin where it came to rest, or how fast the margin falls in logarithmic time
-        where it exited.
-    - `doubt`: by how much errors of the size of the tolerance move the margin there.
-    - `nearest`, `doubt_there`: the same for that of the margin's minima which came nearest to 0.
-    """
-    touched = jnp.abs(nearest) < _GRAZING * doubt_there
-    almost = (result == CONVERGED) & (end < _GRAZING * doubt)
-    # The margin falls so slowly that these errors move the time by more than they should.
-    flat = doubt > jnp.abs(end) * jnp.maximum(_BLUR, 5 * rtol)
-    return touched | almost | ((result == EXITED) & flat)
-
-
-def _lowest(
-    margin_at: Callable[[Array], Array], low: Float[Array, "..."], high: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The minimum of the margin between two shares of a step, by golden sections."""
-
-    def narrow(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, first, second, at_first, at_second = carry
-        left = at_first < at_second
-        low, high = jnp.where(left, low, first), jnp.where(left, second, high)
-        point = jnp.where(left, high - _GOLDEN * (high - low), low + _GOLDEN * (high - low))
-        value = margin_at(point)
-        return (
-            low,
-            high,
-            jnp.where(left, point, second),
-            jnp.where(left, first, point),
-            jnp.where(left, value, at_second),
-            jnp.where(left, at_first, value),
-        )
-
-    first, second = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    ends = (low, high, first, second, margin_at(first), margin_at(second))
-    *_, first, second, at_first, at_second = lax.fori_loop(0, _SECTIONS, narrow, ends)
-    left = at_first < at_second
-    return jnp.where(left, first, second), jnp.where(left, at_first, at_second)

@@ -6,8 +6,7 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,19 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..numerics import fast_two_sum, ShiftedComplex, ShiftedReal, two_sum
-from ..solvers import (
-    ERROR,
-    INVERSE,
-    PAIR,
-    PAIR_COLUMN,
-    PAIR_ROW,
-    REAL,
-    REAL_COLUMN,
-    REAL_ROW,
-    TIMES,
-)
-from ._crossing import Crossing, first_crossing, grazes
+from ..numerics import choose, fast_two_sum, over_lanes, ShiftedComplex, ShiftedReal, two_sum
+from ..solvers import RADAU
+from ._conclusion import conclude
+from ._crossing import Crossing, first_crossing
 from ._exits import AbstractExit, ExitCondition, TrainingState
 from ._outcomes import (
     CONVERGED,
@@ -40,15 +30,14 @@ from ._outcomes import (
     INVALID,
     MAX_STEPS_REACHED,
     MAX_TIME_REACHED,
+    RESTING,
     RUNNING,
     time_of,
-    UNDECIDED,
     UNRESOLVED,
 )
-from ._rounding import newton_to_rest, smallest_curvature, smallest_displacement
-
-# A lane that seems to have come to rest: at a minimum, or where its gradient is all noise.
-_RESTING = -3
+from ._recording import Recording
+from ._rest import comes_to_rest, smallest_curvature, trusted_curvature
+from ._rounding import Ledger, sign_patterns, smallest_displacement
 
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
@@ -56,7 +45,7 @@ _ITERATIONS, _KAPPA = 2, 0.5
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 10.0, 0.2, 0.4
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
-_COEFFICIENTS = np.linalg.inv(TIMES[:, None] ** np.arange(1, 4))
+_COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 
 
 class Runs(eqx.Module):
@@ -94,7 +83,7 @@ class Runs(eqx.Module):
     ) -> Float[Array, " lanes"]:
         """The margin of every lane's exit."""
         margin = lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y))
-        return _mapped(margin)(self.condition(initial_loss), loss, y)
+        return over_lanes(margin)(self.condition(initial_loss), loss, y)
 
 
 def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
@@ -115,10 +104,6 @@ def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lane
     low = None if state.low is None else state.low[:, None]
     y, low = _moved(state.y[:, None], low, increments)
     return runs.dynamics.descent(y, low)
-
-
-def _mapped(function: Callable) -> Callable:
-    return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
 
 
 class Lanes(eqx.Module):
@@ -145,13 +130,20 @@ class Lanes(eqx.Module):
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
     direction: Float[Array, "n lanes"]
-    time_noise: Float[Array, " lanes"]
-    cross_noise: Float[Array, " lanes"]
-    peak_noise: Float[Array, " lanes"]
+    ledger: Ledger
     num_steps: Int[Array, " lanes"]
     num_accepted_steps: Int[Array, " lanes"]
-    curve_index: Int[Array, " lanes"]
-    curve_loss: Float[Array, "times lanes"]
+    recording: Recording
+
+
+class _Exit(NamedTuple):
+    """The time after the start of the last step at which an exit is met, the state and the loss
+    there, and how fast the margin changes."""
+
+    span: Float[Array, " lanes"]
+    y: Float[Array, "n lanes"]
+    loss: Float[Array, " lanes"]
+    slope: Float[Array, " lanes"]
 
 
 class LaneMethod(eqx.Module):
@@ -174,21 +166,21 @@ class LaneMethod(eqx.Module):
 
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
-        y = _mapped(lambda flow: flow.initial_state())(runs.flow)
+        y = over_lanes(lambda flow: flow.initial_state())(runs.flow)
         n, lanes = y.shape
         low = jnp.zeros_like(y) if self.compensated else None
         here = runs.dynamics.linearise(y, low)
         fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         turn = jnp.einsum("lnk,kl->nl", here.hessian, here.gradient)
-        floor = _mapped(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
+        floor = over_lanes(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
         direction = _anywhere(n)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
         sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
         still = jnp.all(here.gradient == 0, axis=0)
-        result = jnp.where(still, _RESTING, RUNNING)
+        result = jnp.where(still, RESTING, RUNNING)
         result = jnp.where(margin <= 0, EXITED, result)
         result = jnp.where(sound, result, INVALID)
         state = Lanes(
@@ -208,15 +200,12 @@ class LaneMethod(eqx.Module):
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
             direction=jnp.broadcast_to(direction, y.shape),
-            time_noise=zero,
-            cross_noise=zero,
-            peak_noise=zero,
+            ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
-            curve_index=count,
-            curve_loss=jnp.full((self.curve_times.shape[0], lanes), jnp.nan, y.dtype),
+            recording=Recording.open(self.curve_times, zero, "loss"),
         )
-        return self._recorded(runs, state, zero, zero, state.polynomial)
+        return self._record(runs, state, zero, zero, state.polynomial)
 
     def step(self, runs: Runs, state: Lanes) -> Lanes:
         """One attempted step of every lane that is running."""
@@ -225,8 +214,7 @@ class LaneMethod(eqx.Module):
         # Made anew in every step: to carry a Hessian a lane along costs more.
         here = runs.dynamics.linearise(y, state.low)
         n = y.shape[0]
-        trusted = n * 100 * float(jnp.finfo(y.dtype).eps)
-        real = ShiftedReal.build(here.hessian, REAL / dt)
+        real = ShiftedReal.build(here.hessian, RADAU.real / dt)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, converged, iterations = self._stages(
             runs, state, here.hessian, real, real.definite, scale
@@ -235,11 +223,12 @@ class LaneMethod(eqx.Module):
         loss = runs.dynamics.loss(y1)
 
         # All that the real factor is needed for at once: the error, the step to rest, what
-        # errors of the gradient do to the step, and the slowest direction.
-        defect = jnp.einsum("s,nsl->nl", ERROR, stages) / dt
-        patterns = [jnp.where(np.arange(n) // b % 2 == 0, 1.0, -1.0) for b in (1, 2, 4)]
+        # errors of the gradient do to the step, and the slowest direction. The error is the defect
+        # of the step's polynomial at its start, divided by what the step resists a change with:
+        # unfiltered, a stiff direction that is only followed would be counted at its stiffness.
+        defect = jnp.einsum("s,nsl->nl", RADAU.error, stages) / dt
         sides = [defect - here.gradient, here.gradient]
-        sides += [sign[:, None] * here.noise for sign in patterns]
+        sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
         solved = real(jnp.stack([*sides, state.direction], axis=1))
         error, to_rest = solved[:, 0], solved[:, 1]
         shaken = jnp.max(jnp.abs(solved[:, 2:-1]), axis=1)
@@ -248,14 +237,18 @@ class LaneMethod(eqx.Module):
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
         direction = across(solved[:, -1])
         size = _norm(direction)
-        # Of a single weight there is no direction across.
-        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), REAL - dt / size, 0)
+        # A solve multiplies a direction of curvature c by 1 / (c + r / dt), with r the real
+        # eigenvalue. So the one that escapes fastest comes out longest, and r - dt / size is -c dt,
+        # the logarithm of its growth within the step. Along the path growth is no error but a
+        # shift in time, and of a single weight there is no direction across.
+        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real - dt / size, 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * _anywhere(n)
 
         bound = self.rtol * (state.floor + jnp.maximum(jnp.abs(y), jnp.abs(y1)))
         size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
-        # A longer step would damp what escapes, and sit on a saddle for ever.
+        # A longer step would damp what escapes, and sit on a saddle for ever: past a growth of r
+        # the factor changes its sign, and long before that the step no longer resolves it.
         sound = converged & real.definite & (growth <= 1) & jnp.isfinite(size_of_error)
         sound = sound & jnp.isfinite(loss)
         keep = running & sound & (size_of_error <= 1)
@@ -271,8 +264,9 @@ class LaneMethod(eqx.Module):
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
         inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
-        share = jnp.where(inert, 0, REAL / dt * real.scale**2)
-        resting = real.definite & (jnp.max(share, axis=0) <= trusted) & (_rms(to_rest / scale) <= 1)
+        share = jnp.where(inert, 0, RADAU.real / dt * real.scale**2)
+        resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
+        resting = resting & real.definite & (_rms(to_rest / scale) <= 1)
         resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
         advance = keep & ~crossed & ~resting
 
@@ -284,15 +278,19 @@ class LaneMethod(eqx.Module):
         result = jnp.where(advance & (time >= self.max_time), MAX_TIME_REACHED, result)
         tiny = ~advance & (next_dt < jnp.finfo(dt.dtype).tiny)
         result = jnp.where(tiny, UNRESOLVED, result)
-        result = jnp.where(resting & ~crossed, _RESTING, result)
+        result = jnp.where(resting & ~crossed, RESTING, result)
         result = jnp.where(crossed, CROSSED, result)
 
-        moved = jnp.sqrt(jnp.sum(stages[:, 2] ** 2, axis=0))
-        noise = jnp.sqrt(jnp.sum(shaken**2, axis=0))
-        # The displacement is rounded as well: a weight that has been drawn to 0 is lost in it.
-        own = 0 if self.compensated else jnp.finfo(y.dtype).eps * jnp.sqrt(jnp.sum(y1**2, axis=0))
-        # Time means nothing any more where a step moves by less than its tolerance.
-        shift = jnp.where(_rms(stages[:, 2] / scale) > 1, noise / jnp.where(moved > 0, moved, 1), 0)
+        length = lambda x: jnp.sqrt(jnp.sum(x**2, axis=0))
+        ledger = state.ledger.add(
+            dt,
+            moved=length(stages[:, 2]),
+            tolerances=_rms(stages[:, 2] / scale),
+            shaken=length(shaken),
+            lost=0.0 if self.compensated else jnp.finfo(y.dtype).eps * length(y1),
+            growth=jnp.clip(growth, 0, 1),
+            peak=_rms(shaken / scale),
+        )
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         nearest = jnp.where(nearer, crossing.nearest, state.nearest)
         there = y + _evaluate(polynomial, crossing.share)
@@ -314,15 +312,12 @@ class LaneMethod(eqx.Module):
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / _norm(direction),
-            time_noise=state.time_noise + shift * dt,
-            cross_noise=state.cross_noise * jnp.exp(jnp.clip(growth, 0, 1)) + noise + own,
-            peak_noise=jnp.maximum(state.peak_noise, _rms(shaken / scale)),
+            ledger=ledger,
             num_steps=num_steps,
             num_accepted_steps=state.num_accepted_steps + 1,
-            curve_index=state.curve_index,
-            curve_loss=state.curve_loss,
+            recording=state.recording,
         )
-        new = self._recorded(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
+        new = self._record(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
         stay = eqx.tree_at(
             lambda s: (s.dt, s.result, s.after_rejection, s.num_steps),
             state,
@@ -334,7 +329,6 @@ class LaneMethod(eqx.Module):
             stay,
             (dt, polynomial, dt, crossing, new.num_accepted_steps),
         )
-        choose = lambda mask, a, b: jax.tree.map(lambda a, b: jnp.where(mask, a, b), a, b)
         return choose(running, choose(advance, new, choose(crossed, at_exit, stay)), state)
 
     def _stages(
@@ -349,26 +343,27 @@ class LaneMethod(eqx.Module):
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
         dt = state.dt
-        pair = ShiftedComplex.build(hessian, PAIR.real / dt, PAIR.imag / dt)
+        pair = ShiftedComplex.build(hessian, RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
-        # The last step's interpolation goes on, as long as there is one.
+        # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
+        # with an error that is already small, and may be short.
         ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
-        theta = 1 + TIMES[:, None] * ratio
+        theta = 1 + RADAU.times[:, None] * ratio
         powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
         stages = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
 
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
-            defect = jnp.einsum("st,ntl->nsl", INVERSE, stages) / dt
+            defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / dt
             defect = defect - _descent(runs, state, stages)
-            first = real(jnp.einsum("s,nsl->nl", REAL_ROW, defect)[:, None])[:, 0]
+            first = real(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = pair(
-                jnp.einsum("s,nsl->nl", PAIR_ROW.real, defect),
-                jnp.einsum("s,nsl->nl", PAIR_ROW.imag, defect),
+                jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
+                jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
             )
-            change = -REAL_COLUMN[:, None] * first[:, None]
-            change = change - 2 * PAIR_COLUMN.real[:, None] * second[0][:, None]
-            change = change + 2 * PAIR_COLUMN.imag[:, None] * second[1][:, None]
+            change = -RADAU.real_column[:, None] * first[:, None]
+            change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
+            change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
             going = ~converged & ~failed
             size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
             rate = size / last
@@ -395,7 +390,12 @@ class LaneMethod(eqx.Module):
     def _factor(
         self, state: Lanes, error: Array, iterations: Array, sound: Array, keep: Array
     ) -> Float[Array, " lanes"]:
-        """By how much the next step is longer: Gustafsson's predictive controller."""
+        """By how much the next step is longer: Gustafsson's predictive controller.
+
+        The error estimate is of order 3, hence the fourth roots. On a plateau the error falls by
+        about the same factor in every step; a controller that looks at the last error alone would
+        always be one step late, and refuse steps where the plateau ends.
+        """
         # Steps that took many iterations are a little too long.
         safety = 0.9 * (2 * _ITERATIONS + 1) / (2 * _ITERATIONS + iterations)
         error = jnp.maximum(error, 1e-12)
@@ -409,7 +409,7 @@ class LaneMethod(eqx.Module):
         factor = jnp.where(keep, factor, jnp.minimum(factor, 0.9))
         return jnp.where(sound, factor, _CUT_WITHOUT_CONVERGENCE)
 
-    def _recorded(
+    def _record(
         self,
         runs: Runs,
         state: Lanes,
@@ -419,69 +419,52 @@ class LaneMethod(eqx.Module):
         origin: Float[Array, "n lanes"] | None = None,
     ) -> Lanes:
         """Write the curve at the times within `span` after `since`."""
-        last = self.curve_times.shape[0]
-        if last == 0:
-            return state
         origin = state.y if origin is None else origin
         until = since + span
         # Nothing is due in a lane that does not move on, but at its start.
         moving = (span > 0) | (state.num_steps == 0)
 
-        def due(index: Array) -> Array:
-            reached = self.curve_times[jnp.minimum(index, last - 1)] <= until
-            return moving & (index < last) & reached
-
-        def write(carry: tuple) -> tuple:
-            index, losses = carry
-            here = due(index)
-            row = jnp.minimum(index, last - 1)
-            theta = jnp.where(span > 0, (self.curve_times[row] - since) / span, 0)
+        def see(time: Float[Array, " lanes"]) -> dict[str, Array]:
+            theta = jnp.where(span > 0, (time - since) / span, 0)
             y = origin + _evaluate(polynomial, jnp.clip(theta, 0, 1))
-            loss = runs.dynamics.loss(y)
-            rows = jnp.arange(last)[:, None] == row
-            return index + here, jnp.where(rows & here, loss, losses)
+            return {"loss": runs.dynamics.loss(y)}
 
-        index, losses = lax.while_loop(
-            lambda carry: jnp.any(due(carry[0])), write, (state.curve_index, state.curve_loss)
-        )
-        return eqx.tree_at(lambda s: (s.curve_index, s.curve_loss), state, (index, losses))
+        due = lambda time: moving & (time <= until)
+        recording = state.recording.write(self.curve_times, due, see)
+        return eqx.tree_at(lambda s: s.recording, state, recording)
 
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
         here = runs.dynamics.linearise(state.y, state.low)
-        span, y, loss, slope = self._located(runs, state, here.hessian)
-        span, y = jnp.where(crossed, span, 0), jnp.where(crossed, y, state.y)
-        loss = jnp.where(crossed, loss, here.loss)
+        found = self._locate(runs, state, here.hessian)
+        span = jnp.where(crossed, found.span, 0)
+        y = jnp.where(crossed, found.y, state.y)
+        loss = jnp.where(crossed, found.loss, here.loss)
         time = state.time + span
         if self.curve_times.shape[0] > 0:
-            state = self._recorded(runs, state, state.time, span, state.polynomial)
-        distance = _mapped(lambda flow, y: flow.distance(y))(runs.flow, y)
+            state = self._record(runs, state, state.time, span, state.polynomial)
+        distance = over_lanes(lambda flow, y: flow.distance(y))(runs.flow, y)
 
-        rounding = jnp.maximum(
-            state.time_noise / jnp.where(time > 0, time, 1),
-            state.cross_noise / jnp.where(distance > 0, distance, 1),
-        )
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
         own = runs.dynamics.loss_noise(y)
-        blur = _mapped(noise)(runs.condition(state.initial_loss), loss, y, own)
-        blur = blur / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
-        rounding = jnp.where(crossed & (time > 0), jnp.maximum(rounding, blur), rounding)
-
-        settled, curvature = self._settled(runs, state, here)
-        result = jnp.where(crossed, EXITED, state.result)
-        result = jnp.where(state.result == _RESTING, settled, result)
+        settled, curvature = self._settle(runs, state, here)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
-        end = jnp.where(crossed, slope * time, state.margin)
-        grazing = grazes(result, self.rtol, end, doubt[0], state.nearest, doubt[1])
-        result = jnp.where(grazing & (time > 0), UNDECIDED, result)
-        # Steps run out where the error control chases rounding noise.
-        noisy = (result == MAX_STEPS_REACHED) & (state.peak_noise > 1)
-        result = jnp.where(noisy, UNRESOLVED, result)
-        exact = (state.time == 0) & ~crossed
-        # An estimate that is not a number vouches for nothing.
-        result = jnp.where(~(rounding <= self.resolution) & ~exact, UNRESOLVED, result)
+        result, rounding = conclude(
+            jnp.where(state.result == RESTING, settled, state.result),
+            time=time,
+            distance=distance,
+            ledger=state.ledger,
+            margin=state.margin,
+            margin_noise=over_lanes(noise)(runs.condition(state.initial_loss), loss, y, own),
+            slope=found.slope,
+            doubt=doubt[0],
+            nearest=state.nearest,
+            doubt_there=doubt[1],
+            rtol=self.rtol,
+            resolution=self.resolution,
+        )
         rows = {
             "time": time_of(result, time),
             "result": result,
@@ -496,26 +479,19 @@ class LaneMethod(eqx.Module):
             "num_rejected_steps": state.num_steps - state.num_accepted_steps,
         }
         if self.curve_times.shape[0] > 0:
-            rows["curve_loss"] = state.curve_loss
+            rows["curve_loss"] = state.recording.values["loss"]
         rows |= runs.record
         return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
 
-    def _settled(
+    def _settle(
         self, runs: Runs, state: Lanes, here: Linearisation
     ) -> tuple[Int[Array, " lanes"], Array]:
         """What the gradient and the Hessian say of a lane that seems to rest, and the smallest
         curvature there; lanes that left their plateau are not looked at."""
-        n = state.y.shape[0]
-        trusted = n * 100 * float(jnp.finfo(state.y.dtype).eps)
 
         def look(args: tuple) -> tuple[Array, Array]:
-            hessian, gradient, noise, scale, symmetric = args
-            # Modes that started as equals stay equal, whatever the curvature across.
-            across = (jnp.eye(n) - symmetric) * jnp.max(jnp.abs(hessian))
-            within = symmetric @ hessian @ symmetric + across
-            newton = newton_to_rest(within, symmetric @ gradient, noise, trusted)
-            close = _rms(newton[:, None] / scale[:, None])[0] <= 1
-            resting = close | jnp.all((gradient == 0) & (noise == 0))
+            hessian, gradient, noise, scale, symmetry = args
+            resting, _ = comes_to_rest(hessian, gradient, noise, scale, symmetry=symmetry)
             result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
             return result, smallest_curvature(hessian)
 
@@ -525,9 +501,11 @@ class LaneMethod(eqx.Module):
 
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
-        symmetric = jnp.broadcast_to(runs.dynamics.symmetry(n), here.hessian.shape)
+        symmetry = over_lanes(lambda flow: flow.symmetry())(runs.flow)
+        if symmetry is not None:
+            symmetry = jnp.moveaxis(symmetry, -1, 0)
         sides = (here.gradient.T, here.noise.T, scale.T)
-        return lax.map(one, (ended, here.hessian, *sides, symmetric))
+        return lax.map(one, (ended, here.hessian, *sides, symmetry))
 
     def _doubt(self, runs: Runs, state: Lanes, y: Float[Array, "n lanes"]) -> Array:
         """By how much errors of the size of the tolerance move the margin."""
@@ -538,11 +516,8 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(y))
         return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
-    def _located(
-        self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]
-    ) -> tuple[Array, Array, Array, Array]:
-        """The time after `state` at which the exit is met, the state and the loss there, and
-        how fast the margin changes.
+    def _locate(self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]) -> "_Exit":
+        """Where within the last step every lane meets its exit.
 
         The false position on the interpolation of the step that crosses; since that is of lower
         order than the method, the step is made again to the time found, and the rest removed
@@ -591,7 +566,7 @@ class LaneMethod(eqx.Module):
             ),
         )
         scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
-        real = ShiftedReal.build(hessian, REAL / span)
+        real = ShiftedReal.build(hessian, RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
         stages, converged, _ = self._stages(runs, again, hessian, real, definite, scale)
         y = state.y + jnp.where(converged, stages[:, 2], guess)
@@ -614,7 +589,7 @@ class LaneMethod(eqx.Module):
         # The loss comes from before the last correction, which is of the order of rounding.
         start = (span, y, zero, span, zero, slope)
         span, y, loss, _, _, slope = lax.fori_loop(0, 5, correct, start)
-        return span, y, loss, slope
+        return _Exit(span, y, loss, slope)
 
 
 def _restarted(

@@ -55,8 +55,9 @@ OUTCOMES = (
     UNDECIDED,
     INVALID,
 ) = range(8)
-# While a run goes on, and when the last step crosses the exit.
-RUNNING, CROSSED = -1, -2
+# While a run goes on; when its last step crosses the exit; and when it seems to have come to rest,
+# at a minimum or where its gradient is all noise.
+RUNNING, CROSSED, RESTING = -1, -2, -3
 # These are no answers: their time is NaN because something stood in the way.
 FAILED = (MAX_STEPS_REACHED, UNRESOLVED, DIVERGED, UNDECIDED, INVALID)
 
@@ -107,16 +108,18 @@ class Plateau(eqx.Module):
     curve: LossCurve | None
     curvature: Float[Array, ""]
     rounding: Float[Array, ""]
-    result_code: Int[Array, ""]
     stats: dict[str, Int[Array, ""]]
 
+    @property
+    def result_code(self) -> Int[Array, ""]:
+        """The place of `result` among the outcomes, as an integer."""
+        return jax.tree.leaves(self.result)[0]
 
-def item(code: Int[Array, ""]) -> RESULTS:
+
+def as_result(code: Int[Array, ""]) -> RESULTS:
     """The result of a code."""
-    found = RESULTS.unresolved
-    for index, name in enumerate(OUTCOMES):
-        found = RESULTS.where(code == index, getattr(RESULTS, name), found)
-    return found
+    # An item of an enumeration is a PyTree whose one leaf is its place.
+    return jax.tree.unflatten(jax.tree.structure(RESULTS.exited), [code])
 
 
 def time_of(
@@ -145,7 +148,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, slope * tangents[1]
 
 
-def raised(plateau: Plateau) -> Plateau:
+def raise_failure(plateau: Plateau) -> Plateau:
     """The answer, or a runtime error if it is none."""
     failed = jnp.isin(plateau.result_code, jnp.asarray(FAILED))
     hint = " (`throw=False` marks it in `result` instead, and keeps the other runs of a batch.)"

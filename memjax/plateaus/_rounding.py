@@ -1,4 +1,4 @@
-"""What floating point does to a step of a stiff gradient-like flow, and where a flow rests.
+"""What floating point does to the steps of a stiff gradient-like flow.
 
 Every matrix is scaled to a unit diagonal before it is factorised: on a plateau curvatures are
 spread over more decades than a float has digits, and only the scaled factors keep the small ones.
@@ -7,6 +7,7 @@ spread over more decades than a float has digits, and only the scaled factors ke
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
@@ -66,41 +67,11 @@ def step_response(
     return definite, StepResponse(factor, scale, resistance)
 
 
-def step_noise(response: StepResponse, noise: Float[Array, " n"]) -> Float[Array, " n"]:
-    """By how much errors of the gradient of the size of `noise` move a step: the largest over
-    four patterns of their signs."""
-    index = jnp.arange(len(noise))
-    patterns = [jnp.where(index // block % 2 == 0, 1.0, -1.0) for block in (1, 2, 4, 8)]
-    shaken = [jnp.abs(response(sign * noise)) for sign in patterns]
-    return jnp.max(jnp.stack(shaken), axis=0)
-
-
-def newton_to_rest(
-    hessian: Float[Array, "n n"],
-    gradient: Float[Array, " n"],
-    noise: Float[Array, " n"],
-    trusted: float,
-) -> Float[Array, " n"]:
-    """The Newton step to a minimum; NaN unless all curvatures, in units of a unit diagonal,
-    exceed `trusted`. Weights without curvature rest only if their gradient has no error."""
-    scaled, scale = _scaled(hessian, noise == 0)
-    factor = jnp.linalg.cholesky(scaled - trusted * jnp.eye(len(gradient)))
-    return scale * cho_solve((factor, True), scale * gradient)
-
-
-def smallest_curvature(hessian: Float[Array, "n n"]) -> Float[Array, ""]:
-    """The smallest eigenvalue of the Hessian scaled to a unit diagonal."""
-    return jnp.linalg.eigvalsh(_scaled(hessian)[0])[0]
-
-
-def _scaled(
-    hessian: Float[Array, "n n"], may_rest: Bool[Array, " n"] | bool = True
-) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
-    scale = inverse_root(jnp.diagonal(hessian))
-    scaled = scale[:, None] * hessian * scale[None, :]
-    # A weight that neither feels nor makes any gradient is at rest, whatever the others do.
-    inert = jnp.all(hessian == 0, axis=1) & may_rest
-    return scaled + jnp.diag(jnp.where(inert, 1.0, 0.0)), scale
+def sign_patterns(size: int) -> Float[np.ndarray, "4 n"]:
+    """Four patterns of signs. Errors of a gradient are as large as their estimates, of signs that
+    nobody knows: what they do to a step is taken as the largest over these."""
+    index = np.arange(size)
+    return np.stack([np.where(index // block % 2 == 0, 1.0, -1.0) for block in (1, 2, 4, 8)])
 
 
 def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float[Array, ""]:
@@ -116,3 +87,72 @@ def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float
         direction = across(response(response.resistance @ direction))
         size = jnp.linalg.norm(direction)
     return jnp.clip(1 - 1 / jnp.where(size > 0, size, 1), 0, 1)
+
+
+def step_noise(response: StepResponse, noise: Float[Array, " n"]) -> Float[Array, " n"]:
+    """By how much errors of the gradient of the size of `noise` move a step."""
+    shaken = [jnp.abs(response(sign * noise)) for sign in sign_patterns(len(noise))]
+    return jnp.max(jnp.stack(shaken), axis=0)
+
+
+class Ledger(eqx.Module):
+    """What the rounding errors of all steps so far add up to, of one run or many.
+
+    **Attributes:**
+
+    - `time`: by how much they shift the run along its own path, as a time.
+    - `across`: by how much they move it across that path.
+    - `peak`: their largest effect on one step, in units of the error that it may make.
+    """
+
+    time: Float[Array, "..."]
+    across: Float[Array, "..."]
+    peak: Float[Array, "..."]
+
+    @staticmethod
+    def open(zero: Float[Array, "..."]) -> "Ledger":
+        """Nothing yet; `zero` has the shape of the runs."""
+        return Ledger(zero, zero, zero)
+
+    def add(
+        self,
+        dt: Float[Array, "..."],
+        *,
+        moved: Float[Array, "..."],
+        tolerances: Float[Array, "..."],
+        shaken: Float[Array, "..."],
+        lost: Float[Array, "..."] | float,
+        growth: Float[Array, "..."],
+        peak: Float[Array, "..."],
+    ) -> "Ledger":
+        """Enter one step.
+
+        **Arguments:**
+
+        - `dt`: its length.
+        - `moved`: by how much it moves the weights.
+        - `tolerances`: the same in units of the error that it may make.
+        - `shaken`: by how much errors of the gradient move it.
+        - `lost`: the rounding of the displacement itself: a weight that has been drawn to 0 is
+            lost in it.
+        - `growth`: by how much what lies across the path grows meanwhile, as a logarithm.
+        - `peak`: `shaken` in units of the error that the step may make.
+        """
+        # Along the path an error is a shift in time. Time means nothing any more where a step
+        # moves by less than its tolerance.
+        shift = jnp.where(tolerances > 1, shaken / jnp.where(moved > 0, moved, 1), 0)
+        return Ledger(
+            self.time + shift * dt,
+            # Across the path it grows with whatever escapes there.
+            self.across * jnp.exp(growth) + shaken + lost,
+            jnp.maximum(self.peak, peak),
+        )
+
+    def relative(
+        self, time: Float[Array, "..."], distance: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """The relative error of `time` that they make, where the weights moved by `distance`."""
+        return jnp.maximum(
+            self.time / jnp.where(time > 0, time, 1),
+            self.across / jnp.where(distance > 0, distance, 1),
+        )

@@ -4,8 +4,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
-import xarray as xr
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -20,6 +18,7 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._lazy import scipy, xr
 from .._typing import ArrayLike, ScalarLike
 from ..targets import AbstractKernel, check_kernel, KernelSum, split_exponential
 
@@ -126,12 +125,12 @@ def plateau_asymptotics(
 
 
 def fit_scaling_law(
-    dataset: xr.Dataset,
+    dataset: "xr.Dataset",
     *,
     memory_range: tuple[float, float] | None = None,
     pool: Sequence[Hashable] = ("seed",),
     confidence: float = 0.95,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     r"""Fit $\log\tau = c_0/\omega + \text{const}$ to the plateau times of a sweep.
 
     Ordinary least squares over the cells that exited, for every combination of the dimensions
@@ -222,13 +221,13 @@ def fit_scaling_law(
     return result
 
 
-def _rank_from_longest(whole: xr.DataArray, memory: xr.DataArray) -> xr.DataArray:
+def _rank_from_longest(whole: "xr.DataArray", memory: "xr.DataArray") -> "xr.DataArray":
     """How many longer memories are whole as well, for every memory."""
     order = memory.broadcast_like(whole).where(whole)
     return (order < order.rename(omega="other")).sum("other")
 
 
-def _half(whole: xr.DataArray) -> xr.DataArray:
+def _half(whole: "xr.DataArray") -> "xr.DataArray":
     count = whole.sum("omega")
     return xr.where(count > 4, np.ceil(count / 2).clip(min=4), count)
 

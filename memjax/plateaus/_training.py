@@ -1,7 +1,6 @@
 """Plateaus of discrete training: updates counted until an exit."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Scalar
@@ -9,19 +8,22 @@ from jaxtyping import Array, Float, Int, PyTree, Scalar
 from ..flows import AbstractTraining, GradientFlow
 from ..losses import coordinates, weights
 from ..models import AbstractModel
+from ..numerics import choose
+from ._conclusion import conclude
 from ._exits import AbstractExit
 from ._outcomes import (
+    as_result,
     DIVERGED,
     EXITED,
     INVALID,
-    item,
     LossCurve,
     MAX_STEPS_REACHED,
     MAX_TIME_REACHED,
     Plateau,
     RUNNING,
-    UNRESOLVED,
 )
+from ._recording import Recording
+from ._rounding import Ledger
 
 
 class _Progress(eqx.Module):
@@ -33,9 +35,7 @@ class _Progress(eqx.Module):
     margin: Float[Array, ""]
     fall: Float[Array, ""]
     result: Int[Array, ""]
-    curve_index: Int[Array, ""]
-    curve_loss: Float[Array, " times"]
-    curve_distance: Float[Array, " times"]
+    recording: Recording
 
 
 @eqx.filter_jit
@@ -53,7 +53,6 @@ def measure_training(
     condition = exit.event(GradientFlow(training.loss).displaced(model)).cond_fn
     start, back = coordinates(weights(model))
     times = jnp.zeros(0) if curve_times is None else curve_times
-    last = times.shape[0]
 
     def look(progress: _Progress) -> _Progress:
         """Judge the weights as they are, and update them if they have not left yet."""
@@ -66,37 +65,23 @@ def measure_training(
         wrong = jnp.where(progress.updates == 0, INVALID, DIVERGED)
         result = jnp.where(jnp.isfinite(seen.loss) & ~jnp.isnan(margin), result, wrong)
 
-        def due(carry: tuple) -> Array:
-            index = carry[0]
-            return (index < last) & (
-                times[jnp.minimum(index, last - 1)] < time + training.time_step
-            )
-
-        def write(carry: tuple) -> tuple:
-            index, losses, distances = carry
-            losses = losses.at[index].set(seen.loss)
-            return index + 1, losses, distances.at[index].set(seen.distance)
-
-        curve = (progress.curve_index, progress.curve_loss, progress.curve_distance)
-        if last > 0:
-            curve = lax.while_loop(due, write, curve)
-
+        recording = progress.recording.write(
+            times,
+            lambda t: t < time + training.time_step,
+            lambda t: {"loss": seen.loss, "distance": seen.distance},
+        )
         change, state = training.update(model, back(progress.y), progress.state)
         going = result == RUNNING
-        choose = lambda new, old: jnp.where(going, new, old)
         return _Progress(
-            y=choose(coordinates(change)[0], progress.y),
-            state=_chosen(going, state, progress.state),
+            y=choose(going, coordinates(change)[0], progress.y),
+            state=choose(going, state, progress.state),
             updates=progress.updates + going,
             margin=margin,
             fall=progress.margin - margin,
             result=result,
-            curve_index=curve[0],
-            curve_loss=curve[1],
-            curve_distance=curve[2],
+            recording=recording,
         )
 
-    nothing = jnp.full(last, jnp.nan)
     progress = _Progress(
         y=jnp.zeros_like(start),
         state=training.start(model),
@@ -104,42 +89,41 @@ def measure_training(
         margin=jnp.ones(()),
         fall=jnp.zeros(()),
         result=jnp.asarray(RUNNING),
-        curve_index=jnp.zeros((), int),
-        curve_loss=nothing,
-        curve_distance=nothing,
+        recording=Recording.open(times, jnp.zeros(()), "loss", "distance"),
     )
     progress = lax.while_loop(lambda p: p.result == RUNNING, look, progress)
 
-    seen, result = condition.state(progress.y), progress.result
+    seen, zero = condition.state(progress.y), jnp.zeros(())
     time = progress.updates * training.time_step
-    # How many updates the rounding of the loss may shift the exit by.
-    blur = condition.noise(seen, training.loss.value_noise(seen.model))
-    blur = blur / jnp.where(progress.fall == 0, 1, jnp.abs(progress.fall))
-    moved = (result == EXITED) & (progress.updates > 0)
-    rounding = jnp.where(moved, blur / jnp.maximum(progress.updates, 1), 0.0)
-    # An estimate that is not a number vouches for nothing.
-    result = jnp.where(~(rounding <= resolution), UNRESOLVED, result)
+    # An update is the unit of time here, and makes no errors that would be known.
+    result, rounding = conclude(
+        progress.result,
+        time=progress.updates.astype(float),
+        distance=seen.distance,
+        ledger=Ledger.open(zero),
+        margin=progress.margin,
+        margin_noise=condition.noise(seen, training.loss.value_noise(seen.model)),
+        slope=progress.fall,
+        doubt=zero,
+        nearest=zero + jnp.inf,
+        doubt_there=zero,
+        rtol=zero,
+        resolution=resolution,
+    )
     return Plateau(
         time=jnp.where(result == EXITED, time, jnp.nan),
-        result=item(result),
+        result=as_result(result),
         time_reached=time,
         loss=seen.loss,
         distance=seen.distance,
         model=seen.model,
         initial_loss=condition.initial_loss,
-        curve=None
-        if curve_times is None
-        else LossCurve(curve_times, progress.curve_loss, progress.curve_distance),
+        curve=None if curve_times is None else LossCurve(curve_times, **progress.recording.values),
         curvature=jnp.full((), jnp.nan),
         rounding=rounding,
-        result_code=result,
         stats={
             "num_steps": progress.updates,
             "num_accepted_steps": progress.updates,
             "num_rejected_steps": jnp.zeros((), int),
         },
     )
-
-
-def _chosen(mask: Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, new, old)

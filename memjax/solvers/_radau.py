@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree, Real, Scalar
+from jaxtyping import Array, Bool, Complex, Float, PyTree, Real, Scalar
 
 from .._checks import (
     as_float_array,
@@ -23,6 +23,7 @@ from .._checks import (
     check_scalar,
 )
 from .._typing import ScalarLike
+from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
     all_finite,
@@ -31,7 +32,6 @@ from ._shared import (
     Coordinates,
     Factors,
     finish,
-    fixed,
     Matrix,
     Outcome,
     Problem,
@@ -42,44 +42,71 @@ from ._shared import (
     Vector,
 )
 
-# Hairer & Wanner II, Table IV.5.6 and Section IV.8.
-_ROOT = np.sqrt(6)
-TIMES = np.array([(4 - _ROOT) / 10, (4 + _ROOT) / 10, 1])
-_WEIGHTS = np.array(
-    [
-        [(88 - 7 * _ROOT) / 360, (296 - 169 * _ROOT) / 1800, (-2 + 3 * _ROOT) / 225],
-        [(296 + 169 * _ROOT) / 1800, (88 + 7 * _ROOT) / 360, (-2 - 3 * _ROOT) / 225],
-        [(16 - _ROOT) / 36, (16 + _ROOT) / 36, 1 / 9],
-    ]
-)
-INVERSE = np.linalg.inv(_WEIGHTS)
-ERROR = np.array([-13 - 7 * _ROOT, -13 + 7 * _ROOT, -1]) / 3
+
+class RadauFormula(NamedTuple):
+    """The three-stage Radau IIA formula, in the form in which its stages are solved for.
+
+    With the increments $z$ of the stages, a step solves $A^{-1} z = h f(y_0 + z)$. The inverse of
+    the weights $A$ has one real eigenvalue and a complex pair, so that in the basis of its
+    eigenvectors Newton's system of size $3n$ becomes a real and a complex one of size $n$.
+
+    **Attributes:**
+
+    - `times`: where the stages are, as shares of the step.
+    - `inverse`: $A^{-1}$.
+    - `error`: the weights of the stages in the estimate of the error.
+    - `real`, `pair`: the real eigenvalue of $A^{-1}$, and the one of the pair whose imaginary part
+        is positive.
+    - `real_column`, `pair_column`: their eigenvectors.
+    - `real_row`, `pair_row`: their rows of the inverse of the matrix of eigenvectors.
+    """
+
+    times: Float[np.ndarray, "3"]
+    inverse: Float[np.ndarray, "3 3"]
+    error: Float[np.ndarray, "3"]
+    real: float
+    pair: complex
+    real_column: Float[np.ndarray, "3"]
+    pair_column: Complex[np.ndarray, "3"]
+    real_row: Float[np.ndarray, "3"]
+    pair_row: Complex[np.ndarray, "3"]
 
 
-def _diagonalised() -> tuple[Any, ...]:
-    """The real and a complex eigenvalue of the inverse of the weights; their eigenvectors; and
-    their rows of the inverse of the matrix of eigenvectors."""
-    values, vectors = np.linalg.eig(INVERSE)
+def _formula() -> RadauFormula:
+    # Hairer & Wanner II, Table IV.5.6 and Section IV.8.
+    root = np.sqrt(6)
+    weights = np.array(
+        [
+            [(88 - 7 * root) / 360, (296 - 169 * root) / 1800, (-2 + 3 * root) / 225],
+            [(296 + 169 * root) / 1800, (88 + 7 * root) / 360, (-2 - 3 * root) / 225],
+            [(16 - root) / 36, (16 + root) / 36, 1 / 9],
+        ]
+    )
+    inverse = np.linalg.inv(weights)
+    values, vectors = np.linalg.eig(inverse)
     rows = np.linalg.inv(vectors)
     real, pair = np.argmin(np.abs(np.imag(values))), np.argmax(np.imag(values))
     # The eigenvector of the real eigenvalue is real up to a factor, which cancels.
     phase = vectors[0, real] / abs(vectors[0, real])
-    return (
-        float(values[real].real),
-        complex(values[pair]),
-        (vectors[:, real] / phase).real,
-        vectors[:, pair],
-        (rows[real] * phase).real,
-        rows[pair],
+    return RadauFormula(
+        times=np.array([(4 - root) / 10, (4 + root) / 10, 1]),
+        inverse=inverse,
+        error=np.array([-13 - 7 * root, -13 + 7 * root, -1]) / 3,
+        real=float(values[real].real),
+        pair=complex(values[pair]),
+        real_column=(vectors[:, real] / phase).real,
+        pair_column=vectors[:, pair],
+        real_row=(rows[real] * phase).real,
+        pair_row=rows[pair],
     )
 
 
-REAL, PAIR, REAL_COLUMN, PAIR_COLUMN, REAL_ROW, PAIR_ROW = _diagonalised()
+RADAU = _formula()
 
 
 def _bubble() -> np.ndarray:
     """From the stages to the coefficients of their interpolation, less its chord."""
-    s = TIMES[:2]
+    s = RADAU.times[:2]
     slopes = np.array([[1 / s[0], 0, -1], [0, 1 / s[1], -1]]) / (1 - s)[:, None]
     return np.linalg.solve(np.stack([np.ones(2), s], axis=1), slopes)
 
@@ -88,11 +115,13 @@ _BUBBLE = _bubble()
 
 # Where the polynomial is compared with the equation: at the start, and between the stages where
 # the interpolation of a smooth function is furthest from it.
-_PLACES = np.append(0, np.sort(np.polynomial.Polynomial.fromroots([0, *TIMES]).deriv().roots())[1:])
+_PLACES = np.append(
+    0, np.sort(np.polynomial.Polynomial.fromroots([0, *RADAU.times]).deriv().roots())[1:]
+)
 _VALUES, _SLOPES = rows_at(_PLACES, np.array([0.0, 0.0, 1.0]), _BUBBLE)
 # At the start its value is right and only its slope is off, and by more than elsewhere. This
 # weight makes up for it where nothing is stiff.
-_SIZES = np.abs(np.polynomial.Polynomial.fromroots(TIMES)(_PLACES))
+_SIZES = np.abs(np.polynomial.Polynomial.fromroots(RADAU.times)(_PLACES))
 _WEIGHT = np.array([_SIZES[1] / _SIZES[0], 1, 1])
 
 
@@ -224,21 +253,21 @@ class _Simplified(eqx.Module):
     @staticmethod
     def of(linear_solver: lx.AbstractLinearSolver, jacobian: Matrix) -> "_Simplified":
         eye = jnp.eye(jacobian.shape[0], dtype=jacobian.dtype)
-        imaginary = lax.complex(jnp.zeros_like(jacobian), PAIR.imag * eye)
-        pair = (PAIR.real * eye - jacobian).astype(imaginary.dtype) + imaginary
+        imaginary = lax.complex(jnp.zeros_like(jacobian), RADAU.pair.imag * eye)
+        pair = (RADAU.pair.real * eye - jacobian).astype(imaginary.dtype) + imaginary
         return _Simplified(
-            Factors.of(linear_solver, REAL * eye - jacobian), Factors.of(linear_solver, pair)
+            Factors.of(linear_solver, RADAU.real * eye - jacobian), Factors.of(linear_solver, pair)
         )
 
     def __call__(self, stages: Stages, right: Stages) -> Stages:
-        real = self.real(product(REAL_ROW, right))
-        rows = product(PAIR_ROW.real, right), product(PAIR_ROW.imag, right)
+        real = self.real(product(RADAU.real_row, right))
+        rows = product(np.real(RADAU.pair_row), right), product(np.imag(RADAU.pair_row), right)
         pair = self.pair(lax.complex(*rows))
-        twice = 2 * PAIR_COLUMN
+        twice = 2 * RADAU.pair_column
         return (
-            jnp.outer(jnp.asarray(REAL_COLUMN, real.dtype), real)
-            + jnp.outer(jnp.asarray(twice.real, real.dtype), pair.real)
-            - jnp.outer(jnp.asarray(twice.imag, real.dtype), pair.imag)
+            jnp.outer(jnp.asarray(RADAU.real_column, real.dtype), real)
+            + jnp.outer(jnp.asarray(np.real(twice), real.dtype), pair.real)
+            - jnp.outer(jnp.asarray(np.imag(twice), real.dtype), pair.imag)
         )
 
 
@@ -250,9 +279,9 @@ class _Full(eqx.Module):
     start: Start
 
     def __call__(self, stages: Stages, right: Stages) -> Stages:
-        jacobians = _of_each(self.problem.jacobian_at, self.start, TIMES, stages)
+        jacobians = _of_each(self.problem.jacobian_at, self.start, RADAU.times, stages)
         dtype, eye = right.dtype, np.eye(right.shape[1])
-        matrix = jnp.asarray(np.einsum("ij,ab->iajb", INVERSE, eye), dtype)
+        matrix = jnp.asarray(np.einsum("ij,ab->iajb", RADAU.inverse, eye), dtype)
         matrix -= jnp.einsum("ij,iab->iajb", jnp.eye(3, dtype=dtype), jacobians)
         solve = Factors.of(self.linear_solver, matrix.reshape(right.size, right.size))
         return solve(right.ravel()).reshape(right.shape)
@@ -386,7 +415,7 @@ def _attempt(
 ) -> tuple[Stages, Outcome]:
     moving = problem, start
     # What follows finds the stages; their derivatives are those of an implicit function.
-    solver, problem, start, guess = fixed((solver, problem, start, guess))
+    solver, problem, start, guess = as_constant((solver, problem, start, guess))
     value, _, jacobian = problem.linearise(start.time, start.y, start.length)
     simplified = _Simplified.of(solver.linear_solver, jacobian)
     if isinstance(solver.root_finder, RadauNewton) and solver.root_finder.full:
@@ -429,7 +458,7 @@ def _of_each(function: Callable, start: Start, times: np.ndarray, increments: Ar
 
 
 def _residual(problem: Problem, start: Start, stages: Stages) -> Stages:
-    return product(INVERSE, stages) - _of_each(problem.increment, start, TIMES, stages)
+    return product(RADAU.inverse, stages) - _of_each(problem.increment, start, RADAU.times, stages)
 
 
 @eqx.filter_custom_jvp
@@ -476,6 +505,6 @@ def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Ve
 def _extrapolated(past: _Past, length: Scalar) -> Stages:
     """The stages on the polynomial of the last step."""
     ratio = (length / past.length).astype(past.stages.dtype)
-    s = 1 + ratio * jnp.asarray(TIMES, ratio.dtype)[:, None]
+    s = 1 + ratio * jnp.asarray(RADAU.times, ratio.dtype)[:, None]
     bubble = product(_BUBBLE, past.stages)
     return (s - 1) * past.stages[2:] + s * (1 - s) * (bubble[:1] + s * bubble[1:])

@@ -8,6 +8,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
+from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
     all_finite,
@@ -15,7 +16,6 @@ from ._shared import (
     check_fields,
     Factors,
     finish,
-    fixed,
     Outcome,
     Problem,
     problem_of,
@@ -206,7 +206,7 @@ def _attempt(
     stages, _ = jax.lax.scan(stage, jnp.zeros((8, y.size), y.dtype), rows)
     # The last stage is the difference to the embedded method.
     increment = product(_A[-1], stages) + stages[-1]
-    error = _error(*fixed((problem, start, solve, stages)))
+    error = _error(*as_constant((problem, start, solve, stages)))
 
     possible = all_finite(value, drift, jacobian)
     okay = all_finite(increment, error)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from .._checks import check_callable, check_instance
+from ..numerics import as_constant
 
 Vector = Float[Array, " n"]
 Matrix = Float[Array, "n n"]
@@ -21,12 +22,6 @@ Matrix = Float[Array, "n n"]
 def product(weights: np.ndarray | Array, vectors: Array) -> Array:
     """A product in full precision, which on accelerators is not the default."""
     return jnp.matmul(jnp.asarray(weights, vectors.dtype), vectors, precision="highest")
-
-
-def fixed(tree: PyTree) -> PyTree:
-    """The same values, as constants to differentiation."""
-    constant = lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x
-    return jax.tree.map(constant, tree)
 
 
 def split_by_tangents(primals: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree]:
@@ -187,7 +182,9 @@ class Factors(eqx.Module):
     def of(linear_solver: lx.AbstractLinearSolver, matrix: Matrix) -> "Factors":
         operator = lx.MatrixLinearOperator(matrix)
         # Not every factorisation can be differentiated, and none needs to be.
-        return Factors(linear_solver, operator, linear_solver.init(fixed(operator), options={}))
+        return Factors(
+            linear_solver, operator, linear_solver.init(as_constant(operator), options={})
+        )
 
     def __call__(self, right: Vector) -> Vector:
         # Not `lineax.linear_solve`: its derivatives raise an error for systems that are not

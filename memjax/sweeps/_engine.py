@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from ..numerics import choose
 from ..plateaus import LaneMethod, Lanes, REFINEMENT, RUNNING, Runs
 
 # Finished batches: the number of their program, of their cells, and their variables.
@@ -78,8 +79,8 @@ def advance(
         free = free & (place < size)
         place = jnp.where(free, place, lanes)
         source = jnp.full(lanes, lanes).at[place].set(jnp.arange(lanes), mode="drop")
-        ended = _choose(source < lanes, _take(pool, jnp.minimum(source, lanes - 1)), ended)
-        pool = _choose(free, _take(batch, jnp.minimum(place, lanes - 1)), pool)
+        ended = choose(source < lanes, _take(pool, jnp.minimum(source, lanes - 1)), ended)
+        pool = choose(free, _take(batch, jnp.minimum(place, lanes - 1)), pool)
         return pool, ended, taken + jnp.sum(free)
 
     def step(carry: tuple) -> tuple:
@@ -105,10 +106,6 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 def _take(tree: Any, index: Array) -> Any:
     """The lanes at `index` of every array."""
     return jax.tree.map(lambda x: x[..., index] if eqx.is_array(x) else x, tree)
-
-
-def _choose(mask: Array, first: Any, second: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a, first, second)
 
 
 class Program:

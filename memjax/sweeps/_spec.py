@@ -1,6 +1,4 @@
 import dataclasses
-import tomllib
-import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,27 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tomli_w
-import xarray as xr
 from jaxtyping import Array
 
 from .._checks import (
-    as_existing_file,
-    as_list,
-    as_number,
-    as_path,
     as_range,
     as_seed,
     as_tolerance,
     check_choice,
     check_flag,
-    check_instance,
     check_integer,
     check_nonnegative,
     check_positive,
-    said,
     shown,
-    unknown_name,
 )
+from .._lazy import xr
 from ..flows import GradientFlow
 from ..losses import WhiteNoiseLoss
 from ..models import DiagonalLinearRNN
@@ -45,14 +36,12 @@ from ..plateaus import (
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Inverse, Softplus
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ._sweep import sweep
+from ._toml import checked, read_toml
 
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
 Reparametrisation = Literal["direct", "exp", "softplus", "inverse", "best"]
 Precision = Literal["auto", "float64", "double-double"]
-
-# No specification is longer, in bytes.
-_LARGEST = 2**20
 
 REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = {
     "direct": Direct,
@@ -68,38 +57,6 @@ def make_exit(name: str, delta: Any, plateau: Array | None = None) -> AbstractEx
     if name == "relative-loss-drop":
         return RelativeLossDrop(delta, plateau)
     return {"loss-change": LossChange, "parameter-distance": ParameterDistance}[name](delta)
-
-
-def read_toml(path: str | Path, kind: type, name: str = "path") -> dict[str, Any]:
-    """The keys of a TOML file, all of which are fields of the dataclass `kind`."""
-    path = as_existing_file(name, path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise type(error)(
-            f"`{name}` must be a file that can be read, got {shown(str(path))}: {error.strerror}."
-        ) from error
-    if len(content) > _LARGEST:
-        raise ValueError(
-            f"`{name}` must be a TOML file of at most {_LARGEST} bytes, got {shown(str(path))}; "
-            "shorten it."
-        )
-    try:
-        given = tomllib.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        # Integers with too many digits and tables in tables without end are no `TOMLDecodeError`.
-        raise ValueError(
-            f"`{name}` must be a TOML file, got {shown(str(path))}: {said(error)}"
-        ) from error
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in given:
-        if key not in known:
-            raise ValueError(
-                f"`{name}` must have known keys, got {shown(key)} in {shown(str(path))}; "
-                f"{unknown_name(key, known)}"
-            )
-    return given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +224,7 @@ class PlateauSweep:
         }
         return GradientFlow(WhiteNoiseLoss(target)), model, exit, record
 
-    def run(self, *, progress: bool = True, **options: Any) -> xr.Dataset:
+    def run(self, *, progress: bool = True, **options: Any) -> "xr.Dataset":
         """Run the sweep.
 
         **Arguments:**
@@ -326,41 +283,3 @@ class _Cells:
 
     def __call__(self, omega: Any, width: int, seed: Any, delta: Any, reparametrisation: str):
         return self.specification.build(omega, width, seed, delta, reparametrisation)
-
-
-def checked(kind: type, name: str, value: Any) -> Any:
-    """The value in the type of the field `name` of the dataclass `kind`: what TOML and callers
-    may pass is looser."""
-    return _as(name, typing.get_type_hints(kind)[name], value)
-
-
-def _as(name: str, kind: Any, value: Any) -> Any:
-    options = typing.get_args(kind)
-    if type(None) in options:
-        if value is None:
-            return None
-        (kind,) = (option for option in options if option is not type(None))
-        options = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        value = tuple(_as(name, options[0], entry) for entry in as_list(name, value, "values"))
-        if options[-1] is not Ellipsis and len(value) != len(options):
-            raise ValueError(
-                f"`{name}` must have {len(options)} values, got {shown(value)}; pass so many."
-            )
-        return value
-    if typing.get_origin(kind) is Literal:
-        check_choice(name, value, options)
-        return value
-    if kind is Path:
-        return as_path(name, value)
-    if kind is bool:
-        return check_flag(name, value)
-    if kind is str:
-        check_instance(name, value, str, "text", "put it in quotes")
-        return value
-    if kind is int:
-        # Whole numbers with a decimal point are integers to those who write them.
-        whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
-        return as_seed(name, int(value) if whole else value)
-    as_number(name, value)
-    return float(value)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from .._checks import as_path, check_flag, check_instance, shown
+from .._lazy import xr
 from ._output import left_behind, LIST, read_files, replacing
 
 # What the arrays of a store may be encoded by. Other codecs are refused before anything is decoded:
@@ -22,7 +22,7 @@ _KEY = re.compile(r"([^/]+/)?zarr\.json|[^/]+/c(/\d+)*")
 _COORDINATES = "coordinates"
 
 
-def save_dataset(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_dataset(dataset: "xr.Dataset", path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the dataset of a sweep to a Zarr store, all or nothing.
 
     The store has Zarr's format 3, with a checksum in every chunk, and xarray opens it
@@ -53,7 +53,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path, *, overwrite: bool = Fal
     return Path(path)
 
 
-def load_dataset(path: str | Path) -> xr.Dataset:
+def load_dataset(path: str | Path) -> "xr.Dataset":
     """Read the dataset of a sweep into memory.
 
     Every file of the store is compared with what was written: one that was changed, cut short,
@@ -142,7 +142,7 @@ def _reason(store: Path, error: Exception) -> str:
 # --- From a dataset to arrays, and back -----------------------------------------------------------
 
 
-def _encoded(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, tuple]]:
+def _encoded(dataset: "xr.Dataset") -> tuple[dict[str, Any], dict[str, tuple]]:
     """The attributes of the store, and of each array dimensions, values, fill and attributes."""
     arrays = {}
     for name, variable in dataset.variables.items():
@@ -232,7 +232,7 @@ def _write(folder: Path, attributes: dict[str, Any], arrays: dict[str, tuple]) -
         zarr.consolidate_metadata(folder)
 
 
-def _decoded(files: dict[str, bytes]) -> xr.Dataset:
+def _decoded(files: dict[str, bytes]) -> "xr.Dataset":
     import zarr  # slow to import
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore

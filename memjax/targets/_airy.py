@@ -3,7 +3,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -14,6 +13,7 @@ from .._checks import (
     check_nonnegative,
     is_traced,
 )
+from .._lazy import scipy
 from .._typing import ArrayLike, ScalarLike
 from ..numerics import integrate, panel_edges, response_integral, transform
 from ._base import AbstractKernel, Memory

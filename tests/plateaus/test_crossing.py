@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 import memjax as mj
 from memjax.plateaus._crossing import first_crossing
-from memjax.plateaus._outcomes import OUTCOMES
+from memjax.plateaus import OUTCOMES
 
 
 @settings(deadline=None, max_examples=60)

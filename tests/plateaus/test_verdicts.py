@@ -20,7 +20,7 @@ def case(memory=8.0, delta=0.02, unit=1.0):
 
 def test_the_outcomes_are_the_results_in_their_order():
     for code, name in enumerate(OUTCOMES):
-        plateau = mj.plateaus._outcomes.item(jnp.asarray(code))
+        plateau = mj.plateaus._outcomes.as_result(jnp.asarray(code))
         assert bool(plateau == getattr(mj.RESULTS, name))
 
 
@@ -126,3 +126,25 @@ def test_with_logarithmic_rates_the_unit_of_time_is_one_of_training_time(unit):
 
     out = mj.sweep(scaled, {"unit": [1.0, unit]}, progress=False)["time"]
     assert float(out[1] * unit / out[0]) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_run_held_by_symmetry_has_one_outcome_however_it_is_measured():
+    def equal_modes(delta):
+        target = mj.ExponentialSum([1.0, 0.7], [1.0, 0.3])
+        model = mj.DiagonalLinearRNN(jnp.array([0.5, 0.5]), jnp.array([1.0, 1.0]))
+        return mj.GradientFlow(mj.WhiteNoiseLoss(target)), model, mj.RelativeLossDrop(delta)
+
+    single = mj.measure_plateau(*equal_modes(0.9999))
+    cell = mj.sweep(equal_modes, {"delta": [0.9999]}, progress=False).squeeze()
+    assert bool(single.result == mj.RESULTS.converged)
+    assert OUTCOMES[int(cell["result"])] == "converged"
+    # It is no minimum, which the curvature tells.
+    assert single.curvature < -0.2
+    assert single.curvature == pytest.approx(float(cell["curvature"]), rel=1e-6)
+
+
+def test_what_a_user_alone_knows_to_be_equal_is_not_taken_for_it():
+    """A loss may tell modes apart that started as equals."""
+    loss = mj.FunctionLoss(lambda model: jnp.sum((model.amplitudes - jnp.array([1.0, 2.0])) ** 2))
+    model = mj.DiagonalLinearRNN(jnp.array([0.5, 0.5]), jnp.array([1.0, 1.0]))
+    assert mj.GradientFlow(loss).displaced(model).symmetry() is None

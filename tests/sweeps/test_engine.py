@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import memjax as mj
-from memjax.plateaus._outcomes import OUTCOMES
+from memjax.plateaus import OUTCOMES
 
 SPEC = mj.PlateauSweep(memories=(8.0,), widths=(3,), curve_points=0)
 MEMORIES = np.linspace(6, 16, 24)

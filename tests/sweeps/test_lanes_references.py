@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from memjax.plateaus._outcomes import OUTCOMES
+from memjax.plateaus import OUTCOMES
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
 import reference_sweep  # pyright: ignore[reportMissingImports]

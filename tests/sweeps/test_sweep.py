@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 import memjax as mj
-from memjax.plateaus._outcomes import OUTCOMES
+from memjax.plateaus import OUTCOMES
 from memjax.solvers import StageNewton
 from memjax.sweeps._engine import Program
 

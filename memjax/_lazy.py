@@ -1,0 +1,34 @@
+"""Modules that are slow to import, and are imported when they are first used.
+
+A type of theirs in an annotation is quoted, since an annotation is evaluated at import.
+"""
+
+import importlib
+from typing import Any, TYPE_CHECKING
+
+
+class _Lazy:
+    """Stands for a module until one of its attributes is asked for."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+if TYPE_CHECKING:
+    import matplotlib as mpl
+    import scipy
+    import scipy.linalg
+    import scipy.optimize
+    import scipy.sparse.linalg
+    import scipy.special
+    import scipy.stats
+    import tqdm
+    import xarray as xr
+    import zarr
+else:
+    # SciPy imports its own parts when they are first used.
+    mpl, scipy, tqdm = _Lazy("matplotlib"), _Lazy("scipy"), _Lazy("tqdm")
+    xr, zarr = _Lazy("xarray"), _Lazy("zarr")

@@ -1,0 +1,154 @@
+"""A user's `build`: from the values of the axes in one cell to what is measured there."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from .._checks import (
+    as_number_array,
+    check_float64,
+    check_instance,
+    check_scalar,
+    shown,
+)
+from ..flows import AbstractFlow, AbstractTraining
+from ..models import AbstractModel
+from ..plateaus import (
+    AbstractExit,
+    Runs,
+)
+from ._grid import ROW
+from ._variables import CURVE, MEMORY, TIMES, VARIABLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """A user's `build` with its static axes given, equal where both are, so that sweeps share
+    what was compiled."""
+
+    build: Callable
+    fixed: tuple[tuple[str, Any], ...]
+
+    def __call__(self, varied: dict[str, Array]) -> tuple[Any, Any, Any, dict[str, Array]]:
+        varied = {name: value for name, value in varied.items() if name != ROW}
+        flow, model, exit, record = _unpack(self.build, dict(self.fixed) | varied)
+        numbers = {n: as_number_array(f"record[{n!r}]", v) for n, v in record.items()}
+        return flow, model, exit, numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildRuns:
+    build: Build
+
+    def __call__(self, varied: dict[str, Array]) -> Runs:
+        return Runs.build(*self.build(varied))
+
+
+def one_cell(columns: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The axes of one cell, as shapes."""
+    return {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
+
+
+def check_build(build: "Build", columns: dict[str, np.ndarray]) -> Any:
+    """The flow that `build` makes, as shapes; refused is what any cell of the grid gets wrong."""
+    names = [*dict(build.fixed), *(name for name in columns if name != ROW)]
+    try:
+        inspect.signature(build.build).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise TypeError(
+            f"`build` must take the axes {names} as keyword arguments: {error}."
+        ) from error
+    except ValueError:
+        pass  # a function of C has no signature
+    cell = lambda row: {name: column[row].item() for name, column in columns.items()}
+    flow, model, exit, record = _build_in_the_open(build, cell(0))
+    check_instance(
+        "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
+        "return for example memjax.GradientFlow(loss)",
+    )  # fmt: skip
+    check_instance(
+        "build", model, AbstractModel, "a function that returns second a model",
+        "return for example memjax.DiagonalLinearRNN(amplitudes, rates)",
+    )  # fmt: skip
+    check_instance(
+        "build", exit, AbstractExit, "a function that returns third an exit condition",
+        "return for example memjax.RelativeLossDrop(0.02)",
+    )  # fmt: skip
+    taken = {*VARIABLES, CURVE, TIMES, *names} | ({MEMORY} if "omega" in names else set())
+    for name, value in record.items():
+        if name in taken:
+            raise ValueError(
+                f"`build` must not record {name!r}, which is a variable or an axis of the "
+                "dataset already; give it another name."
+            )
+        check_scalar(f"record[{name!r}]", value)
+    for what, value in (("flow", flow), ("model", model), ("exit", exit)):
+        check_float64(what, eqx.filter(value, eqx.is_inexact_array))
+    # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
+    # built once more in the open, where the check says what is wrong.
+    try:
+        shapes = eqx.filter_eval_shape(build, one_cell(columns))
+        for row in np.flatnonzero(_suspicious_cells(build, columns))[:1]:
+            _build_in_the_open(build, cell(row))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
+            "place of `if`, or name the axis in `static`."
+        ) from error
+    return shapes[0]
+
+
+def _build_in_the_open(build: "Build", cell: dict[str, Any]) -> tuple:
+    """What `build` makes of concrete values."""
+    try:
+        return build({name: jnp.asarray(value) for name, value in cell.items()})
+    except (TypeError, ValueError) as error:
+        values = {name: value for name, value in cell.items() if name != ROW}
+        where = ", ".join(f"{k}={v!r}" for k, v in (dict(build.fixed) | values).items())
+        raise type(error)(f"{error} (In the cell {where}.)") from error
+
+
+@eqx.filter_jit
+def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"]:
+    def bad(cell: dict[str, Array]) -> Bool[Array, ""]:
+        leaves = jax.tree.leaves(eqx.filter(build(cell)[:3], eqx.is_inexact_array))
+        return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves]))
+
+    # In batches, since a build may make large arrays.
+    return jax.lax.map(bad, columns, batch_size=64)
+
+
+def _suspicious_cells(build: "Build", columns: dict[str, np.ndarray]) -> np.ndarray:
+    """The cells in which `build` makes NaN of something."""
+    count = len(columns[ROW])
+    # Filled up with repeats, so that grids of different sizes share a compilation.
+    length = min(2**14, 64 * 2 ** int(np.ceil(np.log2(max(count, 64) / 64))))
+    found = np.zeros(count, bool)
+    for start in range(0, count, length):
+        rows = np.minimum(np.arange(start, start + length), count - 1)
+        out = _find_nan(build, {name: jnp.asarray(c[rows]) for name, c in columns.items()})
+        found[start : start + length] = np.asarray(out)[: count - start]
+    return found
+
+
+def _unpack(build: Callable, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any, dict]:
+    out = build(**arguments)
+    if not isinstance(out, tuple) or len(out) not in (3, 4):
+        raise TypeError(
+            f"`build` must return (flow, model, exit) or (flow, model, exit, record), got "
+            f"{shown(out)}; return a tuple of these."
+        )
+    flow, model, exit = out[:3]
+    record = out[3] if len(out) == 4 else {}
+    check_instance(
+        "build", record, Mapping, "a function whose record is a mapping from names to numbers",
+        "return a dictionary",
+    )  # fmt: skip
+    return flow, model, exit, dict(record)

@@ -1,0 +1,184 @@
+"""How cells are computed: by the lane engine or one by one, and again where that gave no answer."""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from concurrent.futures import as_completed, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..plateaus import (
+    LaneMethod,
+    MAX_STEPS_REACHED,
+    measure_plateau,
+    REFINEMENT,
+    SMALLEST_RTOL,
+    UNDECIDED,
+    UNRESOLVED,
+)
+from ._build import Build, BuildRuns, one_cell
+from ._engine import cores, default_lanes, Program, Stream
+from ._grid import ROW
+from ._options import Options
+from ._variables import CURVE, VARIABLES
+
+
+def make_programs(
+    builds: list[Build],
+    columns: dict[str, np.ndarray],
+    options: Options,
+    curve_times: Float[Array, " times"],
+    lanes: int | None,
+    precision: str,
+) -> list[Program]:
+    method = LaneMethod(
+        rtol=options.rtol,
+        max_time=options.max_time,
+        max_steps=jnp.asarray(options.max_steps),
+        resolution=options.resolution,
+        curve_times=curve_times,
+        compensated=precision == "double-double",
+    )
+    count = len(columns[ROW])
+    programs = []
+    for build in builds:
+        run = eqx.filter_eval_shape(BuildRuns(build), one_cell(columns))
+        if method.compensated and not run.compensable:
+            raise ValueError(
+                "`precision` must not be 'double-double' for a loss or model without closed "
+                "forms; pass 'auto' or 'float64'."
+            )
+        number = default_lanes(run, count) if lanes is None else lanes
+        programs.append(Program(BuildRuns(build), columns, method, number, run.compensable))
+    return programs
+
+
+def climb(jobs: list[Any], run: Callable[[list[Any]], Stream], auto: bool) -> Stream:
+    """The stream of all jobs, and after it that of the cells that get another try: in
+    double-double what float64 leaves unresolved, if `auto`, and with a smaller tolerance what that
+    leaves undecided."""
+    tried = [(number, job, np.arange(job.count)) for number, job in enumerate(jobs)]
+    while tried:
+        left: dict[tuple[int, str], list[np.ndarray]] = {}
+        for index, where, rows in run([job for _, job, _ in tried]):
+            number, job, cells = tried[index]
+            yield number, cells[where], rows
+            # Steps run out where the error control chases rounding errors, too.
+            unresolved = np.isin(rows["result"], (UNRESOLVED, MAX_STEPS_REACHED))
+            undecided = rows["result"] == UNDECIDED
+            if auto and job.compensable:
+                left.setdefault((index, "compensated"), []).append(where[unresolved])
+            if job.rtol > SMALLEST_RTOL:
+                left.setdefault((index, "refined"), []).append(where[undecided])
+        again = [
+            (index, how, np.sort(np.concatenate(chosen))) for (index, how), chosen in left.items()
+        ]
+        tried = [
+            (tried[index][0], getattr(tried[index][1], how)(where), tried[index][2][where])
+            for index, how, where in again
+            if len(where) > 0
+        ]
+
+
+@eqx.filter_jit
+def _measure_cells(
+    build: Build, options: Options, curve_times: Array | None, varied: dict[str, Array]
+) -> dict[str, Array]:
+    def one(varied: dict[str, Array]) -> dict[str, Array]:
+        flow, model, exit, record = build(varied)
+        plateau = measure_plateau(
+            flow,
+            model,
+            exit,
+            solver=options.solver,
+            stepsize_controller=options.stepsize_controller,
+            rtol=options.rtol,
+            max_time=options.max_time,
+            max_steps=options.max_steps,
+            saveat=None if curve_times is None else diffrax.SaveAt(ts=curve_times),
+            throw=False,
+            resolution=options.resolution,
+        )
+        cell: dict[str, Any] = {name: getattr(plateau, name, None) for name in VARIABLES}
+        cell |= {name: plateau.stats[name] for name in ("num_steps", "num_rejected_steps")}
+        cell |= {"result": plateau.result_code, "precision": jnp.zeros((), int)}
+        if plateau.curve is not None:
+            cell[CURVE] = plateau.curve.loss
+        return cell | record
+
+    # In lock-step all would wait for the slowest, which only an accelerator makes up for.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(one, varied)
+    return jax.vmap(one)(varied)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Runs that go through `measure_plateau`, as a job beside `Program`."""
+
+    build: Build
+    columns: dict[str, np.ndarray]
+    options: Options
+    curve_times: Array | None
+    compensable: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.columns[ROW])
+
+    @property
+    def rtol(self) -> float:
+        # A controller of the user's own has tolerances of its own.
+        own = self.options.stepsize_controller is not None
+        return 0.0 if own else float(self.options.rtol)
+
+    def refined(self, cells: np.ndarray) -> "Measurements":
+        """Some of the cells, with a smaller tolerance."""
+        columns = {name: column[cells] for name, column in self.columns.items()}
+        options = dataclasses.replace(self.options, rtol=self.options.rtol * REFINEMENT)
+        return dataclasses.replace(self, columns=columns, options=options)
+
+
+def stream_measurements(jobs: list[Measurements]) -> Stream:
+    """Every run through `measure_plateau`, as `stream` yields them."""
+    on_cpu = jax.default_backend() == "cpu"
+    compiling = [threading.Lock() for _ in jobs]
+    compiled: set[int] = set()
+    stopped = threading.Event()
+
+    def work(index: int, start: int) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
+        job = jobs[index]
+        where = np.arange(start, min(start + length, job.count))
+        if stopped.is_set():
+            return index, where[:0], {}
+        # Filled up with repeats, so that all chunks share one compilation.
+        rows = np.minimum(np.arange(start, start + length), job.count - 1)
+        varied = {name: jnp.asarray(column[rows]) for name, column in job.columns.items()}
+        with nullcontext() if index in compiled else compiling[index]:
+            out = _measure_cells(job.build, job.options, job.curve_times, varied)
+        compiled.add(index)
+        return index, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
+
+    # The first chunks of all programs first, so that the compilations overlap.
+    most = max(job.count for job in jobs)
+    length = min(8 if on_cpu else 1024, most)
+    tasks = [
+        (index, start)
+        for start in range(0, most, length)
+        for index, job in enumerate(jobs)
+        if start < job.count
+    ]
+    with ThreadPoolExecutor(cores() if on_cpu else 1) as executor:
+        try:
+            for future in as_completed([executor.submit(work, *task) for task in tasks]):
+                yield future.result()
+        finally:
+            stopped.set()
+            executor.shutdown(wait=False, cancel_futures=True)
