@@ -17,9 +17,11 @@ from readme_blocks import python_blocks
 ROOT = Path(__file__).parents[1]
 # Standard, but for what is right in examples that are read one after the other.
 SETTINGS = {
+    "extraPaths": [str(ROOT)],
     "typeCheckingMode": "standard",
     "pythonVersion": "3.11",
     "reportIncompatibleMethodOverride": False,  # arguments without annotations
+    "reportOptionalSubscript": False,  # Diffrax: a solution may have no `ys`
     "reportRedeclaration": False,
     "reportUnusedExpression": False,  # a value to be shown
 }

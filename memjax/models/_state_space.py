@@ -4,7 +4,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Real
+from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from .._checks import (
     as_inexact_array,
@@ -209,8 +209,8 @@ class LRULayer(AbstractModel):
         self,
         rates: Real[ArrayLike, " width"],
         frequencies: Real[ArrayLike, " width"],
-        input: Array,
-        readout: Array,
+        input: Num[ArrayLike, "width *inputs"],
+        readout: Num[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ) -> None:

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, PyTree, Real, Scalar
 from .._checks import as_positive, check_instance, is_traced, valid_or_nan
 from .._typing import ScalarLike
 from ..flows import DisplacedFlow
-from ..models import AbstractModel
 
 
 class TrainingState(eqx.Module):
@@ -28,7 +27,7 @@ class TrainingState(eqx.Module):
     loss: Float[Array, ""]
     initial_loss: Float[Array, ""]
     distance: Float[Array, ""]
-    model: AbstractModel
+    model: Any  # what an exit reads of it is for the exit to know
 
 
 class AbstractExit(eqx.Module):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import diffrax
 import jax.numpy as jnp
-from jaxtyping import Real, Scalar
+from jaxtyping import Real
 from threadpoolctl import threadpool_limits
 
 from .._checks import (
@@ -16,7 +16,7 @@ from .._checks import (
     check_integer,
 )
 from .._lazy import tqdm, xr
-from .._typing import ArrayLike
+from .._typing import ArrayLike, ScalarLike
 from ..flows import AbstractTraining, GradientFlow
 from ..plateaus import (
     as_curve_times,
@@ -39,11 +39,11 @@ def sweep(
     static: Sequence[str] = (),
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
-    rtol: float | Scalar | None = None,
-    max_time: float | Scalar = 1e300,
+    rtol: Real[ScalarLike, ""] | None = None,
+    max_time: Real[ScalarLike, ""] = 1e300,
     max_steps: int | None = None,
     curve_times: Real[ArrayLike, " times"] | None = None,
-    resolution: float | Scalar = 1e-3,
+    resolution: Real[ScalarLike, ""] = 1e-3,
     precision: Literal["auto", "float64", "double-double"] = "auto",
     lanes: int | None = None,
     progress: bool = True,
