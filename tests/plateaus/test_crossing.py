@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 import memjax as mj
-from memjax.plateaus._crossing import first_crossing
 from memjax.plateaus import OUTCOMES
+from memjax.plateaus._crossing import first_crossing
 
 
 @settings(deadline=None, max_examples=60)
