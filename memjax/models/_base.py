@@ -216,6 +216,10 @@ class Fixed(eqx.Module):
 
     Its arrays are leaves: they can still be swept and differentiated. In a model of your own,
     keep constants as `Fixed(constant)` and read them from `value`.
+
+    **Arguments:**
+
+    - `value`: an array, or any PyTree of arrays.
     """
 
     value: PyTree
@@ -253,8 +257,16 @@ def _interpolate(
 def trainable(model: PyTree) -> PyTree[bool]:
     """Which leaves of a model the flows train: its inexact arrays.
 
-    Those in reparametrisations and in a [`memjax.Fixed`][] are left out. A filter specification
-    for `equinox.partition` and `equinox.filter`.
+    Those in reparametrisations and in a [`memjax.Fixed`][] are left out.
+
+    **Arguments:**
+
+    - `model`: a model, or any PyTree.
+
+    **Returns:**
+
+    The same with a flag for every leaf: a filter specification for `equinox.partition` and
+    `equinox.filter`.
     """
 
     def spec(node: Any) -> Any:

@@ -46,7 +46,19 @@ def log_uniform_rates(
 ) -> Float[Array, " width"]:
     """Independent decay rates with uniform logarithms, so that every time scale is as likely.
 
-    Arguments, returns and errors as in [`memjax.uniform_rates`][].
+    **Arguments:**
+
+    - `width`: how many.
+    - `low`, `high`: the smallest and the largest, in units of one over the model's clock.
+    - `key`: the PRNG key.
+
+    **Returns:**
+
+    The rates, shape `(width,)`.
+
+    **Raises:**
+
+    `ValueError` unless `0 < low < high`.
     """
     check_integer("width", width)
     low, high = as_range("low", low, "high", high)

@@ -26,6 +26,17 @@ class Airy(AbstractKernel):
     Gauss-Legendre quadrature, to rounding of the integral of $|\rho|$ in float64. The kernel of
     Wang and Li, $\mathrm{Ai}(t - 6)$, is the default.
 
+    **Arguments:**
+
+    - `scale`: the inverse time $s_0 > 0$.
+    - `delay`: the time $t_0 \ge 0$ at which the oscillation turns into decay.
+
+    Both are scalars; batch kernels with `jax.vmap`. Integrals of a traced kernel resolve the
+    oscillation up to $s_0 t_0 = 80$, those of a concrete one up to any value.
+
+    **Raises:** `ValueError` for a scale that is not positive, a negative delay, for NaN or
+    infinity, and for arrays.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -39,17 +50,6 @@ class Airy(AbstractKernel):
     def __init__(
         self, scale: Real[ScalarLike, ""] = 1.0, delay: Real[ScalarLike, ""] = 6.0
     ) -> None:
-        r"""**Arguments:**
-
-        - `scale`: The inverse time $s_0 > 0$.
-        - `delay`: The time $t_0 \ge 0$ at which the oscillation turns into decay.
-
-        Both are scalars; batch kernels with `jax.vmap`. Integrals of a traced kernel resolve the
-        oscillation up to $s_0 t_0 = 80$, those of a concrete one up to any value.
-
-        **Raises:** `ValueError` for a scale that is not positive, a negative delay, for NaN or
-        infinity, and for arrays.
-        """
         self.scale = as_positive("scale", scale)
         self.delay = as_nonnegative("delay", delay)
 

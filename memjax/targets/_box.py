@@ -22,6 +22,16 @@ class Box(AbstractKernel):
     Its transform is $R(s) = e^{-s t_0} (1 - e^{-s(t_1 - t_0)}) / s$. The "shift" target of Wang
     and Li is `Box(9, 11)`.
 
+    **Arguments:**
+
+    - `start`: the time $t_0 \ge 0$.
+    - `stop`: the time $t_1 > t_0$, finite.
+
+    Both are scalars; batch kernels with `jax.vmap`.
+
+    **Raises:** `ValueError` for times in the wrong order or negative, for NaN or infinity,
+    and for arrays.
+
     ??? cite "Reference"
 
         Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through Stable
@@ -32,16 +42,6 @@ class Box(AbstractKernel):
     stop: Float[Array, ""]
 
     def __init__(self, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]) -> None:
-        r"""**Arguments:**
-
-        - `start`: The time $t_0 \ge 0$.
-        - `stop`: The time $t_1 > t_0$, finite.
-
-        Both are scalars; batch kernels with `jax.vmap`.
-
-        **Raises:** `ValueError` for times in the wrong order or negative, for NaN or infinity,
-        and for arrays.
-        """
         self.start, self.stop = as_window(start, stop)
 
     @property

@@ -33,6 +33,16 @@ class GaussianBump(AbstractKernel):
     about that too, in either tail of the bump, except over times much shorter than `width`, where
     the error is rounding relative to the width.
 
+    **Arguments:**
+
+    - `omega`: One over the delay, $\omega > 0$; infinity is no delay.
+    - `amplitude`: the height $c_0$.
+    - `width`: the width $\sigma > 0$, in units of time.
+
+    All three are scalars; batch kernels with `jax.vmap`.
+
+    **Raises:** `ValueError` for `omega` or `width` of 0 or less, for NaN, and for arrays.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -49,16 +59,6 @@ class GaussianBump(AbstractKernel):
         amplitude: Real[ArrayLike, "..."] = 1.0,
         width: Real[ArrayLike, "..."] = 1.0,
     ) -> None:
-        r"""**Arguments:**
-
-        - `omega`: One over the delay, $\omega > 0$; infinity is no delay.
-        - `amplitude`: The height $c_0$.
-        - `width`: The width $\sigma > 0$, in units of time.
-
-        All three are scalars; batch kernels with `jax.vmap`.
-
-        **Raises:** `ValueError` for `omega` or `width` of 0 or less, for NaN, and for arrays.
-        """
         omega = as_float_array("omega", omega)
         check_scalar("omega", omega)
         if not is_traced(omega) and not jnp.isposinf(omega):

@@ -16,20 +16,21 @@ from ._box import as_window
 
 
 class ScaledKernel(AbstractKernel):
-    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`."""
+    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`.
+
+    **Arguments:**
+
+    - `kernel`: the kernel to scale.
+    - `factor`: the number $c$, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
+    and arrays.
+    """
 
     kernel: AbstractKernel
     factor: Float[Array, ""]
 
     def __init__(self, kernel: AbstractKernel, factor: Real[ScalarLike, ""]) -> None:
-        """**Arguments:**
-
-        - `kernel`: The kernel to scale.
-        - `factor`: The number $c$, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
-        and arrays.
-        """
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.factor = as_number("factor", factor)
@@ -78,20 +79,20 @@ class DelayedKernel(AbstractKernel):
     r"""A kernel moved back in time, $\rho(t) = \rho_0(t - \delta)$, and 0 for $t < \delta$.
 
     Its transform is $R(s) = e^{-s\delta} R_0(s)$.
+
+    **Arguments:**
+
+    - `kernel`: the kernel $\rho_0$ to delay.
+    - `delay`: the time $\delta \ge 0$, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
+    NaN, infinite, or an array.
     """
 
     kernel: AbstractKernel
     delay: Float[Array, ""]
 
     def __init__(self, kernel: AbstractKernel, delay: Real[ScalarLike, ""]) -> None:
-        r"""**Arguments:**
-
-        - `kernel`: The kernel $\rho_0$ to delay.
-        - `delay`: The time $\delta \ge 0$, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
-        NaN, infinite, or an array.
-        """
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
@@ -143,6 +144,15 @@ class WindowedKernel(AbstractKernel):
 
     Its integrals are taken by Gauss-Legendre quadrature between the kernel's `breakpoints`, to
     rounding in float64; where the kernel is of one sign that is relative to the result.
+
+    **Arguments:**
+
+    - `kernel`: the kernel $\rho_0$.
+    - `start`: the time $t_0 \ge 0$, a scalar.
+    - `stop`: the time $t_1 > t_0$, finite, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
+    negative, for NaN or infinity, and for arrays.
     """
 
     kernel: AbstractKernel
@@ -152,15 +162,6 @@ class WindowedKernel(AbstractKernel):
     def __init__(
         self, kernel: AbstractKernel, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
     ) -> None:
-        r"""**Arguments:**
-
-        - `kernel`: The kernel $\rho_0$.
-        - `start`: The time $t_0 \ge 0$, a scalar.
-        - `stop`: The time $t_1 > t_0$, finite, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
-        negative, for NaN or infinity, and for arrays.
-        """
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.start, self.stop = as_window(start, stop)

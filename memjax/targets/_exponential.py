@@ -26,6 +26,15 @@ class ExponentialSum(AbstractKernel):
     Its transform is $R(s) = \sum_j a_j / (s + w_j)$ and its memory decays exponentially: it is
     what a diagonal linear model represents exactly.
 
+    **Arguments:**
+
+    - `amplitudes`: the amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no
+        terms at all is the zero kernel.
+    - `rates`: the rates $w_j > 0$, of the same shape, in units of one over time.
+
+    **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
+    shapes that differ or have more than one dimension.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -40,15 +49,6 @@ class ExponentialSum(AbstractKernel):
         amplitudes: Real[ArrayLike, "..."],
         rates: Real[ArrayLike, "..."],
     ) -> None:
-        r"""**Arguments:**
-
-        - `amplitudes`: The amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no
-            terms at all is the zero kernel.
-        - `rates`: The rates $w_j > 0$, of the same shape, in units of one over time.
-
-        **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
-        shapes that differ or have more than one dimension.
-        """
         self.amplitudes = as_mode_array("amplitudes", as_finite_array("amplitudes", amplitudes))
         self.rates = as_decay_rates(rates)
         check_same_shape("amplitudes", self.amplitudes, "rates", self.rates)

@@ -35,6 +35,14 @@ class Volterra(AbstractTarget):
     Every product is that of two linear responses, so the output is exact for sampled inputs.
 
     Nonlinear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, section 1).
+
+    **Arguments:**
+
+    - `first`: the linear kernel $\rho$, or `None` for none.
+    - `second`: the pairs $(\alpha_r, \beta_r)$ of kernels, at least one.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for no pairs and for what is
+    no pair.
     """
 
     first: AbstractKernel | None
@@ -45,14 +53,6 @@ class Volterra(AbstractTarget):
         first: AbstractKernel | None,
         second: Sequence[tuple[AbstractKernel, AbstractKernel]],
     ) -> None:
-        r"""**Arguments:**
-
-        - `first`: The linear kernel $\rho$, or `None` for none.
-        - `second`: The pairs $(\alpha_r, \beta_r)$ of kernels, at least one.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for no pairs and for what is
-        no pair.
-        """
         if first is not None:
             check_kernel("first", first)
         pairs = [as_list("second", pair, "kernels") for pair in as_list("second", second, "pairs")]
@@ -88,6 +88,15 @@ class Teacher(AbstractTarget):
     """A fixed function of sampled input paths as a target: a trained model, or any callable.
 
     A model is itself such a function, so `Teacher(model)` makes it a teacher.
+
+    **Arguments:**
+
+    - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
+        `(times, d)` to outputs of shape `(times,)` or `(times, p)`, causally.
+    - `linear`: whether it is linear in the samples.
+    - `memory`: the class of its memory, as in `AbstractTarget.memory`.
+
+    **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
     """
 
     function: Callable[[Array, Array], Array]
@@ -100,15 +109,6 @@ class Teacher(AbstractTarget):
         linear: bool = False,
         memory: Memory = "unknown",
     ) -> None:
-        """**Arguments:**
-
-        - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
-            `(times, d)` to outputs of shape `(times,)` or `(times, p)`, causally.
-        - `linear`: Whether it is linear in the samples.
-        - `memory`: The class of its memory, as in `AbstractTarget.memory`.
-
-        **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
-        """
         check_callable("function", function, "pass a function of times and samples")
         check_choice("memory", memory, MEMORIES)
         self.function = function
@@ -148,6 +148,17 @@ class Attention(AbstractTarget):
     input is 0 before the first sample; that part of the integrals is exact, and the rest is taken
     by the trapezoidal rule over the samples, with an error of second order in their spacing.
 
+    **Arguments:**
+
+    - `queries`, `keys`: the matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.
+    - `values`: the row vectors $c_h V_h$ that carry inputs to the output, shape `(heads, d)`.
+    - `positions`: the positional weight $p_h$ of every head, a kernel that is positive and in
+        $L^1$, for example `memjax.ExponentialSum(1.0, rate)` or `memjax.PowerLaw(omega)`.
+    - `scalar`: whether the input is a scalar, with samples of shape `(times,)`, and $d = 1$.
+
+    **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
+    not fit, positions that are not integrable, and for NaN or infinity.
+
     ??? cite "Reference"
 
         Vaswani et al., *Attention Is All You Need*, NeurIPS 2017; as a functional with memory,
@@ -169,17 +180,6 @@ class Attention(AbstractTarget):
         *,
         scalar: bool = False,
     ) -> None:
-        r"""**Arguments:**
-
-        - `queries`, `keys`: The matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.
-        - `values`: The row vectors $c_h V_h$ that carry inputs to the output, shape `(heads, d)`.
-        - `positions`: The positional weight $p_h$ of every head, a kernel that is positive and in
-            $L^1$, for example `memjax.ExponentialSum(1.0, rate)` or `memjax.PowerLaw(omega)`.
-        - `scalar`: Whether the input is a scalar, with samples of shape `(times,)`, and $d = 1$.
-
-        **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
-        not fit, positions that are not integrable, and for NaN or infinity.
-        """
         queries = as_finite_array("queries", queries)
         keys = as_finite_array("keys", keys)
         values = as_finite_array("values", values)

@@ -44,20 +44,20 @@ class SampledKernel(AbstractKernel):
 
     Kernels of linear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, sections 1
     and 3).
+
+    **Arguments:**
+
+    - `times`: the times $t_k \ge 0$ of at least two samples, strictly increasing.
+    - `values`: the kernel $\rho_k$ at those times, of the same shape.
+
+    **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
+    two samples, for NaN or infinity, and for shapes that do not fit.
     """
 
     times: Float[Array, " samples"]
     values: Float[Array, " samples"]
 
     def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]) -> None:
-        r"""**Arguments:**
-
-        - `times`: The times $t_k \ge 0$ of at least two samples, strictly increasing.
-        - `values`: The kernel $\rho_k$ at those times, of the same shape.
-
-        **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
-        two samples, for NaN or infinity, and for shapes that do not fit.
-        """
         times = as_increasing("times", times, 2)
         check_nonnegative("times", times, "a causal kernel starts at time 0 or later")
         check_resolved(times, "times")

@@ -19,6 +19,12 @@ class Sine(AbstractKernel):
     horizon. Over finite ones it is a kernel like any other, and its transform
     $R(s) = \nu / (s^2 + \nu^2)$ exists for $s > 0$.
 
+    **Arguments:**
+
+    - `frequency`: the angular frequency $\nu > 0$, in radians per unit of time; a scalar.
+
+    **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
+
     ??? cite "Reference"
 
         Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through Stable
@@ -28,12 +34,6 @@ class Sine(AbstractKernel):
     frequency: Float[Array, ""]
 
     def __init__(self, frequency: Real[ScalarLike, ""] = 1.0) -> None:
-        r"""**Arguments:**
-
-        - `frequency`: The angular frequency $\nu > 0$, in radians per unit of time; a scalar.
-
-        **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
-        """
         self.frequency = as_positive("frequency", frequency)
 
     @property

@@ -22,6 +22,16 @@ class StateSpaceKernel(AbstractTarget):
     It is the functional $\dot h = W h + U x$, $y = C h$. Its transform is
     $R(s) = C (s - W)^{-1} U$. Kernels of equal shape add.
 
+    **Arguments:**
+
+    - `recurrent`: the matrix $W$, shape `(m, m)`, every eigenvalue of which has a negative
+        real part, in units of one over time.
+    - `input`: the matrix $U$, shape `(m, d)`, or `(m,)` for a scalar input.
+    - `readout`: the matrix $C$, shape `(p, m)`, or `(m,)` for a scalar output.
+
+    **Raises:** `ValueError` for an eigenvalue on or to the right of the imaginary axis, for
+    shapes that do not fit, and for NaN or infinity.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -38,16 +48,6 @@ class StateSpaceKernel(AbstractTarget):
         input: Real[ArrayLike, "..."],
         readout: Real[ArrayLike, "..."],
     ) -> None:
-        r"""**Arguments:**
-
-        - `recurrent`: The matrix $W$, shape `(m, m)`, every eigenvalue of which has a negative
-            real part, in units of one over time.
-        - `input`: The matrix $U$, shape `(m, d)`, or `(m,)` for a scalar input.
-        - `readout`: The matrix $C$, shape `(p, m)`, or `(m,)` for a scalar output.
-
-        **Raises:** `ValueError` for an eigenvalue on or to the right of the imaginary axis, for
-        shapes that do not fit, and for NaN or infinity.
-        """
         recurrent = as_finite_array("recurrent", recurrent)
         input = as_finite_array("input", input)
         readout = as_finite_array("readout", readout)

@@ -19,6 +19,12 @@ class KernelSum(AbstractKernel):
     can cancel the first exactly and resolve an exponentially small second (theory, section 3).
     Usually made by `first + second`. Sums among the terms are flattened.
 
+    **Arguments:**
+
+    - `terms`: the kernels to add, at least one.
+
+    **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -28,12 +34,6 @@ class KernelSum(AbstractKernel):
     terms: tuple[AbstractKernel, ...]
 
     def __init__(self, terms: tuple[AbstractKernel, ...]) -> None:
-        """**Arguments:**
-
-        - `terms`: The kernels to add, at least one.
-
-        **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
-        """
         flat: list[AbstractKernel] = []
         for term in as_list("terms", terms, "kernels"):
             check_kernel("terms", term)

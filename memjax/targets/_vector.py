@@ -16,6 +16,14 @@ class VectorKernel(AbstractTarget):
 
     $$y_k(t) = \sum_{j=1}^d \int_0^\infty \rho_{kj}(s)\, x_j(t - s) \,\mathrm{d}s$$
 
+    **Arguments:**
+
+    - `components`: a tuple of $d$ kernels, for a scalar output, or a tuple of $p$ such
+        tuples, one for each output.
+
+    **Raises:** `TypeError` for a component that is no scalar kernel, `ValueError` for none at
+    all and for rows of different length.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -27,14 +35,6 @@ class VectorKernel(AbstractTarget):
     def __init__(
         self, components: tuple[AbstractKernel, ...] | tuple[tuple[AbstractKernel, ...], ...]
     ) -> None:
-        r"""**Arguments:**
-
-        - `components`: A tuple of $d$ kernels, for a scalar output, or a tuple of $p$ such
-            tuples, one for each output.
-
-        **Raises:** `TypeError` for a component that is no scalar kernel, `ValueError` for none at
-        all and for rows of different length.
-        """
         parts = as_list("components", components, "kernels")
         nested = any(isinstance(part, (tuple, list)) for part in parts)
         rows = [as_list("components", part, "kernels") for part in parts] if nested else [parts]
