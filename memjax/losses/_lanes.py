@@ -37,10 +37,10 @@ class Linearisation(eqx.Module):
     - `noise`: an estimate of the rounding error of the gradient, shape `(n, lanes)`.
     """
 
-    loss: Float[Array, " lanes"]
-    gradient: Float[Array, "n lanes"]
-    hessian: Float[Array, "lanes n n"]
-    noise: Float[Array, "n lanes"]
+    loss: Float[Array, "*lanes"]
+    gradient: Float[Array, "n *lanes"]
+    hessian: Float[Array, "*lanes n n"]
+    noise: Float[Array, "n *lanes"]
 
 
 class _Moved(NamedTuple):
