@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,7 +34,7 @@ class FunctionLoss(AbstractLoss):
     returns anything but a real scalar.
     """
 
-    function: Callable[[AbstractModel], Float[Array, ""]]
+    function: Callable[[Any], Float[Array, ""]]
 
     def __check_init__(self) -> None:
         check_callable("function", self.function, "pass a function from models to scalars")

@@ -375,8 +375,8 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     def init(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
     ) -> _Past:
@@ -387,8 +387,8 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
         solver_state: _Past,
@@ -405,7 +405,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         return finish(coordinates, start, stages[2], product(_BUBBLE, stages), outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 

@@ -155,8 +155,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     def init(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
     ) -> None:
@@ -165,8 +165,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
         solver_state: None,
@@ -177,7 +177,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         return finish(coordinates, start, increment, bubble, outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 

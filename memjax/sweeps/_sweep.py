@@ -3,7 +3,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import diffrax
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Real
 from threadpoolctl import threadpool_limits
 
@@ -34,7 +36,7 @@ from ._variables import UNFINISHED
 
 def sweep(
     build: Callable[..., tuple],
-    axes: Mapping[str, Sequence[Any]],
+    axes: Mapping[str, Sequence[Any] | jax.Array | np.ndarray],
     *,
     static: Sequence[str] = (),
     solver: diffrax.AbstractSolver | None = None,

@@ -75,14 +75,14 @@ class Airy(AbstractKernel):
         return jnp.where(t < 0, 0, airy(self.scale * (t - self.delay)))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
         stop = self._end(as_horizon(horizon))
         return transform(self, self.breakpoints(), s, jnp.zeros_like(stop), stop)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         stop = self._end(as_horizon(horizon))
         edges = panel_edges(self.breakpoints(), jnp.zeros_like(stop), stop)
         return integrate(lambda t: self(t) ** 2, edges)

@@ -209,7 +209,7 @@ class AbstractKernel(AbstractTarget):
 
     @abc.abstractmethod
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         r"""The Laplace transform $R(s) = \int_0^h e^{-st} \rho(t) \,\mathrm{d}t$.
 
@@ -249,7 +249,7 @@ class AbstractKernel(AbstractTarget):
         return tuple(values)
 
     @abc.abstractmethod
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$.
 
         **Arguments:**

@@ -59,14 +59,14 @@ class Box(AbstractKernel):
         return jnp.where((t > self.start) & (t < self.stop), jnp.ones_like(t), 0)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
         length = self._length(as_horizon(horizon))
         return jnp.exp(-s * self.start) * length * exponential_moment(0, s * length)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         return self._length(as_horizon(horizon))
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:

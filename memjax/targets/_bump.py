@@ -84,7 +84,7 @@ class GaussianBump(AbstractKernel):
         return jnp.where(t < 0, 0, self.amplitude * jnp.exp(-(distance**2) / 2))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
@@ -94,7 +94,7 @@ class GaussianBump(AbstractKernel):
         moments = gaussian_moments(order, s, 1 / self.omega, self.width)
         return tuple((-1) ** k * self.amplitude * moment for k, moment in enumerate(moments))
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         return bump_product(self, self, horizon)
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -113,7 +113,7 @@ class GaussianBump(AbstractKernel):
 
 
 def bump_product(
-    first: GaussianBump, second: GaussianBump, horizon: Real[ArrayLike, "..."]
+    first: GaussianBump, second: GaussianBump, horizon: Real[ArrayLike, "..."] | None
 ) -> Float[Array, "..."]:
     """The inner product of two bumps: their product is a Gaussian again."""
     variance = first.width**2 + second.width**2

@@ -57,7 +57,7 @@ class ScaledKernel(AbstractKernel):
         return self.factor * self.kernel(t)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         return self.factor * self.kernel.laplace(s, horizon)
 
@@ -65,7 +65,7 @@ class ScaledKernel(AbstractKernel):
         values = self.kernel.laplace_derivatives(s, order)
         return tuple(self.factor * value for value in values)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         return self.factor**2 * self.kernel.squared_norm(horizon)
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -119,12 +119,12 @@ class DelayedKernel(AbstractKernel):
         return self.kernel(as_float_array("t", t) - self.delay)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         return jnp.exp(-s * self.delay) * self.kernel.laplace(s, self._left(horizon))
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         return self.kernel.squared_norm(self._left(horizon))
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -133,7 +133,7 @@ class DelayedKernel(AbstractKernel):
     def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return self.kernel.ramp_response(as_float_array("t", t) - self.delay)
 
-    def _left(self, horizon: Real[ArrayLike, "..."]) -> Real[ArrayLike, "..."]:
+    def _left(self, horizon: Real[ArrayLike, "..."] | None) -> Real[ArrayLike, "..."] | None:
         """What the delay leaves of the horizon."""
         finite = as_horizon(horizon)
         return jnp.inf if finite is None else jnp.maximum(finite - self.delay, 0)
@@ -182,14 +182,14 @@ class WindowedKernel(AbstractKernel):
         return jnp.where((t > self.start) & (t < self.stop), self.kernel(t), 0)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
         stop = self._end(as_horizon(horizon))
         return transform(self.kernel, self.kernel.breakpoints(), s, self.start, stop)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         stop = self._end(as_horizon(horizon))
         edges = panel_edges(self.kernel.breakpoints(), self.start, stop)
         return integrate(lambda t: self.kernel(t) ** 2, edges)

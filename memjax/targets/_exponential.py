@@ -69,7 +69,7 @@ class ExponentialSum(AbstractKernel):
         return jnp.where(t < 0, 0, jnp.sum(self.amplitudes * decays, axis=-1))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
@@ -78,7 +78,7 @@ class ExponentialSum(AbstractKernel):
             axis=-1,
         )
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         pairs = self.amplitudes[:, None] * self.amplitudes
         decays = self.rates[:, None] + self.rates
         return jnp.sum(pairs * _decay_integral(decays, as_horizon(horizon), 2), axis=(-2, -1))

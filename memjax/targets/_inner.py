@@ -32,7 +32,7 @@ _FINITE = (ExponentialSum, DampedOscillation, StateSpaceKernel)  # of finite dim
 def inner_product(
     first: Kernel,
     second: Kernel,
-    horizon: Real[ArrayLike, "..."] = jnp.inf,
+    horizon: Real[ArrayLike, "..."] | None = jnp.inf,
 ) -> Float[Array, "..."]:
     r"""The inner product of two kernels, $\int_0^h \rho_1(t) \cdot \rho_2(t) \,\mathrm{d}t$.
 
@@ -85,7 +85,7 @@ def inner_product(
 
 
 def squared_distance(
-    first: Kernel, second: Kernel, horizon: Real[ArrayLike, "..."] = jnp.inf
+    first: Kernel, second: Kernel, horizon: Real[ArrayLike, "..."] | None = jnp.inf
 ) -> Float[Array, "..."]:
     r"""The squared distance of two kernels, $\int_0^h |\rho_1(t) - \rho_2(t)|^2 \,\mathrm{d}t$.
 
@@ -167,7 +167,7 @@ def joint(terms: list[tuple[Array, Kernel]]) -> Kernel:
     return StateSpaceKernel(w, u[:, 0], c[0])
 
 
-def _check_pair(first: Kernel, second: Kernel, horizon: ArrayLike) -> None:
+def _check_pair(first: Kernel, second: Kernel, horizon: ArrayLike | None) -> None:
     for name, kernel in (("first", first), ("second", second)):
         check_instance(
             name, kernel, Kernel, "a kernel", "pass an instance of memjax.AbstractKernel"
@@ -202,7 +202,7 @@ def entries(kernel: Kernel) -> list[Kernel]:
     return [StateSpaceKernel(kernel.recurrent, u, c) for c in rows for u in columns]
 
 
-def _scalar_product(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array:
+def _scalar_product(first: Kernel, second: Kernel, horizon: ArrayLike | None) -> Array:
     if first is second and isinstance(first, AbstractKernel):
         return first.squared_norm(horizon)
     for a, b in ((first, second), (second, first)):
@@ -234,7 +234,7 @@ def _scalar_product(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array:
     return _quadrature(first, second, horizon)
 
 
-def _scalar_distance(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array:
+def _scalar_distance(first: Kernel, second: Kernel, horizon: ArrayLike | None) -> Array:
     (systems, rest), (other_systems, other_rest) = separate(first), separate(second)
     error = joint(systems + [(-factor, term) for factor, term in other_systems])
     rest = rest + [(-factor, term) for factor, term in other_rest]
@@ -269,7 +269,7 @@ def join(systems: list[tuple[Array | float, System]]) -> System:
     return recurrent, inputs, readout
 
 
-def _state_space_product(first: System, second: System, horizon: ArrayLike) -> Array:
+def _state_space_product(first: System, second: System, horizon: ArrayLike | None) -> Array:
     (w1, u1, c1), (w2, u2, c2) = first, second
 
     def product(horizon: Array | None) -> Array:
@@ -279,7 +279,7 @@ def _state_space_product(first: System, second: System, horizon: ArrayLike) -> A
     return product(None) if finite is None else jnp.vectorize(product)(finite)
 
 
-def _quadrature(first: Kernel, second: Kernel, horizon: ArrayLike) -> Array:
+def _quadrature(first: Kernel, second: Kernel, horizon: ArrayLike | None) -> Array:
     def integral(horizon: Array | None) -> Array:
         t, weights = panels(edges((first, second), horizon))
         return resolved(values(first, t) * values(second, t), weights)
@@ -352,14 +352,16 @@ def _breakpoints(kernel: Kernel, end: Array) -> Array:
 
 
 def _exponential_product(
-    first: ExponentialSum, second: AbstractKernel, horizon: ArrayLike
+    first: ExponentialSum, second: AbstractKernel, horizon: ArrayLike | None
 ) -> Array:
     finite = as_horizon(horizon)
     transform = second.laplace(first.rates, jnp.inf if finite is None else finite[..., None])
     return jnp.sum(first.amplitudes * transform, axis=-1)
 
 
-def _sampled_product(first: SampledKernel, second: SampledKernel, horizon: ArrayLike) -> Array:
+def _sampled_product(
+    first: SampledKernel, second: SampledKernel, horizon: ArrayLike | None
+) -> Array:
     # On the merged grid the product is quadratic between neighbours, and two Gauss points, which
     # never touch a jump at the ends of either kernel, integrate it exactly.
     grid = jnp.sort(jnp.concatenate([first.times, second.times]))
@@ -373,7 +375,9 @@ def _sampled_product(first: SampledKernel, second: SampledKernel, horizon: Array
     return jnp.sum(steps * total, axis=-1) / 2
 
 
-def _product_by_parts(first: SampledKernel, second: AbstractKernel, horizon: ArrayLike) -> Array:
+def _product_by_parts(
+    first: SampledKernel, second: AbstractKernel, horizon: ArrayLike | None
+) -> Array:
     slopes = jnp.diff(first.values) / jnp.diff(first.times)
     times = first.times
     finite = as_horizon(horizon)

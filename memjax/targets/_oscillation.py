@@ -97,7 +97,7 @@ class DampedOscillation(AbstractKernel):
         return jnp.where(t < 0, 0, jnp.sum(jnp.exp(-self.rates * since) * waves, axis=-1))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
@@ -105,7 +105,7 @@ class DampedOscillation(AbstractKernel):
         integrals = _decay_integral(s[..., None] + rates, as_horizon(horizon), 1)
         return jnp.sum(jnp.real(amplitudes * integrals), axis=-1)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         return oscillation_product(self, self, horizon)
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -126,7 +126,7 @@ class DampedOscillation(AbstractKernel):
 
 
 def oscillation_product(
-    first: DampedOscillation, second: DampedOscillation, horizon: Real[ArrayLike, "..."]
+    first: DampedOscillation, second: DampedOscillation, horizon: Real[ArrayLike, "..."] | None
 ) -> Float[Array, "..."]:
     """The inner product of two sums of damped oscillations, mode by mode."""
     finite = as_horizon(horizon)

@@ -60,7 +60,7 @@ class PowerLaw(AbstractKernel):
         return jnp.where(t < 0, 0, decay)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
@@ -77,7 +77,7 @@ class PowerLaw(AbstractKernel):
             integral = jnp.where(s > 0, integral, 1 / self.omega)
         return self.scale * integral
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         power = 1 + 2 * self.omega
         finite = as_horizon(horizon)
         if finite is None:

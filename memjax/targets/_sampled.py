@@ -113,7 +113,7 @@ class SampledKernel(AbstractKernel):
         return jnp.interp(as_float_array("t", t), self.times, self.values, left=0, right=0)
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         check_nonnegative("s", s)
@@ -123,7 +123,7 @@ class SampledKernel(AbstractKernel):
         lines = first * (falling - rising) + last * rising
         return jnp.sum(jnp.exp(-s * starts) * steps * lines, axis=-1)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         _, steps, first, last = self._intervals(as_horizon(horizon))
         return jnp.sum(steps * (first**2 + first * last + last**2), axis=-1) / 3
 

@@ -57,7 +57,7 @@ class Sine(AbstractKernel):
         return jnp.where(t < 0, 0, jnp.sin(self.frequency * t))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         s = as_float_array("s", s)
         finite = as_horizon(horizon)
@@ -67,7 +67,7 @@ class Sine(AbstractKernel):
         moment = complex_exponential_moment(0, (s - 1j * self.frequency) * finite)
         return finite * jnp.imag(moment)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         """**Raises:** `ValueError` for the infinite horizon, over which there is no norm."""
         finite = as_horizon(horizon)
         if finite is None:

@@ -67,11 +67,11 @@ class KernelSum(AbstractKernel):
         return functools.reduce(operator.add, [term(t) for term in self.terms])
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         return functools.reduce(operator.add, [term.laplace(s, horizon) for term in self.terms])
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm, the sum of [`memjax.inner_product`][] over all pairs of terms.
 
         **Raises:** as [`memjax.inner_product`][].

@@ -105,7 +105,7 @@ class VectorKernel(AbstractTarget):
         return self._stacked([entry(t) for entry in self.entries()])
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         r"""The Laplace transform of every component.
 
@@ -120,7 +120,7 @@ class VectorKernel(AbstractTarget):
         """
         return self._stacked([entry.laplace(s, horizon) for entry in self.entries()])
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h |\rho(t)|^2 \,\mathrm{d}t$, summed over all components.
 
         **Arguments:**
