@@ -19,7 +19,7 @@ from ..targets import AbstractKernel, check_kernel, split_exponential
 
 def on_plateau(
     target: AbstractKernel,
-    silent_rates: Real[ArrayLike, " silent"],
+    silent_rates: Real[ArrayLike, "..."],
     *,
     copies: int = 1,
     reparametrisation: AbstractReparametrisation | None = None,

@@ -392,7 +392,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         y0: PyTree[Array],
         args: PyTree,
         solver_state: _Past,
-        made_jump: Bool[Array, ""],
+        made_jump: bool | Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], _Past, diffrax.RESULTS]:
         if self.root_finder.rtol is _FROM_CONTROLLER.rtol:
             raise ValueError(

@@ -170,7 +170,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         y0: PyTree[Array],
         args: PyTree,
         solver_state: None,
-        made_jump: Bool[Array, ""],
+        made_jump: bool | Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], None, diffrax.RESULTS]:
         problem, coordinates, start = problem_of(terms, t0, t1, y0, args, self.jacobian)
         (increment, bubble), outcome = attempt(_attempt, (self, problem, start))
@@ -225,7 +225,7 @@ def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Ve
     """
 
     @jax.vmap
-    def between(time: Scalar, value_row: Vector, slope_row: Vector) -> Vector:
+    def between(time: Scalar, value_row: Array, slope_row: Array) -> Vector:
         state = start.y + product(value_row, stages)
         increment = problem.increment(start.time + time * start.length, state)
         return solve(_GAMMA * (increment - product(slope_row, stages)))
