@@ -10,7 +10,7 @@ from typing import Any, TYPE_CHECKING
 class _Lazy:
     """Stands for a module until one of its attributes is asked for."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ._checks import (
     as_finite_array,
@@ -24,6 +24,7 @@ from ._checks import (
     is_traced,
     valid_or_nan,
 )
+from ._typing import ArrayLike, ScalarLike
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -64,8 +65,8 @@ class AbstractReparametrisation(eqx.Module):
 
     @abc.abstractmethod
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         r"""$\varphi(v + \Delta) - \varphi(v)$, to full relative accuracy for tiny $\Delta$.
 
         Forming the two rates and subtracting them would leave only the digits of the
@@ -114,7 +115,7 @@ class AbstractReparametrisation(eqx.Module):
     def multipliers(
         self,
         free: Float[Array, "*shape"],
-        step: float | Float[Array, "..."] = 1.0,
+        step: Real[ArrayLike, "..."] = 1.0,
         *,
         rule: Literal["exact", "euler"] = "exact",
     ) -> Float[Array, "*shape"]:
@@ -206,15 +207,15 @@ class Direct(AbstractReparametrisation):
     across zero.
     """
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return as_float_array("free", free)
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return as_finite_array("rates", rates)
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         return change
 
     def _largest_growth(
@@ -238,18 +239,18 @@ class Exp(AbstractReparametrisation):
 
     gain: Float[Array, ""]
 
-    def __init__(self, gain: float | Float[Array, ""] = 1.0):
+    def __init__(self, gain: Real[ScalarLike, ""] = 1.0) -> None:
         self.gain = as_positive("gain", gain)
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.exp(self.gain * as_float_array("free", free))
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.log(as_positive_array("rates", rates)) / self.gain
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         return jnp.exp(self.gain * free) * jnp.expm1(self.gain * change)
 
     def _largest_growth(
@@ -265,16 +266,16 @@ class Softplus(AbstractReparametrisation):
     large.
     """
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return jax.nn.softplus(as_float_array("free", free))
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         rates = as_positive_array("rates", rates)
         return rates + jnp.log(-jnp.expm1(-rates))
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         # The difference is log(1 + sigma(v) (e^d - 1)) = log(sigma(-v) + sigma(v) e^d). The
         # first form cancels where it comes near log(0), and overflows for large d; besides, XLA's
         # log1p loses two digits below -0.29.
@@ -301,15 +302,15 @@ class Inverse(AbstractReparametrisation):
     infinite: [`memjax.Best`][] bounds it. Free weights are taken positive.
     """
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return 1 / as_float_array("free", free) ** 2
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return 1 / jnp.sqrt(as_positive_array("rates", rates))
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         # In this order no factor overflows unless a rate does.
         moved = free + change
         return -(change / free / moved) * ((2 * free + change) / free / moved)
@@ -345,21 +346,21 @@ class Best(AbstractReparametrisation):
     a: Float[Array, ""]
     b: Float[Array, ""]
 
-    def __init__(self, a: float | Float[Array, ""] = 1.0, b: float | Float[Array, ""] = 0.1):
+    def __init__(self, a: Real[ScalarLike, ""] = 1.0, b: Real[ScalarLike, ""] = 0.1) -> None:
         self.a = as_positive("a", a)
         self.b = as_positive("b", b)
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return 1 / (self.a * as_float_array("free", free) ** 2 + self.b)
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         rates = _as_rates_below(rates, 1 / self.b, "1/b = ", "choose a smaller `b`", closed=True)
         # The largest rate is a rounding above 1/b or below it.
         return jnp.sqrt(jnp.maximum(1 / rates - self.b, 0) / self.a)
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         # In this order no factor overflows unless the square of a free weight does.
         moved = free + change
         return -(self.a * change * self(free)) * ((2 * free + change) * self(moved))
@@ -382,16 +383,16 @@ class Tanh(AbstractReparametrisation):
     $1 - w = \tanh v$ in $(-1, 1)$. Rates lie in $(0, 2)$; small ones are $2 e^{-2v}$.
     """
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return 2 * jax.nn.sigmoid(-2 * as_float_array("free", free))
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         rates = _as_rates_below(rates, 2.0, "", "measure time in other units", closed=False)
         return (jnp.log(2 - rates) - jnp.log(rates)) / 2
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         return -jnp.sinh(change) * _sech(free) * _sech(free + change)
 
     def _largest_growth(
@@ -425,14 +426,14 @@ class Elementwise(AbstractReparametrisation):
         self,
         function: Callable[[Array], Array],
         inverse: Callable[[Array], Array] | None = None,
-    ):
+    ) -> None:
         self.function = as_callable("function", function)
         self.inverse_function = None if inverse is None else as_callable("inverse", inverse)
 
-    def __call__(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, free: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         return as_float_array("function", self.function(as_float_array("free", free)))
 
-    def inverse(self, rates: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def inverse(self, rates: Real[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         if self.inverse_function is None:
             raise ValueError(
                 "`inverse` must be given to make free weights from rates, got None; pass "
@@ -451,8 +452,8 @@ class Elementwise(AbstractReparametrisation):
         return free
 
     def displacement(
-        self, free: Float[Array, "*shape"], change: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+        self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
+    ) -> Float[Array, "*#shape"]:
         free, change = jnp.broadcast_arrays(free, change)
         slope = lambda v: jax.jvp(self.function, (v,), (jnp.ones_like(v),))[1]
         rates = self.function(free)

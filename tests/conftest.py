@@ -15,7 +15,12 @@ if _recent and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Every call inside memjax is compared with its annotations.
+if os.environ.get("MEMJAX_CHECK_SHAPES") == "1":
+    jaxtyping.install_import_hook("memjax", "shapes.checked")
 
 jax.config.update("jax_enable_x64", True)
 

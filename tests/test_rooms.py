@@ -15,6 +15,7 @@ ROOMS = (
     "_checks",
     "_paths",
     "_text",
+    "_typing",
     "numerics",
     "reparam",
     "targets",

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from .._checks import (
     as_finite_array,
@@ -19,6 +18,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._typing import ArrayLike
 from ..targets import AbstractKernel, SampledKernel
 from ._search import Options, Search
 from ._sum import NORMS, SAMPLES

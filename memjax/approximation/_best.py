@@ -1,9 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import check_flag, check_instance, check_integer
+from .._typing import ArrayLike, ScalarLike
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel
 from ._arguments import make_search
@@ -18,9 +18,9 @@ def best_exponential_sum(
     m: int,
     *,
     norm: Norm = "L2",
-    min_rate: Real[ArrayLike, ""] = 0.0,
+    min_rate: Real[ScalarLike, ""] = 0.0,
     complex: bool = False,
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     start: DiagonalLinearRNN | ComplexDiagonalRNN | None = None,
     samples: Samples = "points",
     weights: Real[ArrayLike, " samples"] | None = None,
@@ -132,7 +132,7 @@ def approximation_lower_bounds(
     kernel: AbstractKernel,
     *,
     norm: Norm = "L2",
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     samples: Samples = "points",
     weights: Real[ArrayLike, " samples"] | None = None,
     offset: bool = False,

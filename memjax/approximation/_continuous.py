@@ -20,7 +20,9 @@ class Continuous:
     - `time`, `size`, `start`: the units, and the time that counts as 0 in those of the user.
     """
 
-    def __init__(self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool):
+    def __init__(
+        self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool
+    ) -> None:
         self.curve = Curve(kernel, horizon, norm, oscillating)
         self.time, self.size, self.start = self.curve.time, self.curve.size, 0.0
         self.norm, self.oscillating = norm, oscillating

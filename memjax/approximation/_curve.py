@@ -70,7 +70,9 @@ class Curve:
     - `cuts`: the panels on which they lie.
     """
 
-    def __init__(self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool):
+    def __init__(
+        self, kernel: AbstractKernel, horizon: float, norm: str, oscillating: bool
+    ) -> None:
         self.kernel, self.size = kernel, 1.0
         own = np.unique(np.asarray(edges((kernel,), as_horizon(horizon)), float))
         self.time = shortest(kernel, own)

@@ -1,9 +1,9 @@
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_increasing, check_instance, check_nonnegative, shown
 from .._lazy import xr
+from .._typing import ArrayLike
 from ..targets import AbstractKernel, SampledKernel
 from ._arguments import check_scalar_kernel
 from ._curve import sample

@@ -3,10 +3,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_list, as_positive, check_flag, check_integer
+from .._typing import ArrayLike, ScalarLike
 from ..targets import AbstractKernel
 from ._arguments import make_search
 from ._problem import Rates
@@ -43,12 +43,12 @@ class NeuronsNeeded(eqx.Module):
 
 def neurons_needed(
     kernel: AbstractKernel,
-    error: Real[ArrayLike, ""],
+    error: Real[ScalarLike, ""],
     *,
     norm: Norm = "L2",
-    min_rate: Real[ArrayLike, ""] = 0.0,
+    min_rate: Real[ScalarLike, ""] = 0.0,
     complex: bool = False,
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     relative: bool = False,
     max_neurons: int = 64,
     samples: Samples = "points",

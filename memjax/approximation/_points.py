@@ -36,7 +36,7 @@ class Points:
         weights: np.ndarray | None,
         norm: str,
         oscillating: bool,
-    ):
+    ) -> None:
         times, values = np.asarray(kernel.times), np.asarray(kernel.values)
         weights = np.ones(times.size) if weights is None else weights
         kept = (times <= horizon) & (weights > 0)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
 from .._lazy import scipy
+from .._typing import ArrayLike
 from ..numerics import fit_line
 from ..targets import AbstractKernel, split_exponential, state_space
 from ._arguments import check_kernel, make_search

@@ -5,11 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import as_plain, as_share
 from .._text import format_table
+from .._typing import ArrayLike, ScalarLike
 from ..models import ComplexDiagonalRNN
 from ..targets import AbstractKernel, SampledKernel
 from ._best import best_exponential_sum
@@ -102,15 +102,15 @@ class Approximation(eqx.Module):
 
 def approximate(
     kernel: AbstractKernel,
-    error: Real[ArrayLike, ""] | None = None,
+    error: Real[ScalarLike, ""] | None = None,
     *,
     neurons: int | None = None,
     relative: bool = False,
     max_neurons: int = 32,
     norm: Norm = "L2",
-    min_rate: Real[ArrayLike, ""] = 0.0,
+    min_rate: Real[ScalarLike, ""] = 0.0,
     complex: bool = False,
-    horizon: Real[ArrayLike, ""] | None = None,
+    horizon: Real[ScalarLike, ""] | None = None,
     samples: Samples = "points",
     weights: Real[ArrayLike, " samples"] | None = None,
     absolute_weights: bool = False,

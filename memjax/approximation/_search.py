@@ -90,7 +90,7 @@ class Found(NamedTuple):
 class Search:
     """All that searches for sums of different order have in common for one kernel."""
 
-    def __init__(self, kernel: AbstractKernel, options: Options):
+    def __init__(self, kernel: AbstractKernel, options: Options) -> None:
         self.kernel, self.options = kernel, options
         norm, complex, horizon = options.norm, options.complex, options.horizon
         self.source: Points | Continuous

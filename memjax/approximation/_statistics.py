@@ -3,11 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_plain, as_share
 from .._lazy import scipy
+from .._typing import ScalarLike
 from ._distance import EPS, Terms
 from ._grid import triangular
 
@@ -51,7 +51,7 @@ class FitStatistics(eqx.Module):
         return self._by_name(jnp.sqrt(jnp.diagonal(self.covariance)))
 
     def intervals(
-        self, confidence: Real[ArrayLike, ""] = 0.95
+        self, confidence: Real[ScalarLike, ""] = 0.95
     ) -> dict[str, tuple[Float[Array, "..."], Float[Array, "..."]]]:
         """Confidence intervals by the names of the parameters: the lower ends and the upper ones.
 
@@ -94,8 +94,8 @@ def statistics(
     count = sums.rates.size - offset
     free_rates = sums.rates[:count] > margin * (1 + 1e-6)
     groups = {"amplitudes": (sums.cosine[:count], np.ones(count, bool))}
+    moving = sums.frequencies[:count] != 0
     if complex:
-        moving = sums.frequencies[:count] != 0
         groups = {"cosine": groups["amplitudes"], "sine": (sums.sine[:count], moving)}
     groups["rates"] = (sums.rates[:count], free_rates)
     if complex:

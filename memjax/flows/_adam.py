@@ -1,7 +1,8 @@
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Real, Scalar
 
 from .._checks import as_positive, as_positive_array
+from .._typing import ScalarLike
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -44,9 +45,9 @@ class Adam(AbstractFlow):
     def __init__(
         self,
         loss: AbstractLoss,
-        epsilon: float | Float[Array, ""] = 1e-8,
+        epsilon: Real[ScalarLike, ""] = 1e-8,
         averaging_times: tuple[float, float] | Float[Array, "2"] = (0.01, 1.0),
-    ):
+    ) -> None:
         check_loss(loss)
         self.loss = loss
         self.epsilon = as_positive("epsilon", epsilon)

@@ -81,7 +81,7 @@ class AbstractFlow(diffrax.AbstractTerm):
         auxiliary = self.auxiliary(coordinates(self.loss.gradient(model))[0])
         return model if auxiliary is None else (model, auxiliary)
 
-    def vf(self, t: Scalar, y: PyTree[Array], args: PyTree) -> PyTree[Array]:
+    def vf(self, t: Scalar | float, y: PyTree[Array], args: PyTree) -> PyTree[Array]:
         model, auxiliary = (y, None) if isinstance(y, AbstractModel) else y
         kinds = {
             jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(eqx.filter(y, eqx.is_inexact_array))
@@ -97,7 +97,7 @@ class AbstractFlow(diffrax.AbstractTerm):
         moving = eqx.combine(back(velocity), still)
         return moving if isinstance(y, AbstractModel) else (moving, change)
 
-    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
+    def contr(self, t0: Scalar | float, t1: Scalar | float, **kwargs) -> Scalar | float:
         return t1 - t0
 
     def prod(self, vf: PyTree[Array], control: Scalar) -> PyTree[Array]:
@@ -196,12 +196,14 @@ class DisplacedFlow(diffrax.AbstractTerm):
         """How far the weights would move on, see [`memjax.AbstractFlow.coasting`][]."""
         return jnp.broadcast_to(self.flow.coasting(self._auxiliary(y)), (self.size,))
 
-    def vf(self, t: Scalar, y: Float[Array, " state"], args: PyTree) -> Float[Array, " state"]:
+    def vf(
+        self, t: Scalar | float, y: Float[Array, " state"], args: PyTree
+    ) -> Float[Array, " state"]:
         velocity, change = self.flow.rates(self.gradient(y), self._auxiliary(y))
         # Diffrax has states in the precision of time, also of weights in single precision.
         return jnp.concatenate([velocity, _flat(change)]).astype(y.dtype)
 
-    def contr(self, t0: Scalar, t1: Scalar, **kwargs) -> Scalar:
+    def contr(self, t0: Scalar | float, t1: Scalar | float, **kwargs) -> Scalar | float:
         return t1 - t0
 
     def prod(self, vf: Float[Array, " state"], control: Scalar) -> Float[Array, " state"]:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from .._checks import as_key, as_nonnegative, as_positive, check_instance, shown
+from .._typing import ScalarLike
 from ..losses import (
     AbstractLoss,
     check_model,
@@ -90,8 +91,8 @@ class OptaxTraining(AbstractTraining):
     time_step: Float[Array, ""]
 
     def __init__(
-        self, loss: AbstractLoss, optimiser: Any, time_step: float | Float[Array, ""] = 1.0
-    ):
+        self, loss: AbstractLoss, optimiser: Any, time_step: Real[ScalarLike, ""] = 1.0
+    ) -> None:
         check_loss(loss)
         parts = [getattr(optimiser, name, None) for name in ("init", "update")]
         if isinstance(optimiser, type) or not all(map(callable, parts)):
@@ -159,11 +160,11 @@ class StochasticGradientFlow(AbstractTraining):
     def __init__(
         self,
         loss: AbstractLoss,
-        temperature: float | Float[Array, ""],
-        time_step: float | Float[Array, ""],
+        temperature: Real[ScalarLike, ""],
+        time_step: Real[ScalarLike, ""],
         key: Key[Array, ""],
         solver: diffrax.AbstractSolver | None = None,
-    ):
+    ) -> None:
         check_loss(loss)
         self.loss = loss
         self.temperature = as_nonnegative("temperature", temperature)

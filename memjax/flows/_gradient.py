@@ -34,7 +34,7 @@ class GradientFlow(AbstractFlow):
 
     loss: AbstractLoss
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loss(self.loss)
 
     @property
@@ -83,7 +83,7 @@ class PreconditionedFlow(AbstractFlow):
     loss: AbstractLoss
     operator: lx.AbstractLinearOperator
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_loss(self.loss)
         hint = "pass for example lineax.DiagonalLinearOperator(scales)"
         check_instance(

@@ -1,7 +1,8 @@
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Real, Scalar
 
 from .._checks import as_nonnegative, as_positive
+from .._typing import ScalarLike
 from ..losses import AbstractLoss
 from ._base import AbstractFlow, check_loss
 
@@ -30,7 +31,7 @@ class HeavyBall(AbstractFlow):
     loss: AbstractLoss
     friction: Float[Array, ""]
 
-    def __init__(self, loss: AbstractLoss, friction: float | Float[Array, ""] = 1.0):
+    def __init__(self, loss: AbstractLoss, friction: Real[ScalarLike, ""] = 1.0) -> None:
         check_loss(loss)
         self.loss = loss
         self.friction = as_nonnegative("friction", friction)
@@ -75,7 +76,7 @@ class Nesterov(AbstractFlow):
     loss: AbstractLoss
     damping: Float[Array, ""]
 
-    def __init__(self, loss: AbstractLoss, damping: float | Float[Array, ""] = 3.0):
+    def __init__(self, loss: AbstractLoss, damping: Real[ScalarLike, ""] = 3.0) -> None:
         check_loss(loss)
         self.loss = loss
         self.damping = as_positive("damping", damping)

@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from .._checks import as_positive
+from .._typing import ScalarLike
 from ..models import AbstractModel
 from ..numerics import DECAYS, gauss_rule, gramian, panels, POINTS, resolved
 from ..targets import (
@@ -83,10 +84,10 @@ class ColouredNoiseLoss(AbstractLoss):
     def __init__(
         self,
         target: AbstractKernel,
-        correlation_rate: float | Float[Array, ""],
-        sigma: float | Float[Array, ""] = 1.0,
-        horizon: float | Float[Array, ""] | None = jnp.inf,
-    ):
+        correlation_rate: Real[ScalarLike, ""],
+        sigma: Real[ScalarLike, ""] = 1.0,
+        horizon: Real[ScalarLike, ""] | None = jnp.inf,
+    ) -> None:
         check_target(target)
         self.correlation_rate = as_positive("correlation_rate", correlation_rate)
         self.sigma = as_positive("sigma", sigma)

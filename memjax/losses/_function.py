@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Array, Float
 
@@ -28,9 +29,9 @@ class FunctionLoss(AbstractLoss):
     returns anything but a real scalar.
     """
 
-    function: Callable[[AbstractModel], Float[Array, ""]]
+    function: Callable[[Any], Float[Array, ""]]
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_callable("function", self.function, "pass a function from models to scalars")
 
     def __call__(self, model: AbstractModel) -> Float[Array, ""]:

@@ -37,10 +37,10 @@ class Linearisation(eqx.Module):
     - `noise`: an estimate of the rounding error of the gradient, shape `(n, lanes)`.
     """
 
-    loss: Float[Array, " lanes"]
-    gradient: Float[Array, "n lanes"]
-    hessian: Float[Array, "lanes n n"]
-    noise: Float[Array, "n lanes"]
+    loss: Float[Array, "*lanes"]
+    gradient: Float[Array, "n *lanes"]
+    hessian: Float[Array, "*lanes n n"]
+    noise: Float[Array, "n *lanes"]
 
 
 class _Moved(NamedTuple):
@@ -82,14 +82,14 @@ class SpectralLanes(eqx.Module):
     methods apply.
     """
 
-    amplitudes: Float[Array, " width"]
-    free_rates: Float[Array, " width"]
-    rates: Float[Array, " width"]
-    merged: Float[Array, " modes"]
-    merged_low: Float[Array, " modes"]
-    target_amplitudes: Float[Array, " terms"]
-    target_rates: Float[Array, " terms"]
-    remainder_norm: Float[Array, ""]
+    amplitudes: Float[Array, "width *lanes"]
+    free_rates: Float[Array, "width *lanes"]
+    rates: Float[Array, "width *lanes"]
+    merged: Float[Array, "modes *lanes"]
+    merged_low: Float[Array, "modes *lanes"]
+    target_amplitudes: Float[Array, "terms *lanes"]
+    target_rates: Float[Array, "terms *lanes"]
+    remainder_norm: Float[Array, "*lanes"]
     reparametrisation: AbstractReparametrisation
     remainder: AbstractKernel | None
 

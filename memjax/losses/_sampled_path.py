@@ -6,7 +6,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -22,6 +21,7 @@ from .._checks import (
     unknown_name,
 )
 from .._paths import as_steps, as_times
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel, HasScan
 from ..targets import AbstractKernel, AbstractTarget
 from ._base import AbstractLoss, check_model
@@ -52,7 +52,7 @@ class TemporalWeight(eqx.Module):
 
     power: Float[Array, ""]
 
-    def __init__(self, power: float | Float[Array, ""]):
+    def __init__(self, power: Real[ScalarLike, ""]) -> None:
         hint = "the weight of the first time would be infinite"
         self.power = as_nonnegative("power", power, hint)
 
@@ -124,7 +124,7 @@ class SampledPathLoss(AbstractLoss):
         weight: TemporalWeight | Real[ArrayLike, " times"] | None = None,
         method: Method | None = None,
         options: dict[str, Any] | None = None,
-    ):
+    ) -> None:
         _check_target(target)
         self.ts = as_times(ts)
         # In the precision in which they are kept: models are to tell their steps.
@@ -221,8 +221,8 @@ class SampledPathLoss(AbstractLoss):
         ts: Real[ArrayLike, " times"],
         key: PRNGKeyArray,
         batch: int,
-        correlation_rate: float | Float[Array, ""],
-        sigma: float | Float[Array, ""] = 1.0,
+        correlation_rate: Real[ScalarLike, ""],
+        sigma: Real[ScalarLike, ""] = 1.0,
         inputs: int | None = None,
         **kwargs: Any,
     ) -> "SampledPathLoss":

@@ -6,9 +6,10 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from .._checks import as_positive, check_callable, check_integer, is_traced, said
+from .._typing import ScalarLike
 from ..models import AbstractModel
 from ..numerics import last_coefficients, panels, UNRESOLVED
 from ..targets import AbstractKernel, StateSpaceKernel
@@ -84,11 +85,11 @@ class StationaryNoiseLoss(AbstractLoss):
         self,
         target: AbstractKernel,
         autocovariance: Callable[[Float[Array, "..."]], Float[Array, "..."]],
-        horizon: float | Float[Array, ""],
+        horizon: Real[ScalarLike, ""],
         *,
         panels: int = 32,
         nodes: int = 16,
-    ):
+    ) -> None:
         check_target(target)
         self.horizon = as_positive("horizon", horizon, "pass a time when the kernels have decayed")
         check_integer("panels", panels)

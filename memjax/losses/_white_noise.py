@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel, HasKernelDisplacement, trainable
 from ..numerics import exponential_moment
 from ..targets import (
@@ -67,7 +67,9 @@ class WhiteNoiseLoss(AbstractLoss):
     target: AbstractKernel
     horizon: Float[Array, ""] | None
 
-    def __init__(self, target: AbstractKernel, horizon: float | Float[Array, ""] | None = jnp.inf):
+    def __init__(
+        self, target: AbstractKernel, horizon: Real[ScalarLike, ""] | None = jnp.inf
+    ) -> None:
         check_target(target)
         self.target = target
         self.horizon = as_loss_horizon(target, horizon)
@@ -181,7 +183,7 @@ def check_target(target: AbstractKernel) -> None:
 
 
 def as_loss_horizon(
-    target: AbstractKernel, horizon: float | Float[Array, ""] | None
+    target: AbstractKernel, horizon: Real[ScalarLike, ""] | None
 ) -> Float[Array, ""] | None:
     """A positive horizon as an array, or `None` for the half line."""
     if not is_traced(horizon) and as_horizon(horizon) is None:

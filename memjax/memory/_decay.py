@@ -3,7 +3,6 @@ import math
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from .._checks import (
@@ -16,6 +15,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._typing import ArrayLike
 from ..numerics import fit_line, Line
 from ._memory_function import MemoryFunction
 

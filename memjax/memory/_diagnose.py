@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -16,6 +15,7 @@ from .._checks import (
     check_integer,
 )
 from .._deprecation import warn_deprecated
+from .._typing import ArrayLike
 from ..models import AbstractModel
 from ..targets import HasKernel
 from ._functional import named_functional

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_inexact_array, check_choice, check_flag, check_integer, is_traced, shown
 from .._paths import as_samples, as_times, even_step
+from .._typing import ArrayLike
 from ..models import (
     AbstractModel,
     check_same_state,

@@ -3,11 +3,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_finite_array, as_plain, as_positive, as_share, check_integer
 from .._lazy import scipy
+from .._typing import ArrayLike
 
 # Up to this many coefficients the normal equations are solved at once, in about a second.
 _MOST = 2000
@@ -76,7 +76,8 @@ def estimate_lag(
     batch, times = inputs.shape[:2]
     if outputs.shape[:2] != inputs.shape[:2]:
         raise ValueError(
-            f"`ys` must have one output per input, got shapes {np.shape(ys)} and {np.shape(xs)}; "
+            f"`ys` must have one output per input, got shapes {np.asarray(ys).shape} and "
+            f"{np.asarray(xs).shape}; "
             "they are (times,), (batch, times) or (batch, times, d)."
         )
     number = inputs.shape[2]

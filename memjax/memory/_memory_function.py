@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import (
@@ -24,6 +23,7 @@ from .._checks import (
 from .._deprecation import moved_arguments
 from .._lazy import xr
 from .._paths import as_steps, as_times, even_step, integrating
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
 from ..targets import AbstractKernel, HasKernel, Teacher
 from ._functional import as_functional, Functional, Method, SampledFunctional
@@ -73,7 +73,7 @@ class MemoryFunction(eqx.Module):
         """
         return self.horizon(0.5)
 
-    def horizon(self, level: Real[ArrayLike, ""]) -> Float[Array, ""]:
+    def horizon(self, level: Real[ScalarLike, ""]) -> Float[Array, ""]:
         """The time after which the memory stays below a share of its largest value.
 
         Between two times the memory is taken to be exponential.

@@ -5,11 +5,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
 from .._deprecation import warn_deprecated
+from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
 from ..numerics import gauss_rule, POINTS
 from ..targets import AbstractKernel, describe_sizes, edges, HasKernel, total
@@ -20,7 +20,7 @@ Terms: TypeAlias = tuple[tuple[float, AbstractKernel], ...]  # of scalar kernels
 
 
 def functional_norm(
-    kernel: AbstractKernel, norm: Norm = "L1", horizon: Real[ArrayLike, ""] = jnp.inf
+    kernel: AbstractKernel, norm: Norm = "L1", horizon: Real[ScalarLike, ""] = jnp.inf
 ) -> Float[Array, ""]:
     r"""The norm of a linear functional under inputs bounded by 1.
 
@@ -75,7 +75,7 @@ def functional_distance(
     target: AbstractKernel,
     model: AbstractModel | AbstractKernel,
     norm: Norm = "L1",
-    horizon: Real[ArrayLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] = jnp.inf,
 ) -> Float[Array, ""]:
     r"""The distance of a linear model from a linear target under inputs bounded by 1.
 

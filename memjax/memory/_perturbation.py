@@ -1,7 +1,6 @@
 from typing import Any, get_args
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 
 from .._checks import (
@@ -15,6 +14,7 @@ from .._checks import (
     check_scalar,
     shown,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..losses import AbstractLoss, check_trained
 from ..models import DiagonalLinearRNN
 from ..targets import AbstractKernel, check_kernel
@@ -33,7 +33,7 @@ def perturbation_error(
     restarts: int = 8,
     steps: int = 30,
     draws: int = 30,
-    horizon: Real[ArrayLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] = jnp.inf,
     key: PRNGKeyArray,
 ) -> PerturbationErrors:
     r"""The largest error of a model in balls around its weights.

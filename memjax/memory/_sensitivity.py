@@ -5,7 +5,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from diffrax import ForwardMode
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
 from .._checks import (
@@ -22,6 +21,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import as_times
+from .._typing import ArrayLike, ScalarLike
 from ..losses import check_trained, coordinates
 from ..models import as_reparametrisation, trainable
 from ..reparam import AbstractReparametrisation
@@ -32,8 +32,8 @@ def hidden_variance(
     rates: Real[ArrayLike, "*shape"],
     frequencies: Real[ArrayLike, "*shape"] = 0.0,
     *,
-    step: float | Float[Array, ""] | None = None,
-    correlation_rate: float | Float[Array, ""] | None = None,
+    step: Real[ScalarLike, ""] | None = None,
+    correlation_rate: Real[ScalarLike, ""] | None = None,
     normalised: bool = False,
 ) -> Float[Array, "*shape"]:
     r"""The stationary mean square $E|h|^2$ of a linear hidden state.
@@ -86,8 +86,8 @@ def rate_sensitivity(
     rates: Real[ArrayLike, "*shape"],
     frequencies: Real[ArrayLike, "*shape"] = 0.0,
     *,
-    step: float | Float[Array, ""] | None = None,
-    correlation_rate: float | Float[Array, ""] | None = None,
+    step: Real[ScalarLike, ""] | None = None,
+    correlation_rate: Real[ScalarLike, ""] | None = None,
     normalised: bool = False,
     reparametrisation: AbstractReparametrisation | None = None,
 ) -> Float[Array, "*shape"]:
@@ -149,8 +149,8 @@ def angle_sensitivity(
     rates: Real[ArrayLike, "*shape"],
     frequencies: Real[ArrayLike, "*shape"] = 0.0,
     *,
-    step: float | Float[Array, ""] | None = None,
-    correlation_rate: float | Float[Array, ""] | None = None,
+    step: Real[ScalarLike, ""] | None = None,
+    correlation_rate: Real[ScalarLike, ""] | None = None,
     normalised: bool = False,
     scaled: bool = False,
 ) -> Float[Array, "*shape"]:
@@ -197,7 +197,7 @@ def angle_sensitivity(
 
 def multiplier_sensitivity(
     multipliers: ArrayLike,
-    correlation: float | Float[Array, ""] = 0.0,
+    correlation: Real[ScalarLike, ""] = 0.0,
     *,
     normalised: bool = False,
 ) -> Float[Array, "*shape"]:
@@ -263,7 +263,7 @@ class _Mode:
 
     def __init__(
         self, rates: Any, frequencies: Any, step: Any, correlation_rate: Any, checked: bool = False
-    ):
+    ) -> None:
         w, nu = rates, frequencies
         if not checked:
             hint = "a mode of rate w decays as exp(-w t), so pass w > 0"

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Real
 
 from .._checks import as_integers, as_key, as_plain, as_positive, check_integer, said
+from .._typing import ArrayLike, ScalarLike
 from ..losses import check_trained, coordinates, real_parts, weights
 from ..models import trainable, weight_name
 from ._runner import Runner
@@ -89,7 +89,7 @@ def gradient_signal(
     step: float = 1.0,
     inputs: int | None = None,
     samples: int = 16,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Real[ScalarLike, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> GradientSignal:
     r"""What a dependency at a lag adds to the gradient, for any sequence model.

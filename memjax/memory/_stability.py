@@ -3,7 +3,6 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import (
@@ -16,6 +15,7 @@ from .._checks import (
     shown,
 )
 from .._lazy import scipy
+from .._typing import ArrayLike
 from ..numerics import fit_line
 from ..reparam import AbstractReparametrisation, as_radii
 from ._perturbation import as_curve_radii

@@ -58,7 +58,7 @@ class WorstCase(eqx.Module):
         directions: int = 32,
         starts: int = 4,
         refinements: int = 14,
-    ):
+    ) -> None:
         check_positive("amplitudes", amplitudes)
         self.amplitudes = as_pair("amplitudes", amplitudes, "pass the least and the largest")
         self.num_amplitudes = check_integer("num_amplitudes", num_amplitudes, 2)

@@ -6,7 +6,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Real, Shaped
 
 from .._checks import (
     as_inexact_array,
@@ -19,6 +19,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import as_samples, as_steps, as_times, check_resolved, integrating, resolved
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 
 Interpolation = Literal["linear", "cubic", "previous"]
@@ -60,8 +61,8 @@ class AbstractModel(eqx.Module):
 
     def __call__(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times ..."] | Callable[[Float[Array, ""]], Array],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times ..."] | Callable[[Float[Array, ""]], Array],
         *,
         interpolation: Interpolation = "linear",
         solver: diffrax.AbstractSolver | None = None,
@@ -164,7 +165,7 @@ class AbstractModel(eqx.Module):
         check_same_state("vector_field", hidden, jax.eval_shape(self.vector_field, t, hidden, x))
 
     def residual(
-        self, ts: Float[Array, " times"], xs: Float[Array, "times ..."]
+        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
     ) -> Float[Array, "times ..."]:
         r"""The outputs of the residual discretisation (Euler's method), starting from rest.
 
@@ -215,6 +216,10 @@ class Fixed(eqx.Module):
 
     Its arrays are leaves: they can still be swept and differentiated. In a model of your own,
     keep constants as `Fixed(constant)` and read them from `value`.
+
+    **Arguments:**
+
+    - `value`: an array, or any PyTree of arrays.
     """
 
     value: PyTree
@@ -252,8 +257,16 @@ def _interpolate(
 def trainable(model: PyTree) -> PyTree[bool]:
     """Which leaves of a model the flows train: its inexact arrays.
 
-    Those in reparametrisations and in a [`memjax.Fixed`][] are left out. A filter specification
-    for `equinox.partition` and `equinox.filter`.
+    Those in reparametrisations and in a [`memjax.Fixed`][] are left out.
+
+    **Arguments:**
+
+    - `model`: a model, or any PyTree.
+
+    **Returns:**
+
+    The same with a flag for every leaf: a filter specification for `equinox.partition` and
+    `equinox.filter`.
     """
 
     def spec(node: Any) -> Any:

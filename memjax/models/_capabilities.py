@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Real
 
 from .._deprecation import warn_deprecated
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ._base import AbstractModel
-from ._parts import ComplexInputMap, ComplexReadout, InputMap, Rates, Readout
+from ._parts import Rates
 from ._scan import scan_diagonal
 
 # Protocols, not base classes: a model of one's own has a capability by having the method.
@@ -106,8 +107,9 @@ class AbstractModal(AbstractModel):
 class AbstractMapped(AbstractModel):
     """A model with matrices for one or several inputs and outputs."""
 
-    drive: eqx.AbstractVar[InputMap | ComplexInputMap]
-    output: eqx.AbstractVar[Readout | ComplexReadout]
+    # An input map and a readout, real or complex: a model says which.
+    drive: eqx.AbstractVar[Any]
+    output: eqx.AbstractVar[Any]
 
     @property
     def input(self) -> Float[Array, "..."]:
@@ -142,8 +144,8 @@ class AbstractScannable(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times ..."],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times ..."],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times ..."]:

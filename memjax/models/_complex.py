@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, check_same_shape
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ..targets import DampedOscillation, kernel_of_modes
 from ._capabilities import (
@@ -54,12 +55,12 @@ class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
 
     def __init__(
         self,
-        cosine: Float[Array, " width"],
-        sine: Float[Array, " width"],
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        cosine: Real[ArrayLike, " width"],
+        sine: Real[ArrayLike, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.cosine = as_modes("cosine", cosine)
         self.sine = as_modes("sine", sine)
         self.decays = Rates(rates, reparametrisation)
@@ -71,8 +72,8 @@ class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         *,
         reparametrisation: AbstractReparametrisation | None = None,
         key: PRNGKeyArray,

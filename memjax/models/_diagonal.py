@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, check_same_shape
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ..targets import ExponentialSum, kernel_of_modes
 from ._capabilities import AbstractModal, AbstractScannable, DiagonalRecurrence
@@ -41,10 +42,10 @@ class DiagonalLinearRNN(AbstractModal, AbstractScannable):
 
     def __init__(
         self,
-        amplitudes: Float[Array, " width"],
-        rates: Float[Array, " width"],
+        amplitudes: Real[ArrayLike, " width"],
+        rates: Real[ArrayLike, " width"],
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.amplitudes = as_modes("amplitudes", amplitudes)
         self.decays = Rates(rates, reparametrisation)
         check_same_shape("amplitudes", self.amplitudes, "rates", self.free_rates)
@@ -52,7 +53,7 @@ class DiagonalLinearRNN(AbstractModal, AbstractScannable):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         *,
         reparametrisation: AbstractReparametrisation | None = None,
         key: PRNGKeyArray,

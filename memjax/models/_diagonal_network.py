@@ -2,8 +2,9 @@ from collections.abc import Callable
 from typing import Self
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation
 from ._capabilities import AbstractMapped, AbstractModal
 from ._parts import (
@@ -29,13 +30,13 @@ class AbstractDiagonalNetwork(AbstractModal, AbstractMapped):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
-        input: Float[Array, "width *inputs"],
-        bias: Float[Array, " width"] | None,
-        readout: Float[Array, "*outputs width"],
+        rates: Real[ArrayLike, " width"],
+        input: Real[ArrayLike, "width *inputs"],
+        bias: Real[ArrayLike, " width"] | None,
+        readout: Real[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "tanh",
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.decays = Rates(rates, reparametrisation)
         self.drive = InputMap(input, self.width)
         self.bias = as_bias(bias, self.width, as_rates(rates).dtype)
@@ -45,7 +46,7 @@ class AbstractDiagonalNetwork(AbstractModal, AbstractMapped):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         inputs: int | None = None,
         outputs: int | None = None,
         *,

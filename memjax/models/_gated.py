@@ -3,9 +3,10 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, as_positive, check_choice, check_instance, check_integer
+from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractModel, Fixed
 from ._parts import check_input, check_sizes, random_readout, Readout
 
@@ -45,9 +46,9 @@ class GatedRNN(AbstractModel):
     def __init__(
         self,
         cell: eqx.nn.GRUCell | eqx.nn.LSTMCell,
-        readout: Float[Array, "*outputs width"],
-        rate: float | Float[Array, ""] = 1.0,
-    ):
+        readout: Real[ArrayLike, "*outputs width"],
+        rate: Real[ScalarLike, ""] = 1.0,
+    ) -> None:
         kinds = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
         hint = "write other cells as a memjax.AbstractModel of your own"
         check_instance("cell", cell, kinds, "an equinox.nn.GRUCell or LSTMCell", hint)
@@ -63,7 +64,7 @@ class GatedRNN(AbstractModel):
         inputs: int = 1,
         outputs: int | None = None,
         *,
-        rate: float | Float[Array, ""] = 1.0,
+        rate: Real[ScalarLike, ""] = 1.0,
         key: PRNGKeyArray,
     ) -> "GatedRNN":
         r"""A random model: Equinox's own cell, and Gaussian readout weights.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
     as_key,
@@ -14,10 +14,11 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._typing import ScalarLike
 
 
 def uniform_rates(
-    width: int, low: float | Float[Array, ""], high: float | Float[Array, ""], *, key: PRNGKeyArray
+    width: int, low: Real[ScalarLike, ""], high: Real[ScalarLike, ""], *, key: PRNGKeyArray
 ) -> Float[Array, " width"]:
     """Independent decay rates, uniform between two.
 
@@ -41,11 +42,23 @@ def uniform_rates(
 
 
 def log_uniform_rates(
-    width: int, low: float | Float[Array, ""], high: float | Float[Array, ""], *, key: PRNGKeyArray
+    width: int, low: Real[ScalarLike, ""], high: Real[ScalarLike, ""], *, key: PRNGKeyArray
 ) -> Float[Array, " width"]:
     """Independent decay rates with uniform logarithms, so that every time scale is as likely.
 
-    Arguments, returns and errors as in [`memjax.uniform_rates`][].
+    **Arguments:**
+
+    - `width`: how many.
+    - `low`, `high`: the smallest and the largest, in units of one over the model's clock.
+    - `key`: the PRNG key.
+
+    **Returns:**
+
+    The rates, shape `(width,)`.
+
+    **Raises:**
+
+    `ValueError` unless `0 < low < high`.
     """
     check_integer("width", width)
     low, high = as_range("low", low, "high", high)
@@ -57,11 +70,11 @@ def log_uniform_rates(
 
 def ring(
     width: int,
-    inner: float | Float[Array, ""],
-    outer: float | Float[Array, ""],
+    inner: Real[ScalarLike, ""],
+    outer: Real[ScalarLike, ""],
     *,
-    max_phase: float | Float[Array, ""] = 2 * np.pi,
-    step: float | Float[Array, ""] = 1.0,
+    max_phase: Real[ScalarLike, ""] = 2 * np.pi,
+    step: Real[ScalarLike, ""] = 1.0,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
     r"""Eigenvalues whose discrete-time multipliers are uniform on a ring, as in the LRU.
@@ -107,7 +120,7 @@ def ring(
     return -jnp.log1p(-inside) / (2 * step), phases / step
 
 
-def s4d_real(width: int, *, scale: float | Float[Array, ""] = 1.0) -> Float[Array, " width"]:
+def s4d_real(width: int, *, scale: Real[ScalarLike, ""] = 1.0) -> Float[Array, " width"]:
     r"""The rates $1, 2, \dots, m$ of S4D-Real, the diagonal of the HiPPO matrix, over a scale.
 
     **Arguments:**
@@ -129,7 +142,7 @@ def s4d_real(width: int, *, scale: float | Float[Array, ""] = 1.0) -> Float[Arra
 
 
 def s4d_lin(
-    width: int, *, scale: float | Float[Array, ""] = 1.0
+    width: int, *, scale: Real[ScalarLike, ""] = 1.0
 ) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
     r"""The eigenvalues $-\tfrac12 + i \pi n$, $n = 0, \dots, m - 1$, of S4D-Lin, over a scale.
 
@@ -156,8 +169,8 @@ def s4d_lin(
 def stable_gaussian(
     width: int,
     *,
-    gain: float | Float[Array, ""] = 1.0,
-    margin: float | Float[Array, ""] = 0.1,
+    gain: Real[ScalarLike, ""] = 1.0,
+    margin: Real[ScalarLike, ""] = 0.1,
     key: PRNGKeyArray,
 ) -> Float[Array, "width width"]:
     r"""A dense Gaussian matrix, shifted so that $|e^{Wt}| \le e^{-\mu t}$.

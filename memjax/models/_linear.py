@@ -2,9 +2,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key
+from .._typing import ArrayLike, ScalarLike
 from ..targets import check_stable, StateSpace, StateSpaceKernel
 from ._capabilities import AbstractMapped
 from ._init import stable_gaussian
@@ -51,10 +52,10 @@ class LinearRNN(AbstractMapped):
 
     def __init__(
         self,
-        recurrent: Float[Array, "width width"],
-        input: Float[Array, "width *inputs"],
-        readout: Float[Array, "*outputs width"],
-    ):
+        recurrent: Real[ArrayLike, "width width"],
+        input: Real[ArrayLike, "width *inputs"],
+        readout: Real[ArrayLike, "*outputs width"],
+    ) -> None:
         self.recurrent = as_recurrent(recurrent)
         check_stable(self.recurrent)
         self.drive = InputMap(input, self.width)
@@ -67,8 +68,8 @@ class LinearRNN(AbstractMapped):
         inputs: int | None = None,
         outputs: int | None = None,
         *,
-        gain: float | Float[Array, ""] = 1.0,
-        margin: float | Float[Array, ""] = 0.1,
+        gain: Real[ScalarLike, ""] = 1.0,
+        margin: Real[ScalarLike, ""] = 0.1,
         key: PRNGKeyArray,
     ) -> "LinearRNN":
         r"""A random model: a stable Gaussian $W$, Gaussian $U$ and $C$ of unit input and output.
@@ -110,8 +111,8 @@ class LinearRNN(AbstractMapped):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times *inputs"],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times *inputs"],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times *outputs"]:

@@ -3,9 +3,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, as_positive, check_flag, check_integer
+from .._typing import ArrayLike, ScalarLike
 from ._capabilities import AbstractMapped
 from ._init import stable_gaussian
 from ._parts import (
@@ -59,13 +60,13 @@ class NonlinearRNN(AbstractMapped):
 
     def __init__(
         self,
-        recurrent: Float[Array, "width width"],
-        input: Float[Array, "width *inputs"],
-        bias: Float[Array, " width"] | None,
-        readout: Float[Array, "*outputs width"],
+        recurrent: Real[ArrayLike, "width width"],
+        input: Real[ArrayLike, "width *inputs"],
+        bias: Real[ArrayLike, " width"] | None,
+        readout: Real[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "tanh",
         leak: bool = False,
-    ):
+    ) -> None:
         self.recurrent = as_recurrent(recurrent)
         self.drive = InputMap(input, self.width)
         self.bias = as_bias(bias, self.width, self.recurrent.dtype)
@@ -80,8 +81,8 @@ class NonlinearRNN(AbstractMapped):
         inputs: int | None = None,
         outputs: int | None = None,
         *,
-        gain: float | Float[Array, ""] = 1.0,
-        margin: float | Float[Array, ""] = 0.1,
+        gain: Real[ScalarLike, ""] = 1.0,
+        margin: Real[ScalarLike, ""] = 0.1,
         activation: str | Callable[[Array], Array] = "tanh",
         leak: bool = False,
         key: PRNGKeyArray,

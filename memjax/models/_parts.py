@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 
 from .._checks import (
     as_finite_array,
@@ -19,6 +19,7 @@ from .._checks import (
     check_integer,
     is_traced,
 )
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation, as_callable, Direct
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -56,9 +57,9 @@ class Rates(AbstractPart):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         rates = as_rates(rates)
         self.reparametrisation = as_reparametrisation(reparametrisation)
         self.free_rates = _as_free_rates(rates, self.reparametrisation)
@@ -73,7 +74,7 @@ class InputMap(AbstractPart):
 
     input: Float[Array, "width *inputs"]
 
-    def __init__(self, input: Float[Array, "width *inputs"], width: int):
+    def __init__(self, input: Real[ArrayLike, "width *inputs"], width: int) -> None:
         self.input = _as_input(input, width)
 
     def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, " width"]:
@@ -89,7 +90,7 @@ class ComplexInputMap(AbstractPart):
 
     input: Float[Array, "2 width *inputs"]
 
-    def __init__(self, input: Array, width: int):
+    def __init__(self, input: Array, width: int) -> None:
         self.input = jnp.stack([_as_input(part, width) for part in _parts("input", input)])
 
     def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, "2 width"]:
@@ -105,7 +106,7 @@ class Readout(AbstractPart):
 
     readout_weights: Float[Array, "*outputs width"]
 
-    def __init__(self, readout: Float[Array, "*outputs width"], width: int):
+    def __init__(self, readout: Real[ArrayLike, "*outputs width"], width: int) -> None:
         self.readout_weights = as_readout(readout, width)
 
     def __call__(self, hidden: Float[Array, " width"]) -> Float[Array, "*outputs"]:
@@ -117,7 +118,7 @@ class ComplexReadout(AbstractPart):
 
     readout_weights: Float[Array, "2 *outputs width"]
 
-    def __init__(self, readout: Array, width: int):
+    def __init__(self, readout: Array, width: int) -> None:
         parts = [as_readout(part, width) for part in _parts("readout", readout)]
         self.readout_weights = jnp.stack(parts)
 
@@ -269,7 +270,7 @@ def check_input(x: Float[Array, "..."], shape: tuple[int, ...]) -> None:
         )
 
 
-def as_recurrent(value: Float[Array, "width width"]) -> Float[Array, "width width"]:
+def as_recurrent(value: Any) -> Float[Array, "width width"]:
     array = as_finite_array("recurrent", value)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
         raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Inexact
 
 from .._checks import check_choice, shown
 from .._paths import as_samples, as_steps
@@ -18,8 +18,8 @@ _BLOCK = 64
 
 def scan_diagonal(
     eigenvalues: Inexact[Array, " width"],
-    ts: Float[Array, " times"],
-    xs: Float[Array, "times ..."],
+    ts: Any,
+    xs: Any,
     interpolation: str,
     drive: Callable[[Array], Array],
     readout: Callable[[Array], Array],

@@ -4,9 +4,10 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import as_key, as_list, check_flag, check_instance, check_same_shape
+from .._typing import ArrayLike
 from ..reparam import AbstractReparametrisation, Exp
 from ._base import AbstractModel
 from ._capabilities import (
@@ -119,13 +120,13 @@ class LRULayer(AbstractModal, AbstractMapped, AbstractScannable):
 
     def __init__(
         self,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         input: Array,
         readout: Array,
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
-    ):
+    ) -> None:
         self.decays = Rates(rates, Exp() if reparametrisation is None else reparametrisation)
         self.frequencies = as_modes("frequencies", frequencies)
         check_same_shape("rates", self.free_rates, "frequencies", self.frequencies)
@@ -136,8 +137,8 @@ class LRULayer(AbstractModal, AbstractMapped, AbstractScannable):
     @classmethod
     def init(
         cls,
-        rates: Float[Array, " width"],
-        frequencies: Float[Array, " width"],
+        rates: Real[ArrayLike, " width"],
+        frequencies: Real[ArrayLike, " width"],
         inputs: int | None = None,
         outputs: int | None = None,
         *,
@@ -224,7 +225,7 @@ class StateSpaceStack(AbstractModel):
     layers: tuple[AbstractModel, ...]
     skip: bool = eqx.field(static=True)
 
-    def __init__(self, layers: Sequence[AbstractModel], skip: bool = True):
+    def __init__(self, layers: Sequence[AbstractModel], skip: bool = True) -> None:
         self.layers = tuple(as_list("layers", layers, "models"))
         if not self.layers:
             raise ValueError("`layers` must have at least one layer, got none; pass models.")
@@ -259,8 +260,8 @@ class StateSpaceStack(AbstractModel):
 
     def scan(
         self,
-        ts: Float[Array, " times"],
-        xs: Float[Array, "times ..."],
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times ..."],
         *,
         interpolation: Literal["linear", "previous"] = "linear",
     ) -> Float[Array, "times ..."]:

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, PyTree, Real, Scalar
 
 from .._checks import as_positive, check_instance, is_traced, valid_or_nan
+from .._typing import ScalarLike
 from ..flows import DisplacedFlow
-from ..models import AbstractModel
 
 
 class TrainingState(eqx.Module):
@@ -27,7 +27,7 @@ class TrainingState(eqx.Module):
     loss: Float[Array, ""]
     initial_loss: Float[Array, ""]
     distance: Float[Array, ""]
-    model: AbstractModel
+    model: Any  # what an exit reads of it is for the exit to know
 
 
 class AbstractExit(eqx.Module):
@@ -125,8 +125,8 @@ class RelativeLossDrop(AbstractExit):
     reference: Float[Array, ""] | None
 
     def __init__(
-        self, delta: float | Float[Array, ""], reference: float | Float[Array, ""] | None = None
-    ):
+        self, delta: Real[ScalarLike, ""], reference: Real[ScalarLike, ""] | None = None
+    ) -> None:
         delta = as_positive("delta", delta, "pass a share between 0 and 1")
         if not is_traced(delta) and delta >= 1:
             raise ValueError(
@@ -160,7 +160,7 @@ class LossChange(AbstractExit):
 
     delta: Float[Array, ""]
 
-    def __init__(self, delta: float | Float[Array, ""]):
+    def __init__(self, delta: Real[ScalarLike, ""]) -> None:
         self.delta = as_positive("delta", delta)
 
     @property
@@ -184,7 +184,7 @@ class ParameterDistance(AbstractExit):
 
     delta: Float[Array, ""]
 
-    def __init__(self, delta: float | Float[Array, ""]):
+    def __init__(self, delta: Real[ScalarLike, ""]) -> None:
         self.delta = as_positive("delta", delta)
 
     def margin(self, state: TrainingState) -> Float[Array, ""]:
@@ -201,7 +201,7 @@ class FirstOf(AbstractExit):
 
     exits: tuple[AbstractExit, ...]
 
-    def __init__(self, *exits: AbstractExit):
+    def __init__(self, *exits: AbstractExit) -> None:
         for exit in exits:
             check_exit("exits", exit)
         if not exits:

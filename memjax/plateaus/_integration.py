@@ -51,7 +51,7 @@ class _State(eqx.Module):
     y: Float[Array, " n"]
     time: Float[Array, ""]
     dt: Float[Array, ""]
-    solver_state: PyTree[Array]
+    solver_state: PyTree
     controller_state: PyTree[Array]
     dense: PyTree[Array]
     result: Int[Array, ""]

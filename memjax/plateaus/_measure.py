@@ -5,7 +5,7 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Real
 
 from .._checks import (
     as_float_array,
@@ -22,12 +22,14 @@ from .._checks import (
     shown,
     valid_or_nan,
 )
+from .._typing import ScalarLike
 from ..flows import AbstractFlow, AbstractTraining
 from ..models import AbstractModel
 from ._conclusion import REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
 from ._outcomes import (
+    Model,
     Plateau,
     raise_failure,
     UNDECIDED,
@@ -56,19 +58,19 @@ def check_integrator(solver: Any, stepsize_controller: Any) -> None:
 
 def measure_plateau(
     flow: AbstractFlow | AbstractTraining,
-    model: AbstractModel,
+    model: Model,
     exit: AbstractExit,
     *,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
-    rtol: float | Scalar = 1e-6,
-    max_time: float | Scalar = 1e300,
+    rtol: Real[ScalarLike, ""] = 1e-6,
+    max_time: Real[ScalarLike, ""] = 1e300,
     max_steps: int | None = None,
     saveat: diffrax.SaveAt | None = None,
     throw: bool = True,
     adjoint: diffrax.AbstractAdjoint | None = None,
-    resolution: float | Scalar = 1e-3,
-) -> Plateau:
+    resolution: Real[ScalarLike, ""] = 1e-3,
+) -> Plateau[Model]:
     r"""Follow the training of a model until an exit condition, and time it.
 
     The flow is integrated in the displacement $y = \theta - \theta(0)$, with errors

@@ -1,11 +1,15 @@
 """How a measurement ends, and what it gives: the same for flows, lanes and discrete training."""
 
+from typing import Generic, TypeVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..models import AbstractModel
+
+Model = TypeVar("Model", bound=AbstractModel)
 
 
 class RESULTS(eqx.Enumeration):
@@ -77,7 +81,7 @@ class LossCurve(eqx.Module):
     distance: Float[Array, " times"]
 
 
-class Plateau(eqx.Module):
+class Plateau(eqx.Module, Generic[Model]):
     r"""A measured plateau.
 
     **Attributes:**
@@ -103,7 +107,7 @@ class Plateau(eqx.Module):
     time_reached: Float[Array, ""]
     loss: Float[Array, ""]
     distance: Float[Array, ""]
-    model: AbstractModel
+    model: Model
     initial_loss: Float[Array, ""]
     curve: LossCurve | None
     curvature: Float[Array, ""]

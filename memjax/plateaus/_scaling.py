@@ -3,7 +3,7 @@ from collections.abc import Hashable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from .._checks import (
     as_list,
@@ -18,6 +18,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._lazy import scipy, xr
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import fit_line
 from ..targets import AbstractKernel, check_kernel, KernelSum, split_exponential
 
@@ -26,11 +27,11 @@ _SWEEP = "memjax.sweep over 'omega'"
 
 
 def plateau_lower_bound(
-    omega: float | Float[Array, "..."],
+    omega: Real[ArrayLike, "..."],
     *,
-    delta: float | Float[Array, "..."],
-    decay_rate: float | Float[Array, "..."],
-    width: int | Float[Array, "..."],
+    delta: Real[ArrayLike, "..."],
+    decay_rate: Real[ArrayLike, "..."],
+    width: Real[ArrayLike, "..."],
 ) -> Float[Array, "..."]:
     r"""The published lower bound on plateau times, up to its unnamed constant.
 
@@ -68,7 +69,7 @@ def plateau_lower_bound(
 
 
 def plateau_asymptotics(
-    target: AbstractKernel, silent_rate: float | Float[Array, ""]
+    target: AbstractKernel, silent_rate: Real[ScalarLike, ""]
 ) -> Float[Array, ""]:
     r"""The plateau time of one silent mode on an on-plateau start, to leading order.
 

@@ -1,6 +1,6 @@
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray, Real
 
 from .._checks import (
     as_key,
@@ -11,6 +11,7 @@ from .._checks import (
     check_integer,
     shown,
 )
+from .._typing import ArrayLike, ScalarLike
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel, check_kernel, split_exponential
@@ -18,7 +19,7 @@ from ..targets import AbstractKernel, check_kernel, split_exponential
 
 def on_plateau(
     target: AbstractKernel,
-    silent_rates: Float[Array, " silent"],
+    silent_rates: Real[ArrayLike, "..."],
     *,
     copies: int = 1,
     reparametrisation: AbstractReparametrisation | None = None,
@@ -71,7 +72,7 @@ def on_plateau(
 
 
 def near_plateau(
-    model: DiagonalLinearRNN, *, scale: float | Float[Array, ""] = 1e-3, key: PRNGKeyArray
+    model: DiagonalLinearRNN, *, scale: Real[ScalarLike, ""] = 1e-3, key: PRNGKeyArray
 ) -> DiagonalLinearRNN:
     """A model moved a little off the plateau, every mode by independent normal numbers.
 
@@ -104,9 +105,9 @@ def near_plateau(
 def random_start(
     width: int,
     *,
-    amplitude: float | Float[Array, ""] = 0.5,
-    slowest: float | Float[Array, ""] = 0.3,
-    fastest: float | Float[Array, ""] = 3.0,
+    amplitude: Real[ScalarLike, ""] = 0.5,
+    slowest: Real[ScalarLike, ""] = 0.3,
+    fastest: Real[ScalarLike, ""] = 3.0,
     reparametrisation: AbstractReparametrisation | None = None,
     key: PRNGKeyArray,
 ) -> DiagonalLinearRNN:

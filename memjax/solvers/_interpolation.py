@@ -20,20 +20,23 @@ class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
     - `bubble`: the coefficients $b_k$, stacked along the first axis of every leaf.
     """
 
-    t0: Scalar
-    t1: Scalar
+    # Diffrax names the two fields class variables, and any real numbers.
+    t0: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
+    t1: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
     y0: PyTree[Array]
     increment: PyTree[Array]
     bubble: PyTree[Array]
 
-    def evaluate(self, t0: Scalar, t1: Scalar | None = None, left: bool = True) -> PyTree[Array]:
+    def evaluate(
+        self, t0: Scalar | float, t1: Scalar | float | None = None, left: bool = True
+    ) -> PyTree[Array]:
         """The state at `t0`, or what it gains from `t0` to `t1`."""
         del left
         if t1 is None:
             return jax.tree.map(jnp.add, self.y0, self._gain(t0))
         return jax.tree.map(jnp.subtract, self._gain(t1), self._gain(t0))
 
-    def _gain(self, t: Scalar) -> PyTree[Array]:
+    def _gain(self, t: Scalar | float) -> PyTree[Array]:
         # Diffrax evaluates steps of length zero, when a batched solve waits for its last entry.
         empty = self.t0 == self.t1
         length = jnp.where(empty, 1, self.t1 - self.t0)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, PyTree, Real, Scalar
 
 from .._checks import (
@@ -23,6 +22,7 @@ from .._checks import (
     check_positive,
     check_scalar,
 )
+from .._typing import ScalarLike
 from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
@@ -172,9 +172,9 @@ class RadauNewton(optx.AbstractRootFinder):
         rtol: Any,
         atol: Any,
         norm: Callable[[PyTree], Scalar] = optx.rms_norm,
-        kappa: Real[ArrayLike, ""] = 1e-2,
+        kappa: Real[ScalarLike, ""] = 1e-2,
         full: bool = False,
-    ):
+    ) -> None:
         # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
         if rtol is not np.inf:
             as_nonnegative("rtol", rtol, "pass a tolerance such as 1e-8")
@@ -346,15 +346,16 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         Hairer, Wanner, *Solving Ordinary Differential Equations II*, Sections IV.5 and IV.8.
     """
 
-    root_finder: optx.AbstractRootFinder = _FROM_CONTROLLER
-    root_find_max_steps: int = 10
+    # Diffrax declares these two as class variables, though its own solvers make fields of them.
+    root_finder: optx.AbstractRootFinder = _FROM_CONTROLLER  # pyright: ignore[reportIncompatibleVariableOverride]
+    root_find_max_steps: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
     linear_solver: lx.AbstractLinearSolver = lx.LU()
     jacobian: Callable[..., Any] | None = None
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., BubbleInterpolation]] = BubbleInterpolation
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_fields(self.jacobian, self.linear_solver)
         check_instance(
             "root_finder",
@@ -374,8 +375,8 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     def init(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
     ) -> _Past:
@@ -386,12 +387,12 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
         solver_state: _Past,
-        made_jump: Bool[Array, ""],
+        made_jump: bool | Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], _Past, diffrax.RESULTS]:
         if self.root_finder.rtol is _FROM_CONTROLLER.rtol:
             raise ValueError(
@@ -404,7 +405,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         return finish(coordinates, start, stages[2], product(_BUBBLE, stages), outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 

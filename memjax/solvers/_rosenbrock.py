@@ -143,7 +143,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., BubbleInterpolation]] = BubbleInterpolation
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_fields(self.jacobian, self.linear_solver)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
@@ -155,8 +155,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     def init(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
     ) -> None:
@@ -165,19 +165,19 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Scalar | float,
+        t1: Scalar | float,
         y0: PyTree[Array],
         args: PyTree,
         solver_state: None,
-        made_jump: Bool[Array, ""],
+        made_jump: bool | Bool[Array, ""],
     ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree], None, diffrax.RESULTS]:
         problem, coordinates, start = problem_of(terms, t0, t1, y0, args, self.jacobian)
         (increment, bubble), outcome = attempt(_attempt, (self, problem, start))
         return finish(coordinates, start, increment, bubble, outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 
@@ -225,7 +225,7 @@ def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Ve
     """
 
     @jax.vmap
-    def between(time: Scalar, value_row: Vector, slope_row: Vector) -> Vector:
+    def between(time: Scalar, value_row: Array, slope_row: Array) -> Vector:
         state = start.y + product(value_row, stages)
         increment = problem.increment(start.time + time * start.length, state)
         return solve(_GAMMA * (increment - product(slope_row, stages)))

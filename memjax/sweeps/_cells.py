@@ -22,7 +22,7 @@ from ._variables import CURVE, MEMORY, TIMES, UNFINISHED, VARIABLES
 class Cells:
     """The cells of a grid as they are filled, in any order."""
 
-    def __init__(self, grid: Grid):
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._shape = (*grid.shape(grid.static), len(grid.columns[ROW]))
         self._arrays = {"result": np.full(self._shape, UNFINISHED, np.int8)}

@@ -127,7 +127,7 @@ class Program:
         method: LaneMethod,
         lanes: int,
         compensable: bool,
-    ):
+    ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
         self.compensable = compensable
         self.count = len(next(iter(columns.values())))

@@ -102,7 +102,7 @@ class PlateauSweep:
     curve_points: int = 181
     """Number of log-spaced training times of the loss curves; 0 records none."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = checked(type(self), field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)

@@ -76,8 +76,10 @@ def load_dataset(path: str | Path) -> "xr.Dataset":
     `xarray.open_zarr(path).load()` anew if you trust it.
     """
     path = as_path("path", path)
+    store = path
     try:
-        store = path / "plateaus.zarr" if (path / "plateaus.zarr").is_dir() else path
+        if (path / "plateaus.zarr").is_dir():
+            store = path / "plateaus.zarr"
         return _decoded(_read(store))
     except FileNotFoundError as error:
         old = left_behind(path)

@@ -3,8 +3,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import diffrax
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+import numpy as np
+from jaxtyping import Real
 from threadpoolctl import threadpool_limits
 
 from .._checks import (
@@ -16,6 +18,7 @@ from .._checks import (
     check_integer,
 )
 from .._lazy import tqdm, xr
+from .._typing import ArrayLike, ScalarLike
 from ..flows import AbstractTraining, GradientFlow
 from ..plateaus import (
     as_curve_times,
@@ -33,16 +36,16 @@ from ._variables import UNFINISHED
 
 def sweep(
     build: Callable[..., tuple],
-    axes: Mapping[str, Sequence[Any]],
+    axes: Mapping[str, Sequence[Any] | jax.Array | np.ndarray],
     *,
     static: Sequence[str] = (),
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
-    rtol: float | Scalar | None = None,
-    max_time: float | Scalar = 1e300,
+    rtol: Real[ScalarLike, ""] | None = None,
+    max_time: Real[ScalarLike, ""] = 1e300,
     max_steps: int | None = None,
-    curve_times: Float[Array, " times"] | None = None,
-    resolution: float | Scalar = 1e-3,
+    curve_times: Real[ArrayLike, " times"] | None = None,
+    resolution: Real[ScalarLike, ""] = 1e-3,
     precision: Literal["auto", "float64", "double-double"] = "auto",
     lanes: int | None = None,
     progress: bool = True,

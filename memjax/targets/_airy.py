@@ -4,11 +4,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_nonnegative, as_positive, is_traced
 from .._lazy import scipy
+from .._typing import ScalarLike
 from ._base import AbstractKernel, Memory, WindowedKernel
 
 
@@ -18,6 +18,17 @@ class Airy(AbstractKernel):
     Beyond the delay it decays faster than any exponential. Its integrals are taken by
     Gauss-Legendre quadrature, to rounding of the integral of $|\rho|$ in float64. The kernel of
     Wang and Li, $\mathrm{Ai}(t - 6)$, is the default.
+
+    **Arguments:**
+
+    - `scale`: the inverse time $s_0 > 0$.
+    - `delay`: the time $t_0 \ge 0$ at which the oscillation turns into decay.
+
+    Both are scalars; batch kernels with `jax.vmap`. Integrals of a traced kernel resolve the
+    oscillation up to $s_0 t_0 = 80$, those of a concrete one up to any value.
+
+    **Raises:** `ValueError` for a scale that is not positive, a negative delay, for NaN or
+    infinity, and for arrays.
 
     ??? cite "Reference"
 
@@ -31,18 +42,9 @@ class Airy(AbstractKernel):
     scale: Float[Array, ""]
     delay: Float[Array, ""]
 
-    def __init__(self, scale: Real[ArrayLike, ""] = 1.0, delay: Real[ArrayLike, ""] = 6.0):
-        r"""**Arguments:**
-
-        - `scale`: The inverse time $s_0 > 0$.
-        - `delay`: The time $t_0 \ge 0$ at which the oscillation turns into decay.
-
-        Both are scalars; batch kernels with `jax.vmap`. Integrals of a traced kernel resolve the
-        oscillation up to $s_0 t_0 = 80$, those of a concrete one up to any value.
-
-        **Raises:** `ValueError` for a scale that is not positive, a negative delay, for NaN or
-        infinity, and for arrays.
-        """
+    def __init__(
+        self, scale: Real[ScalarLike, ""] = 1.0, delay: Real[ScalarLike, ""] = 6.0
+    ) -> None:
         self.scale = as_positive("scale", scale)
         self.delay = as_nonnegative("delay", delay)
 

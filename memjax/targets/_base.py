@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import (
@@ -25,6 +24,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import as_samples, as_steps, convolve, even_step
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import integrate, panel_edges, response_integral, transform
 from ._product import pair_product, quadrature, register_inner_product
 from ._system import side_by_side, state_space, StateSpace
@@ -296,7 +296,7 @@ class AbstractKernel(AbstractTarget):
         return jnp.where(past, 0, self._value(_elapsed(t)))
 
     def laplace(
-        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] = jnp.inf
+        self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
     ) -> Float[Array, "..."]:
         r"""The Laplace transform $R(s) = \int_0^h e^{-st} \rho(t) \,\mathrm{d}t$.
 
@@ -338,7 +338,7 @@ class AbstractKernel(AbstractTarget):
             values.append(function(s))
         return tuple(values)
 
-    def squared_norm(self, horizon: Real[ArrayLike, "..."] = jnp.inf) -> Float[Array, "..."]:
+    def squared_norm(self, horizon: Real[ArrayLike, "..."] | None = jnp.inf) -> Float[Array, "..."]:
         r"""The squared norm $\int_0^h \rho(t)^2 \,\mathrm{d}t$.
 
         **Arguments:**
@@ -467,20 +467,21 @@ def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Arra
 
 
 class ScaledKernel(AbstractKernel):
-    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`."""
+    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`.
+
+    **Arguments:**
+
+    - `kernel`: the kernel to scale.
+    - `factor`: the number $c$, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
+    and arrays.
+    """
 
     kernel: AbstractKernel
     factor: Float[Array, ""]
 
-    def __init__(self, kernel: AbstractKernel, factor: Real[ArrayLike, ""]):
-        """**Arguments:**
-
-        - `kernel`: The kernel to scale.
-        - `factor`: The number $c$, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
-        and arrays.
-        """
+    def __init__(self, kernel: AbstractKernel, factor: Real[ScalarLike, ""]) -> None:
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.factor = as_number("factor", factor)
@@ -516,6 +517,12 @@ class KernelSum(AbstractKernel):
     Usually made by `first + second`. Sums among the terms are flattened. The squared norm is the
     sum of [`memjax.inner_product`][] over all pairs of terms, with its errors.
 
+    **Arguments:**
+
+    - `terms`: the kernels to add, at least one.
+
+    **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -524,13 +531,7 @@ class KernelSum(AbstractKernel):
 
     terms: tuple[AbstractKernel, ...]
 
-    def __init__(self, terms: tuple[AbstractKernel, ...]):
-        """**Arguments:**
-
-        - `terms`: The kernels to add, at least one.
-
-        **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
-        """
+    def __init__(self, terms: tuple[AbstractKernel, ...]) -> None:
         flat: list[AbstractKernel] = []
         for term in as_list("terms", terms, "kernels"):
             check_kernel("terms", term)
@@ -634,20 +635,20 @@ class DelayedKernel(AbstractKernel):
     r"""A kernel moved back in time, $\rho(t) = \rho_0(t - \delta)$, and 0 for $t < \delta$.
 
     Its transform is $R(s) = e^{-s\delta} R_0(s)$.
+
+    **Arguments:**
+
+    - `kernel`: the kernel $\rho_0$ to delay.
+    - `delay`: the time $\delta \ge 0$, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
+    NaN, infinite, or an array.
     """
 
     kernel: AbstractKernel
     delay: Float[Array, ""]
 
-    def __init__(self, kernel: AbstractKernel, delay: Real[ArrayLike, ""]):
-        r"""**Arguments:**
-
-        - `kernel`: The kernel $\rho_0$ to delay.
-        - `delay`: The time $\delta \ge 0$, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
-        NaN, infinite, or an array.
-        """
+    def __init__(self, kernel: AbstractKernel, delay: Real[ScalarLike, ""]) -> None:
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
@@ -686,6 +687,15 @@ class WindowedKernel(AbstractKernel):
 
     Its integrals are taken by Gauss-Legendre quadrature between the kernel's `breakpoints`, to
     rounding in float64; where the kernel is of one sign that is relative to the result.
+
+    **Arguments:**
+
+    - `kernel`: the kernel $\rho_0$.
+    - `start`: the time $t_0 \ge 0$, a scalar.
+    - `stop`: the time $t_1 > t_0$, finite, a scalar.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
+    negative, for NaN or infinity, and for arrays.
     """
 
     memory: ClassVar[Memory] = "finite"
@@ -695,17 +705,8 @@ class WindowedKernel(AbstractKernel):
     stop: Float[Array, ""]
 
     def __init__(
-        self, kernel: AbstractKernel, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
-    ):
-        r"""**Arguments:**
-
-        - `kernel`: The kernel $\rho_0$.
-        - `start`: The time $t_0 \ge 0$, a scalar.
-        - `stop`: The time $t_1 > t_0$, finite, a scalar.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
-        negative, for NaN or infinity, and for arrays.
-        """
+        self, kernel: AbstractKernel, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
+    ) -> None:
         check_kernel("kernel", kernel)
         self.kernel = kernel
         self.start, self.stop = as_window(start, stop)
@@ -743,7 +744,7 @@ class WindowedKernel(AbstractKernel):
 
 
 def as_window(
-    start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]
+    start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The checked ends of an interval of the past."""
     start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")

@@ -1,9 +1,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from .._typing import ScalarLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, as_window, Memory
 
@@ -13,6 +13,16 @@ class Box(AbstractKernel):
 
     Its transform is $R(s) = e^{-s t_0} (1 - e^{-s(t_1 - t_0)}) / s$. The "shift" target of Wang
     and Li is `Box(9, 11)`.
+
+    **Arguments:**
+
+    - `start`: the time $t_0 \ge 0$.
+    - `stop`: the time $t_1 > t_0$, finite.
+
+    Both are scalars; batch kernels with `jax.vmap`.
+
+    **Raises:** `ValueError` for times in the wrong order or negative, for NaN or infinity,
+    and for arrays.
 
     ??? cite "Reference"
 
@@ -25,17 +35,7 @@ class Box(AbstractKernel):
     start: Float[Array, ""]
     stop: Float[Array, ""]
 
-    def __init__(self, start: Real[ArrayLike, ""], stop: Real[ArrayLike, ""]):
-        r"""**Arguments:**
-
-        - `start`: The time $t_0 \ge 0$.
-        - `stop`: The time $t_1 > t_0$, finite.
-
-        Both are scalars; batch kernels with `jax.vmap`.
-
-        **Raises:** `ValueError` for times in the wrong order or negative, for NaN or infinity,
-        and for arrays.
-        """
+    def __init__(self, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]) -> None:
         self.start, self.stop = as_window(start, stop)
 
     def breakpoints(self) -> Float[Array, " points"]:

@@ -1,7 +1,6 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -13,6 +12,7 @@ from .._checks import (
     is_traced,
     valid_or_nan,
 )
+from .._typing import ArrayLike
 from ..numerics import gaussian_moment, gaussian_moments, gaussian_transform
 from ._base import AbstractKernel, Memory
 from ._product import register_inner_product
@@ -34,6 +34,16 @@ class GaussianBump(AbstractKernel):
     about that too, in either tail of the bump, except over times much shorter than `width`, where
     the error is rounding relative to the width.
 
+    **Arguments:**
+
+    - `omega`: One over the delay, $\omega > 0$; infinity is no delay.
+    - `amplitude`: the height $c_0$.
+    - `width`: the width $\sigma > 0$, in units of time.
+
+    All three are scalars; batch kernels with `jax.vmap`.
+
+    **Raises:** `ValueError` for `omega` or `width` of 0 or less, for NaN, and for arrays.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -51,17 +61,7 @@ class GaussianBump(AbstractKernel):
         omega: Real[ArrayLike, "..."],
         amplitude: Real[ArrayLike, "..."] = 1.0,
         width: Real[ArrayLike, "..."] = 1.0,
-    ):
-        r"""**Arguments:**
-
-        - `omega`: One over the delay, $\omega > 0$; infinity is no delay.
-        - `amplitude`: The height $c_0$.
-        - `width`: The width $\sigma > 0$, in units of time.
-
-        All three are scalars; batch kernels with `jax.vmap`.
-
-        **Raises:** `ValueError` for `omega` or `width` of 0 or less, for NaN, and for arrays.
-        """
+    ) -> None:
         omega = as_float_array("omega", omega)
         check_scalar("omega", omega)
         if not is_traced(omega) and not jnp.isposinf(omega):
@@ -115,9 +115,7 @@ def bump_product(
     return first.amplitude * second.amplitude * overlap * integral
 
 
-def _transform(
-    s: Real[ArrayLike, "..."], center: Array, width: Array, horizon: Array | None
-) -> Array:
+def _transform(s: Array | float, center: Array, width: Array, horizon: Array | None) -> Array:
     if horizon is None:
         return gaussian_moment(0, s, center, width)
     return gaussian_transform(s, center, width, horizon)

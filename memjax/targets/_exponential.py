@@ -4,10 +4,10 @@ from typing import ClassVar, TypeVar
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_finite_array, as_positive_array, check_positive, check_same_shape
+from .._typing import ArrayLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory, multiple, terms
 from ._product import register_inner_product
@@ -22,6 +22,15 @@ class ExponentialSum(AbstractKernel):
 
     Its transform is $R(s) = \sum_j a_j / (s + w_j)$ and its memory decays exponentially: it is
     what a diagonal linear model represents exactly.
+
+    **Arguments:**
+
+    - `amplitudes`: the amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no
+        terms at all is the zero kernel.
+    - `rates`: the rates $w_j > 0$, of the same shape, in units of one over time.
+
+    **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
+    shapes that differ or have more than one dimension.
 
     ??? cite "Reference"
 
@@ -38,16 +47,7 @@ class ExponentialSum(AbstractKernel):
         self,
         amplitudes: Real[ArrayLike, "..."],
         rates: Real[ArrayLike, "..."],
-    ):
-        r"""**Arguments:**
-
-        - `amplitudes`: The amplitudes $a_j$, shape `(terms,)`; a scalar is one term, and no
-            terms at all is the zero kernel.
-        - `rates`: The rates $w_j > 0$, of the same shape, in units of one over time.
-
-        **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
-        shapes that differ or have more than one dimension.
-        """
+    ) -> None:
         self.amplitudes = as_mode_array("amplitudes", as_finite_array("amplitudes", amplitudes))
         self.rates = as_decay_rates(rates)
         check_same_shape("amplitudes", self.amplitudes, "rates", self.rates)

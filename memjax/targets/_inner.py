@@ -2,10 +2,10 @@ import itertools
 from typing import TypeAlias
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_horizon, check_instance
+from .._typing import ArrayLike
 from ._base import AbstractKernel, scalar_product, terms, total
 from ._exponential import ExponentialSum, join_modes
 from ._oscillation import as_oscillation, DampedOscillation
@@ -18,7 +18,7 @@ Terms: TypeAlias = list[tuple[float | Array, AbstractKernel]]
 def inner_product(
     first: AbstractKernel,
     second: AbstractKernel,
-    horizon: Real[ArrayLike, "..."] = jnp.inf,
+    horizon: Real[ArrayLike, "..."] | None = jnp.inf,
 ) -> Float[Array, "..."]:
     r"""The inner product of two kernels, $\int_0^h \rho_1(t) \cdot \rho_2(t) \,\mathrm{d}t$.
 
@@ -72,7 +72,7 @@ def inner_product(
 
 
 def squared_distance(
-    first: AbstractKernel, second: AbstractKernel, horizon: Real[ArrayLike, "..."] = jnp.inf
+    first: AbstractKernel, second: AbstractKernel, horizon: Real[ArrayLike, "..."] | None = jnp.inf
 ) -> Float[Array, "..."]:
     r"""The squared distance of two kernels, $\int_0^h |\rho_1(t) - \rho_2(t)|^2 \,\mathrm{d}t$.
 
@@ -123,7 +123,9 @@ def joint(terms: Terms) -> AbstractKernel:
     return StateSpaceKernel(w, u[:, 0], c[0])
 
 
-def _check_pair(first: AbstractKernel, second: AbstractKernel, horizon: ArrayLike) -> Array | None:
+def _check_pair(
+    first: AbstractKernel, second: AbstractKernel, horizon: ArrayLike | None
+) -> Array | None:
     """Refuse what has no inner product; gives the horizon."""
     for name, kernel in (("first", first), ("second", second)):
         check_instance(

@@ -4,7 +4,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -19,6 +18,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import as_samples, check_resolved, integrating, resolved
+from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractTarget, Memory
 
 
@@ -37,6 +37,26 @@ class Lorenz96(AbstractTarget):
     Since the system has a state of its own before the input begins, and is chaotic, this is a
     functional of the input for a fixed initial state only; over more than some 20 units of time
     outputs depend on rounding, and only their statistics are meaningful.
+
+    **Arguments:**
+
+    - `slow`: the number $K \ge 4$ of slow units.
+    - `fast`: the number $J \ge 1$ of fast units to each slow one.
+    - `key`: a PRNG key for the state from which the spin-up starts.
+    - `forcing`: the constant part $F$ of the forcing.
+    - `coupling`: the coupling $h$.
+    - `time_ratio`: the ratio $c > 0$ of the time scales.
+    - `space_ratio`: the ratio $b > 0$ of the amplitudes.
+    - `output`: `"slow"` for $X_k$, or `"subgrid"` for $-\frac{hc}{b} \sum_j Y_{j,k}$.
+    - `unit`: the index $k$ of the unit that is given out, from 0.
+    - `mean`, `std`: subtracted from the output, and what the rest is divided by.
+        `normalised` measures them.
+    - `spin_up`: for how long the system runs under constant forcing before `ts[0]`.
+    - `rtol`, `atol`: tolerances of the integration.
+    - `max_steps`: the bound on the number of its steps, beyond which it is an error.
+
+    **Raises:** `ValueError` for too few units, a unit that does not exist, an unknown output,
+    and parameters out of range.
 
     ??? cite "Reference"
 
@@ -67,39 +87,19 @@ class Lorenz96(AbstractTarget):
         fast: int = 8,
         *,
         key: PRNGKeyArray,
-        forcing: Real[ArrayLike, ""] = 10.0,
-        coupling: Real[ArrayLike, ""] = 1.0,
-        time_ratio: Real[ArrayLike, ""] = 10.0,
-        space_ratio: Real[ArrayLike, ""] = 10.0,
+        forcing: Real[ScalarLike, ""] = 10.0,
+        coupling: Real[ScalarLike, ""] = 1.0,
+        time_ratio: Real[ScalarLike, ""] = 10.0,
+        space_ratio: Real[ScalarLike, ""] = 10.0,
         output: Literal["slow", "subgrid"] = "slow",
         unit: int = 0,
-        mean: Real[ArrayLike, ""] = 0.0,
-        std: Real[ArrayLike, ""] = 1.0,
+        mean: Real[ScalarLike, ""] = 0.0,
+        std: Real[ScalarLike, ""] = 1.0,
         spin_up: float = 10.0,
         rtol: float = 1e-8,
         atol: float = 1e-8,
         max_steps: int = 2**20,
-    ):
-        r"""**Arguments:**
-
-        - `slow`: The number $K \ge 4$ of slow units.
-        - `fast`: The number $J \ge 1$ of fast units to each slow one.
-        - `key`: A PRNG key for the state from which the spin-up starts.
-        - `forcing`: The constant part $F$ of the forcing.
-        - `coupling`: The coupling $h$.
-        - `time_ratio`: The ratio $c > 0$ of the time scales.
-        - `space_ratio`: The ratio $b > 0$ of the amplitudes.
-        - `output`: `"slow"` for $X_k$, or `"subgrid"` for $-\frac{hc}{b} \sum_j Y_{j,k}$.
-        - `unit`: The index $k$ of the unit that is given out, from 0.
-        - `mean`, `std`: Subtracted from the output, and what the rest is divided by.
-            `normalised` measures them.
-        - `spin_up`: For how long the system runs under constant forcing before `ts[0]`.
-        - `rtol`, `atol`: Tolerances of the integration.
-        - `max_steps`: The bound on the number of its steps, beyond which it is an error.
-
-        **Raises:** `ValueError` for too few units, a unit that does not exist, an unknown output,
-        and parameters out of range.
-        """
+    ) -> None:
         check_integer("slow", slow, 4)
         check_integer("fast", fast)
         check_integer("unit", unit, 0)

@@ -7,7 +7,6 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .._checks import (
@@ -22,6 +21,7 @@ from .._checks import (
     check_integer,
 )
 from .._paths import as_samples, as_steps, even_step
+from .._typing import ArrayLike
 from ._base import (
     AbstractKernel,
     AbstractTarget,
@@ -42,6 +42,14 @@ class Volterra(AbstractTarget):
     Every product is that of two linear responses, so the output is exact for sampled inputs.
 
     Nonlinear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, section 1).
+
+    **Arguments:**
+
+    - `first`: the linear kernel $\rho$, or `None` for none.
+    - `second`: the pairs $(\alpha_r, \beta_r)$ of kernels, at least one.
+
+    **Raises:** `TypeError` for what is no kernel, `ValueError` for no pairs and for what is
+    no pair.
     """
 
     linear: ClassVar[bool] = False
@@ -53,15 +61,7 @@ class Volterra(AbstractTarget):
         self,
         first: AbstractKernel | None,
         second: Sequence[tuple[AbstractKernel, AbstractKernel]],
-    ):
-        r"""**Arguments:**
-
-        - `first`: The linear kernel $\rho$, or `None` for none.
-        - `second`: The pairs $(\alpha_r, \beta_r)$ of kernels, at least one.
-
-        **Raises:** `TypeError` for what is no kernel, `ValueError` for no pairs and for what is
-        no pair.
-        """
+    ) -> None:
         if first is not None:
             check_kernel("first", first)
         pairs = [as_list("second", pair, "kernels") for pair in as_list("second", second, "pairs")]
@@ -93,6 +93,15 @@ class Teacher(AbstractTarget):
     """A fixed function of sampled input paths as a target: a trained model, or any callable.
 
     A model is itself such a function, so `Teacher(model)` makes it a teacher.
+
+    **Arguments:**
+
+    - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
+        `(times, d)` to outputs of shape `(times,)` or `(times, p)`, causally.
+    - `linear`: whether it is linear in the samples.
+    - `memory`: the class of its memory, as in `AbstractTarget.memory`.
+
+    **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
     """
 
     function: Callable[[Array, Array], Array]
@@ -104,16 +113,7 @@ class Teacher(AbstractTarget):
         function: Callable[[Array, Array], Array],
         linear: bool = False,
         memory: Memory = "unknown",
-    ):
-        """**Arguments:**
-
-        - `function`: Maps times of shape `(times,)` and samples of shape `(times,)` or
-            `(times, d)` to outputs of shape `(times,)` or `(times, p)`, causally.
-        - `linear`: Whether it is linear in the samples.
-        - `memory`: The class of its memory, as in `AbstractTarget.memory`.
-
-        **Raises:** `TypeError` for what cannot be called, `ValueError` for an unknown class.
-        """
+    ) -> None:
         check_callable("function", function, "pass a function of times and samples")
         check_choice("memory", memory, MEMORIES)
         self.function = function
@@ -153,6 +153,17 @@ class Attention(AbstractTarget):
     input is 0 before the first sample; that part of the integrals is exact, and the rest is taken
     by the trapezoidal rule over the samples, with an error of second order in their spacing.
 
+    **Arguments:**
+
+    - `queries`, `keys`: the matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.
+    - `values`: the row vectors $c_h V_h$ that carry inputs to the output, shape `(heads, d)`.
+    - `positions`: the positional weight $p_h$ of every head, a kernel that is positive and in
+        $L^1$, for example `memjax.ExponentialSum(1.0, rate)` or `memjax.PowerLaw(omega)`.
+    - `scalar`: whether the input is a scalar, with samples of shape `(times,)`, and $d = 1$.
+
+    **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
+    not fit, positions that are not integrable, and for NaN or infinity.
+
     ??? cite "Reference"
 
         Vaswani et al., *Attention Is All You Need*, NeurIPS 2017; as a functional with memory,
@@ -175,18 +186,7 @@ class Attention(AbstractTarget):
         positions: Sequence[AbstractKernel],
         *,
         scalar: bool = False,
-    ):
-        r"""**Arguments:**
-
-        - `queries`, `keys`: The matrices $Q_h$ and $K_h$, shape `(heads, n, d)`.
-        - `values`: The row vectors $c_h V_h$ that carry inputs to the output, shape `(heads, d)`.
-        - `positions`: The positional weight $p_h$ of every head, a kernel that is positive and in
-            $L^1$, for example `memjax.ExponentialSum(1.0, rate)` or `memjax.PowerLaw(omega)`.
-        - `scalar`: Whether the input is a scalar, with samples of shape `(times,)`, and $d = 1$.
-
-        **Raises:** `TypeError` for positions that are no kernels, `ValueError` for shapes that do
-        not fit, positions that are not integrable, and for NaN or infinity.
-        """
+    ) -> None:
         queries = as_finite_array("queries", queries)
         keys = as_finite_array("keys", keys)
         values = as_finite_array("values", values)

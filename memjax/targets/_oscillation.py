@@ -3,10 +3,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Complex, Float, Real
 
 from .._checks import as_finite_array, check_same_shape, is_traced
+from .._typing import ArrayLike
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 from ._exponential import (
@@ -35,6 +35,18 @@ class DampedOscillation(AbstractKernel):
 
     Oscillations cancel by nature, so accuracy is to rounding of the sum of the modes' sizes.
 
+    **Arguments:**
+
+    - `cosine`: the amplitudes $a_j$, shape `(modes,)`; a scalar is one mode.
+    - `sine`: the amplitudes $b_j$.
+    - `rates`: the rates $w_j > 0$, in units of one over time.
+    - `frequencies`: the angular frequencies $\nu_j$, in radians per unit of time.
+
+    All four have the same shape.
+
+    **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
+    shapes that differ or have more than one dimension.
+
     ??? cite "Reference"
 
         Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
@@ -54,19 +66,7 @@ class DampedOscillation(AbstractKernel):
         sine: Real[ArrayLike, "..."],
         rates: Real[ArrayLike, "..."],
         frequencies: Real[ArrayLike, "..."],
-    ):
-        r"""**Arguments:**
-
-        - `cosine`: The amplitudes $a_j$, shape `(modes,)`; a scalar is one mode.
-        - `sine`: The amplitudes $b_j$.
-        - `rates`: The rates $w_j > 0$, in units of one over time.
-        - `frequencies`: The angular frequencies $\nu_j$, in radians per unit of time.
-
-        All four have the same shape.
-
-        **Raises:** `ValueError` for a rate that is not positive, for NaN or infinity, and for
-        shapes that differ or have more than one dimension.
-        """
+    ) -> None:
         finite = lambda name, value: as_mode_array(name, as_finite_array(name, value))
         self.cosine = finite("cosine", cosine)
         self.sine = finite("sine", sine)

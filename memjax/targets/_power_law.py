@@ -2,10 +2,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_positive
+from .._typing import ScalarLike
 from ..numerics import exponential_moment, integrate
 from ._base import AbstractKernel, Memory
 
@@ -22,6 +22,15 @@ class PowerLaw(AbstractKernel):
     $s\tau \ge 10^{-20}$ and $\omega \le 5$. The damped power law of Wang and Li,
     $(1 + 0.1 t)^{-1.1}$, is `PowerLaw(omega=0.1, scale=10)`.
 
+    **Arguments:**
+
+    - `omega`: the exponent $\omega > 0$ by which the decay is faster than $1/t$.
+    - `scale`: the time $\tau > 0$ from which on the kernel is a power of time.
+
+    Both are scalars; batch kernels with `jax.vmap`.
+
+    **Raises:** `ValueError` for values that are not positive, for NaN, and for arrays.
+
     ??? cite "Reference"
 
         Wang, Li, *StableSSM: Alleviating the Curse of Memory in State-space Models through Stable
@@ -33,16 +42,7 @@ class PowerLaw(AbstractKernel):
     omega: Float[Array, ""]
     scale: Float[Array, ""]
 
-    def __init__(self, omega: Real[ArrayLike, ""], scale: Real[ArrayLike, ""] = 1.0):
-        r"""**Arguments:**
-
-        - `omega`: The exponent $\omega > 0$ by which the decay is faster than $1/t$.
-        - `scale`: The time $\tau > 0$ from which on the kernel is a power of time.
-
-        Both are scalars; batch kernels with `jax.vmap`.
-
-        **Raises:** `ValueError` for values that are not positive, for NaN, and for arrays.
-        """
+    def __init__(self, omega: Real[ScalarLike, ""], scale: Real[ScalarLike, ""] = 1.0) -> None:
         self.omega = as_positive("omega", omega, "without it the kernel is not integrable")
         self.scale = as_positive("scale", scale)
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import (
@@ -22,6 +21,7 @@ from .._checks import (
     valid_or_nan,
 )
 from .._paths import check_resolved
+from .._typing import ArrayLike, ScalarLike
 from ..numerics import exponential_moment
 from ._base import AbstractKernel, Memory
 from ._exponential import exponential_product, ExponentialSum
@@ -46,6 +46,14 @@ class SampledKernel(AbstractKernel):
 
     Kernels of linear functionals: Li, Han, E, Li, ICLR 2021, section 3 (theory, sections 1
     and 3).
+
+    **Arguments:**
+
+    - `times`: the times $t_k \ge 0$ of at least two samples, strictly increasing.
+    - `values`: the kernel $\rho_k$ at those times, of the same shape.
+
+    **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
+    two samples, for NaN or infinity, and for shapes that do not fit.
     """
 
     memory: ClassVar[Memory] = "finite"
@@ -53,15 +61,7 @@ class SampledKernel(AbstractKernel):
     times: Float[Array, " samples"]
     values: Float[Array, " samples"]
 
-    def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]):
-        r"""**Arguments:**
-
-        - `times`: The times $t_k \ge 0$ of at least two samples, strictly increasing.
-        - `values`: The kernel $\rho_k$ at those times, of the same shape.
-
-        **Raises:** `ValueError` for times that are negative, unsorted or repeated, for fewer than
-        two samples, for NaN or infinity, and for shapes that do not fit.
-        """
+    def __init__(self, times: Real[ArrayLike, "..."], values: Real[ArrayLike, "..."]) -> None:
         times = as_increasing("times", times, 2)
         check_nonnegative("times", times, "a causal kernel starts at time 0 or later")
         check_resolved(times, "times")
@@ -75,7 +75,7 @@ class SampledKernel(AbstractKernel):
         path: str | os.PathLike[str],
         time_column: int = 0,
         value_column: int = 1,
-        origin: Real[ArrayLike, ""] = 0.0,
+        origin: Real[ScalarLike, ""] = 0.0,
     ) -> "SampledKernel":
         """Read the samples from a text file with one sample a line, as instruments write them.
 

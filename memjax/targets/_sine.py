@@ -1,10 +1,10 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_positive, check_positive
+from .._typing import ScalarLike
 from ..numerics import complex_exponential_moment
 from ._base import AbstractKernel, Memory
 
@@ -15,6 +15,12 @@ class Sine(AbstractKernel):
     It is in neither $L^1$ nor $L^2$, so no model that is stable approximates it over an infinite
     horizon. Over finite ones it is a kernel like any other, and its transform
     $R(s) = \nu / (s^2 + \nu^2)$ exists for $s > 0$.
+
+    **Arguments:**
+
+    - `frequency`: the angular frequency $\nu > 0$, in radians per unit of time; a scalar.
+
+    **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
 
     ??? cite "Reference"
 
@@ -28,13 +34,7 @@ class Sine(AbstractKernel):
 
     frequency: Float[Array, ""]
 
-    def __init__(self, frequency: Real[ArrayLike, ""] = 1.0):
-        r"""**Arguments:**
-
-        - `frequency`: The angular frequency $\nu > 0$, in radians per unit of time; a scalar.
-
-        **Raises:** `ValueError` for a frequency that is not positive, for NaN, and for arrays.
-        """
+    def __init__(self, frequency: Real[ScalarLike, ""] = 1.0) -> None:
         self.frequency = as_positive("frequency", frequency)
 
     def breakpoints(self) -> Float[Array, " points"]:

@@ -2,11 +2,11 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_finite_array, as_number
 from .._paths import as_samples
+from .._typing import ArrayLike
 from ..numerics import decay_time
 from ._base import AbstractKernel, AbstractTarget, KernelSum, Memory, product_without_a_form
 from ._exponential import ExponentialSum
@@ -21,6 +21,16 @@ class StateSpaceKernel(AbstractKernel):
     It is the functional $\dot h = W h + U x$, $y = C h$. Its transform is
     $R(s) = C (s - W)^{-1} U$. Sums of it and of what else has a state space, of equal shape, are
     of its kind again, and so are its multiples; a scalar one adds to all kernels.
+
+    **Arguments:**
+
+    - `recurrent`: the matrix $W$, shape `(m, m)`, every eigenvalue of which has a negative
+        real part, in units of one over time.
+    - `input`: the matrix $U$, shape `(m, d)`, or `(m,)` for a scalar input.
+    - `readout`: the matrix $C$, shape `(p, m)`, or `(m,)` for a scalar output.
+
+    **Raises:** `ValueError` for an eigenvalue on or to the right of the imaginary axis, for
+    shapes that do not fit, and for NaN or infinity.
 
     ??? cite "Reference"
 
@@ -39,17 +49,7 @@ class StateSpaceKernel(AbstractKernel):
         recurrent: Real[ArrayLike, "..."],
         input: Real[ArrayLike, "..."],
         readout: Real[ArrayLike, "..."],
-    ):
-        r"""**Arguments:**
-
-        - `recurrent`: The matrix $W$, shape `(m, m)`, every eigenvalue of which has a negative
-            real part, in units of one over time.
-        - `input`: The matrix $U$, shape `(m, d)`, or `(m,)` for a scalar input.
-        - `readout`: The matrix $C$, shape `(p, m)`, or `(m,)` for a scalar output.
-
-        **Raises:** `ValueError` for an eigenvalue on or to the right of the imaginary axis, for
-        shapes that do not fit, and for NaN or infinity.
-        """
+    ) -> None:
         recurrent = as_finite_array("recurrent", recurrent)
         input = as_finite_array("input", input)
         readout = as_finite_array("readout", readout)

@@ -1,9 +1,9 @@
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .._checks import as_list
 from .._paths import as_samples
+from .._typing import ArrayLike
 from ._base import AbstractKernel, check_kernel, total
 from ._system import side_by_side, state_space, StateSpace
 
@@ -12,6 +12,14 @@ class VectorKernel(AbstractKernel):
     r"""A linear functional of $d$ inputs: one scalar kernel for each input and output.
 
     $$y_k(t) = \sum_{j=1}^d \int_0^\infty \rho_{kj}(s)\, x_j(t - s) \,\mathrm{d}s$$
+
+    **Arguments:**
+
+    - `components`: a tuple of $d$ kernels, for a scalar output, or a tuple of $p$ such
+        tuples, one for each output.
+
+    **Raises:** `TypeError` for a component that is no scalar kernel, `ValueError` for none at
+    all and for rows of different length.
 
     ??? cite "Reference"
 
@@ -23,15 +31,7 @@ class VectorKernel(AbstractKernel):
 
     def __init__(
         self, components: tuple[AbstractKernel, ...] | tuple[tuple[AbstractKernel, ...], ...]
-    ):
-        r"""**Arguments:**
-
-        - `components`: A tuple of $d$ kernels, for a scalar output, or a tuple of $p$ such
-            tuples, one for each output.
-
-        **Raises:** `TypeError` for a component that is no scalar kernel, `ValueError` for none at
-        all and for rows of different length.
-        """
+    ) -> None:
         parts = as_list("components", components, "kernels")
         nested = any(isinstance(part, (tuple, list)) for part in parts)
         rows = [as_list("components", part, "kernels") for part in parts] if nested else [parts]

@@ -85,7 +85,7 @@ def test_states_are_pairs_as_diffrax_terms():
         y0=flow.start(START),
         stepsize_controller=diffrax.PIDController(rtol=1e-9, atol=1e-11),
     )
-    model, velocity = solution.ys
+    model, velocity = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
     np.testing.assert_allclose(model.amplitudes[0], integrate_displaced(flow)[-1], atol=1e-7)
     assert velocity.shape == (1, 4)
     np.testing.assert_array_equal(model.rates[0], START.rates)

@@ -53,7 +53,7 @@ def test_gaussian_autocovariance_is_the_double_integral():
         return oscillation(t) - np.exp(-t) + 0.4 * np.exp(-0.3 * t) - bump
 
     found = mj.StationaryNoiseLoss(EXPONENTIALS + BUMP, Gaussian(0.6), 3.0)(COMPLEX)
-    exact, _ = integrate.dblquad(
+    exact, _ = integrate.dblquad(  # pyright: ignore[reportAssignmentType]
         lambda u, s: error(u) * error(s) * np.exp(-(((s - u) / 0.6) ** 2) / 2),
         *(0, 3, 0, 3),
         epsabs=1e-11,

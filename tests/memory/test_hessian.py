@@ -67,7 +67,7 @@ def test_lanczos_finds_the_known_spectrum():
         np.testing.assert_allclose(found.eigenvalues, exact, rtol=1e-7)
         assert np.all(found.residuals < 1e-5)
     # The last one is the direction of -9, up to its sign.
-    vectors = found.eigenvectors
+    vectors = found.eigenvectors  # pyright: ignore[reportPossiblyUnboundVariable]
     direction = np.append(vectors.weights[1], vectors.bias[1])
     assert abs(direction @ basis[:, -2]) == pytest.approx(1, abs=1e-9)
 

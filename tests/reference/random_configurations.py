@@ -113,7 +113,7 @@ FAMILIES = {
 
 # Name: the map of memjax, and rates and their slopes in the free weights. `Best` and `Tanh` have
 # scales of their own, and are drawn with rates below them.
-MAPS: dict[str, tuple[Function, Function, Function, Function]] = {
+MAPS: dict[str, tuple[Function, Function, Function, Function]] = {  # pyright: ignore[reportAssignmentType]
     "direct": (lambda u: mj.Direct(), lambda w, u: w, lambda v, u: v, lambda v, u: 1 + 0 * v),
     "exp": (
         lambda u: mj.Exp(), lambda w, u: np.log(w), lambda v, u: np.exp(v),
@@ -192,7 +192,7 @@ class Referee:
     def margin(self, theta: np.ndarray, start: float) -> float:
         case = self.case
         if case.exit == "distance":
-            return 1 - np.linalg.norm(theta - self.start) / case.delta
+            return 1 - np.linalg.norm(theta - self.start) / case.delta  # pyright: ignore[reportReturnType]
         loss = self.loss(theta)
         if case.exit == "drop":
             return (loss / start - 1) / case.delta + 1

@@ -157,5 +157,5 @@ def test_the_figure_has_a_row_a_model_and_a_line_a_map():
     assert isinstance(figure, matplotlib.figure.Figure) and len(figure.axes) == 4
     first = figure.axes[0]
     # The line of the blind guess comes last.
-    np.testing.assert_allclose(first.lines[0].get_ydata(), [0.9, 0.1, 0.1])
+    np.testing.assert_allclose(np.asarray(first.lines[0].get_ydata()), [0.9, 0.1, 0.1])
     assert [line.get_label() for line in first.lines[:5]] == NAMES

@@ -107,4 +107,4 @@ def test_the_figure_is_relative_to_the_power_of_the_target():
     dataset["power"][:] = 4.0
     axes = TRAINING.plot(dataset).axes[0]
     assert axes.get_title("left") == "Airy, m"
-    np.testing.assert_allclose(axes.lines[0].get_ydata()[-1], 0.2)
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata())[-1], 0.2)

@@ -141,4 +141,6 @@ def test_bad_options_are_refused():
 def test_infinite_distances_end_a_line_at_a_cross():
     axes = S24.plot(like(survived=(0.1, 0.01))).axes[0]
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
-    assert [line.get_xdata()[0] for line in crosses] == pytest.approx([RADII[5], RADII[3]])
+    assert [np.asarray(line.get_xdata())[0] for line in crosses] == pytest.approx(
+        [RADII[5], RADII[3]]
+    )

@@ -226,4 +226,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="`second` must be a kernel, got 1.0"):
         inner_product(bump, 1.0)
     with pytest.raises(TypeError, match="abstract"):
-        AbstractKernel()
+        AbstractKernel()  # pyright: ignore[reportAbstractUsage]

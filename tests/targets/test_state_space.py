@@ -58,7 +58,7 @@ def test_real_blocks_of_kernels_that_have_a_state_space():
     vector = memjax.VectorKernel(
         ((oscillation, exponential), (exponential + oscillation, 2.0 * oscillation))
     )
-    recurrent, inputs, readout = state_space(vector)
+    recurrent, inputs, readout = state_space(vector)  # pyright: ignore[reportGeneralTypeIssues]
     assert inputs.shape[1] == 2 and readout.shape[0] == 2
     kernel = memjax.StateSpaceKernel(recurrent, inputs, readout)
     t = np.array([0.0, 0.4, 3.0, 20.0])

@@ -37,7 +37,7 @@ def test_errors_stand_beside_bounds_in_a_panel_a_kernel():
     np.testing.assert_allclose(error.get_ydata(), dataset["error"][0])
     # Bounds that are 0 or missing are not drawn.
     assert bound.get_xdata().size == 3 and lower.get_xdata().tolist() == [2, 4]
-    assert second.lines[0].get_xdata().size == 0
+    assert np.asarray(second.lines[0].get_xdata()).size == 0
     assert viz.plot_approximation_errors(dataset, log_neurons=True).axes[0].get_xscale() == "log"
 
 
@@ -78,7 +78,7 @@ def test_kernel_fit_and_residual():
     above, below = viz.plot_approximation(dataset, log_time=True).axes
     assert above.get_xscale() == below.get_xscale() == "log"
     assert above.get_legend().get_texts()[1].get_text() == "3 neurons"
-    np.testing.assert_allclose(below.lines[1].get_ydata(), -1e-3)
+    np.testing.assert_allclose(np.asarray(below.lines[1].get_ydata()), -1e-3)
 
 
 def test_neurons_needed_marks_what_was_not_reached():
@@ -90,9 +90,9 @@ def test_neurons_needed_marks_what_was_not_reached():
     )
     free, bounded = viz.plot_neurons_needed(dataset).axes
     assert len(free.lines) == 4 and len(bounded.lines) == 5
-    np.testing.assert_allclose(free.lines[0].get_ydata(), [2, 4, 9])
+    np.testing.assert_allclose(np.asarray(free.lines[0].get_ydata()), [2, 4, 9])
     # The published growth of omega = 1/2 is quadratic, and begins at the points.
-    np.testing.assert_allclose(free.lines[1].get_ydata(), [2, 200, 20000])
+    np.testing.assert_allclose(np.asarray(free.lines[1].get_ydata()), [2, 200, 20000])
     arrow = bounded.lines[1]
     assert arrow.get_marker() == "^" and arrow.get_xdata()[0] == 1e-3
     assert len(viz.plot_neurons_needed(dataset.isel(rates=0, drop=True)).axes) == 1

@@ -65,7 +65,7 @@ def test_curves_end_at_the_time_reached():
     assert axes.get_xscale() == "log"
     assert "unresolved" in labels(figure)[-1]
     assert len(labels(figure)) == 3
-    ends = [line.get_xdata()[-1] for line in axes.lines]
+    ends = [np.asarray(line.get_xdata())[-1] for line in axes.lines]
     np.testing.assert_allclose(ends[0], 0.3 * np.exp(0.9 * 8))
 
 
