@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -72,6 +75,28 @@ def moved_arguments(into: str, make: Callable[..., Any]) -> Callable[[_Function]
                 owner = f"the arguments {given} of {name}" if len(old) > 1 else f"{given} of {name}"
                 warn_deprecated(owner, f"`{into}={make.__name__}({given})`")
                 kwargs[into] = make(**old)
+            return function(*args, **kwargs)
+
+        return accept  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+def keyword_key(position: int) -> Callable[[_Function], _Function]:
+    """A decorator: the PRNG key, which is a keyword now, is taken at its old `position` too."""
+
+    def decorate(function: _Function) -> _Function:
+        name = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def accept(*args: Any, **kwargs: Any) -> Any:
+            value = args[position] if len(args) > position else None
+            dtype = getattr(value, "dtype", None)
+            keys = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+            if "key" not in kwargs and (keys or dtype == jnp.uint32):
+                warn_deprecated(f"a positional key of {name}", "`key=...`")
+                kwargs["key"] = value
+                args = (*args[:position], *args[position + 1 :])
             return function(*args, **kwargs)
 
         return accept  # pyright: ignore[reportReturnType]

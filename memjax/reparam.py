@@ -25,6 +25,7 @@ from ._checks import (
     valid_or_nan,
 )
 from ._typing import ArrayLike, ScalarLike
+from .numerics import gauss_rule
 
 
 class AbstractReparametrisation(eqx.Module):
@@ -541,13 +542,8 @@ REPARAMETRISATIONS: dict[str, type[AbstractReparametrisation]] = dict(
 )
 
 
-def _gauss(count: int) -> tuple[list[float], list[float]]:
-    """The nodes and weights of Gauss's quadrature on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
-
-
-_GAUSS = _gauss(8)
+# The nodes and weights of Gauss's quadrature on [0, 1].
+_GAUSS = tuple(x.tolist() for x in ((gauss_rule(8)[0] + 1) / 2, gauss_rule(8)[1] / 2))
 
 
 def _sech(v: Array) -> Array:

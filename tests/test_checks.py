@@ -57,7 +57,7 @@ TRACED = {
     "squared_norm.horizon": (lambda x: KERNEL.squared_norm(x), 0.0, [-1.0, NAN]),
     "HeavyBall.friction": (lambda x: mj.HeavyBall(LOSS, x).friction, 0.0, [-1.0, NAN]),
     "Adam.epsilon": (lambda x: mj.Adam(LOSS, x).epsilon, 1e-8, [0.0, -1.0]),
-    "TemporalWeight.power": (lambda x: mj.TemporalWeight(x).power, 0.0, [-1.0]),
+    "TemporalWeight.exponent": (lambda x: mj.TemporalWeight(x).exponent, 0.0, [-1.0]),
     "on_plateau.silent_rates": (lambda x: mj.on_plateau(KERNEL, x).rates[1], 0.5, [0.0, -1.0]),
     "random_start.slowest": (
         lambda x: mj.random_start(1, slowest=x, key=KEY).rates[0],

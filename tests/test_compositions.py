@@ -77,7 +77,7 @@ def target(name):
 
 @functools.cache
 def sampled(name, method):
-    return mj.SampledPathLoss.ornstein_uhlenbeck(target(name), TS, KEY, 3, 1.0, method=method)
+    return mj.SampledPathLoss.ornstein_uhlenbeck(target(name), TS, 3, 1.0, key=KEY, method=method)
 
 
 def scaled(model, scale):

@@ -1,7 +1,10 @@
 import inspect
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import memjax as mj
 from memjax._deprecation import renamed_arguments, renamed_attribute
 
 
@@ -29,3 +32,21 @@ def test_old_names_of_attributes_work_and_warn():
 
     with pytest.warns(DeprecationWarning, match=r"Result.power is deprecated .* `.exponent`"):
         assert Result().power == 2.0
+
+
+def test_names_of_the_last_release_go_on():
+    target, model = mj.ExponentialSum([1.0], [1.0]), mj.DiagonalLinearRNN([0.5], [1.0])
+    options = {"draws": 2, "restarts": 1, "steps": 1, "key": jax.random.key(0)}
+    with pytest.warns(DeprecationWarning, match="`norm` of perturbation_error .* `ball`"):
+        old = mj.perturbation_error(model, target, [0.1], norm="max", **options)
+    assert old.error == mj.perturbation_error(model, target, [0.1], ball="max", **options).error
+    with pytest.warns(DeprecationWarning, match="`m` of best_exponential_sum"):
+        assert mj.best_exponential_sum(target, m=1).order == 1
+    with pytest.warns(DeprecationWarning, match="`power` of TemporalWeight .* `exponent`"):
+        weight = mj.TemporalWeight(power=2.0)
+    with pytest.warns(DeprecationWarning, match="TemporalWeight.power .* `.exponent`"):
+        assert weight.power == weight.exponent == 2.0
+    ts, key = jnp.linspace(0, 1, 5), jax.random.key(0)
+    with pytest.warns(DeprecationWarning, match="positional key of SampledPathLoss.white_noise"):
+        loss = mj.SampledPathLoss.white_noise(target, ts, key, 3)
+    assert jnp.all(loss.xs == mj.SampledPathLoss.white_noise(target, ts, 3, key=key).xs)

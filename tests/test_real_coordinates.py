@@ -194,7 +194,7 @@ def test_optimisers_train_parts_as_weights(name):
 
 
 def test_stochastic_flows_have_noise_in_both_parts():
-    training = mj.StochasticGradientFlow(CHEAP, 0.01, 0.1, KEY)
+    training = mj.StochasticGradientFlow(CHEAP, 0.01, 0.1, key=KEY)
     ends = [
         training.update(m, jax.tree.map(jnp.zeros_like, weights(m)), training.start(m))[0]
         for m in (COMPLEX, REAL)
@@ -274,7 +274,7 @@ def test_perturbations_are_of_the_parts():
     np.testing.assert_allclose(CHEAP(eqx.apply_updates(COMPLEX, at)), found.error[1], rtol=1e-9)
     # A block as a whole: the Euclidean length of a vector.
     operator = mj.perturbation_error(
-        COMPLEX, CHEAP, [0.1], norm="operator", restarts=2, steps=10, draws=4, key=KEY
+        COMPLEX, CHEAP, [0.1], ball="operator", restarts=2, steps=10, draws=4, key=KEY
     )
     block = operator.perturbation.residues[0]
     assert np.linalg.norm(block) == pytest.approx(0.1) and CHEAP(COMPLEX) < operator.error[0]
@@ -395,7 +395,7 @@ def test_gradients_and_updates_in_other_precisions(name):
         moved = jax.tree.map(jnp.zeros_like, weights(model))
         for training in (
             mj.OptaxTraining(CHEAP, optax.adam(0.01)),
-            mj.StochasticGradientFlow(CHEAP, 0.01, 0.1, KEY),
+            mj.StochasticGradientFlow(CHEAP, 0.01, 0.1, key=KEY),
         ):
             assert same(training.update(model, moved, training.start(model))[0])
         with pytest.raises(TypeError, match=r"`model` needs float64, got (complex64|float32)"):
@@ -415,7 +415,7 @@ def test_spectra_perturbations_and_flows_in_other_precisions(name):
         np.testing.assert_allclose(found.eigenvalues, top, rtol=1e-4)
         for norm in ("max", "operator"):
             worst = mj.perturbation_error(
-                model, CHEAP, [0.1], norm=norm, restarts=2, steps=4, draws=2, key=KEY
+                model, CHEAP, [0.1], ball=norm, restarts=2, steps=4, draws=2, key=KEY
             )
             assert worst.error > CHEAP(model)
         displaced = mj.GradientFlow(CHEAP).displaced(model)
@@ -508,7 +508,7 @@ def test_models_without_weights_are_refused_in_a_line():
         lambda: mj.GradientFlow(loss).displaced(model),
         lambda: mj.HeavyBall(loss).start(model),
         lambda: mj.OptaxTraining(loss, optax.sgd(0.1)).start(model),
-        lambda: mj.StochasticGradientFlow(loss, 0.1, 0.1, KEY).start(model),
+        lambda: mj.StochasticGradientFlow(loss, 0.1, 0.1, key=KEY).start(model),
         lambda: mj.hessian_spectrum(loss, model),
         lambda: mj.perturbation_error(model, loss, [0.1], key=KEY),
         lambda: mj.gradient_signal(model, [1], key=KEY),

@@ -450,10 +450,10 @@ constructors(
     functional_distance={
         "target": kernel,
         "model": kernel,
-        "norm": "sup",
+        "norm": "L1",
         "horizon": 2.0,
     },  # fmt: skip
-    functional_norm={"kernel": kernel, "norm": "sup", "horizon": 2.0},
+    functional_norm={"kernel": kernel, "norm": "L1", "horizon": 2.0},
     gradient_signal={
         "model": model,
         "steps": [1, 2],
@@ -515,7 +515,7 @@ constructors(
         "model": model,
         "target": kernel,
         "radii": np.array([0.1]),
-        "norm": "max",
+        "ball": "max",
         "restarts": 1,
         "steps": 1,
         "draws": 1,
@@ -575,7 +575,7 @@ constructors(
     approximation_rate={"kernel": kernel, "alphas": (1,), "widths": (1, 2), "complex": False},
     best_exponential_sum={
         "kernel": response,
-        "m": 1,
+        "width": 1,
         "norm": "L2",
         "min_rate": 0.0,
         "complex": False,
@@ -712,7 +712,7 @@ methods(FLOWS, "start", model=model)
 methods(FLOWS, "displaced", model=model)
 TRAININGS: dict[str, Callable[[], Any]] = {
     "OptaxTraining": lambda: mj.OptaxTraining(loss(), optax.adam(1e-3)),
-    "StochasticGradientFlow": lambda: mj.StochasticGradientFlow(loss(), 1.0, 1.0, key()),
+    "StochasticGradientFlow": lambda: mj.StochasticGradientFlow(loss(), 1.0, 1.0, key=key()),
 }
 methods(TRAININGS, "start", model=model)
 methods({"MemoryFunction": memory}, "horizon", level=0.5)
@@ -889,7 +889,7 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "on_plateau.silent_rates": {"empty list"},
     "random_start.amplitude": ZERO,
     "Lorenz96.unit": {"0"},
-    "TemporalWeight.power": ZERO,
+    "TemporalWeight.exponent": ZERO,
 }
 
 

@@ -3,6 +3,7 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from .._checks import check_flag, check_instance, check_integer
+from .._deprecation import renamed_arguments
 from .._typing import ArrayLike, ScalarLike
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ..targets import AbstractKernel
@@ -13,9 +14,10 @@ from ._start import make_real
 from ._sum import BestExponentialSum, Norm, Samples
 
 
+@renamed_arguments(m="width")
 def best_exponential_sum(
     kernel: AbstractKernel,
-    m: int,
+    width: int,
     *,
     norm: Norm = "L2",
     min_rate: Real[ScalarLike, ""] = 0.0,
@@ -65,15 +67,15 @@ def best_exponential_sum(
     - `kernel`: An [`memjax.AbstractKernel`][] or a scalar [`memjax.StateSpaceKernel`][], in
         float64; a model is passed as `model.kernel()`, measured data as a
         [`memjax.SampledKernel`][].
-    - `m`: The number of real neurons. With `complex=True` a pair of complex rates counts as two,
-        and a rate of frequency 0 as one, although the model holds both in one slot.
+    - `width`: The number of real neurons. With `complex=True` a pair of complex rates counts as
+        two, and a rate of frequency 0 as one, although the model holds both in one slot.
     - `norm`: `"L1"`: the largest error of an output under inputs between -1 and 1; `"L2"`: the
         root mean square under white noise; `"sup"`: the largest error of the kernel itself.
     - `min_rate`: The stability margin: no rate lies below it, in units of one over time.
     - `complex`: Whether rates may be complex.
     - `horizon`: The time up to which errors count. Defaults to infinity, and for a
         `SampledKernel` to its last sample, beyond which nothing has been measured.
-    - `start`: A model of at most `m` neurons to start from as well.
+    - `start`: A model of at most `width` neurons to start from as well.
     - `samples`: `"points"` or `"linear"`, as above; of no effect on other kernels.
     - `weights`: Weights of samples that are points, of 0 or more, shape `(samples,)`: one over the
         variance of each, up to a common factor. Defaults to equal ones.
@@ -89,11 +91,11 @@ def best_exponential_sum(
     A [`memjax.BestExponentialSum`][]. Not for `jax.jit`: the search adapts to the values.
 
     **Raises:** `TypeError` for what is no scalar kernel, for traced kernels, and where float64 is
-    off; `ValueError` for `m` below 1 or so large that the samples are fewer than the parameters,
-    a negative `min_rate`, a kernel whose norm is infinite, which is identically 0, samples that
-    are constant or fewer than four, or of which the first is so late that amplitudes at time 0
-    have no meaning, weights that do not fit, and for a `start` of more rates than asked for, or of
-    complex ones without `complex=True`.
+    off; `ValueError` for `width` below 1 or so large that the samples are fewer than the
+    parameters, a negative `min_rate`, a kernel whose norm is infinite, which is identically 0,
+    samples that are constant or fewer than four, or of which the first is so late that amplitudes
+    at time 0 have no meaning, weights that do not fit, and for a `start` of more rates than asked
+    for, or of complex ones without `complex=True`.
 
     ??? cite "Reference"
 
@@ -102,7 +104,7 @@ def best_exponential_sum(
         approximation of functions by exponential sums*, Appl. Comput. Harmon. Anal. 19, 2005;
         Golub, Pereyra, *Separable nonlinear least squares*, Inverse Problems 19, 2003.
     """
-    m = check_integer("m", m)
+    m = check_integer("width", width)
     search = make_search(
         kernel, norm, min_rate, complex, horizon, samples, weights, absolute_weights, offset
     )
@@ -117,7 +119,7 @@ def best_exponential_sum(
         if rates.order > m or (rates.pairs.size and not complex):
             raise ValueError(
                 f"`start` must have at most {m} {'' if complex else 'real '}rates, got "
-                f"{rates.order} of which {2 * rates.pairs.size} complex; raise `m` or pass "
+                f"{rates.order} of which {2 * rates.pairs.size} complex; raise `width` or pass "
                 "complex=True."
             )
         warm = extend_rates(rates, m)

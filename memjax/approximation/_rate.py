@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_integers, as_positive_array, shown
+from .._deprecation import renamed_attribute
 from .._lazy import scipy
 from .._typing import ArrayLike
 from ..numerics import fit_line
@@ -31,8 +32,8 @@ class ApproximationRate(eqx.Module):
         $C(\alpha)$, which the theorem leaves open, set to 1.
     - `errors`: the $L^1$ errors of the best sums found.
     - `lower_bounds`: what no sum of that width falls below.
-    - `power`: the exponent $p$ of the least-squares fit $m^{-p}$ to the errors that rounding does
-        not limit; NaN if those are fewer than two.
+    - `exponent`: the exponent $p$ of the least-squares fit $m^{-p}$ to the errors that rounding
+        does not limit; NaN if those are fewer than two.
     - `exponential`: the rate $c$ of the least-squares fit $e^{-cm}$ to the same.
     - `faster_than_powers`: whether the second fit is the better one: more neurons then help more
         than any power in the theorem says.
@@ -45,9 +46,11 @@ class ApproximationRate(eqx.Module):
     bound: Float[Array, " widths"]
     errors: Float[Array, " widths"]
     lower_bounds: Float[Array, " widths"]
-    power: Float[Array, ""]
+    exponent: Float[Array, ""]
     exponential: Float[Array, ""]
     faster_than_powers: Bool[Array, ""]
+
+    power = renamed_attribute("power", "exponent")
 
     def theorem(self, widths: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The theorem's bound $\min_\alpha \gamma / (\beta m^\alpha)$, with $C(\alpha) = 1$.
@@ -139,7 +142,7 @@ def approximation_rate(
         errors.append(float(found.error))
         bounds.append(float(found.lower_bound))
         clear.append(bool(found.resolved))
-    power, misfit_power = _fit(np.log(orders), errors, clear)
+    exponent, misfit_power = _fit(np.log(orders), errors, clear)
     exponential, misfit_exponential = _fit(np.array(orders, float), errors, clear)
     alpha = jnp.asarray(smooth)
     return ApproximationRate(
@@ -150,7 +153,7 @@ def approximation_rate(
         bound=jnp.min(gamma / (beta * jnp.asarray(orders, float)[:, None] ** alpha), axis=-1),
         errors=jnp.asarray(errors),
         lower_bounds=jnp.asarray(bounds),
-        power=jnp.asarray(power),
+        exponent=jnp.asarray(exponent),
         exponential=jnp.asarray(exponential),
         faster_than_powers=jnp.asarray(misfit_exponential < misfit_power),
     )

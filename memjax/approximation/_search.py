@@ -121,8 +121,8 @@ class Search:
         """Refuse more parameters than there are samples."""
         if isinstance(self.source, Points) and m > self.most:
             raise ValueError(
-                f"`m` must be at most {self.most} for {self.source.times.size} samples, got {m}; "
-                "more parameters than samples are not determined."
+                f"`width` must be at most {self.most} for {self.source.times.size} samples, got "
+                f"{m}; more parameters than samples are not determined."
             )
 
     @property

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree, Real
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree, Real
 
 from .._checks import as_key, as_nonnegative, as_positive, check_instance, shown
+from .._deprecation import keyword_key
 from .._typing import ScalarLike
 from ..losses import (
     AbstractLoss,
@@ -135,10 +136,10 @@ class StochasticGradientFlow(AbstractTraining):
     - `loss`: the loss $J$.
     - `temperature`: $T \ge 0$.
     - `time_step`: the length of a step, in units of training time.
-    - `key`: the PRNG key of the noise.
     - `solver`: a Diffrax solver for stochastic equations. Defaults to `diffrax.Euler()`, the
         Euler-Maruyama method; `diffrax.ShARK()` is of order 1.5 here, since the noise is
         additive.
+    - `key`: the PRNG key of the noise.
 
     **Raises:**
 
@@ -157,13 +158,15 @@ class StochasticGradientFlow(AbstractTraining):
     key: Key[Array, ""]
     solver: diffrax.AbstractSolver
 
+    @keyword_key(4)
     def __init__(
         self,
         loss: AbstractLoss,
         temperature: Real[ScalarLike, ""],
         time_step: Real[ScalarLike, ""],
-        key: Key[Array, ""],
         solver: diffrax.AbstractSolver | None = None,
+        *,
+        key: PRNGKeyArray,
     ) -> None:
         check_loss(loss)
         self.loss = loss

@@ -20,6 +20,7 @@ from .._checks import (
     shown,
     unknown_name,
 )
+from .._deprecation import keyword_key, renamed_arguments, renamed_attribute
 from .._paths import as_steps, as_times
 from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel, HasScan
@@ -38,11 +39,11 @@ class TemporalWeight(eqx.Module):
 
     **Arguments:**
 
-    - `power`: the power $p \ge 0$; 0 weights all times alike.
+    - `exponent`: the exponent $p \ge 0$; 0 weights all times alike.
 
     **Raises:**
 
-    `ValueError` for a negative power, and when called for times that do not increase.
+    `ValueError` for a negative exponent, and when called for times that do not increase.
 
     ??? cite "Reference"
 
@@ -50,11 +51,14 @@ class TemporalWeight(eqx.Module):
         arXiv 2307.11462, 2023.
     """
 
-    power: Float[Array, ""]
+    exponent: Float[Array, ""]
 
-    def __init__(self, power: Real[ScalarLike, ""]) -> None:
+    power = renamed_attribute("power", "exponent")
+
+    @renamed_arguments(power="exponent")
+    def __init__(self, exponent: Real[ScalarLike, ""]) -> None:
         hint = "the weight of the first time would be infinite"
-        self.power = as_nonnegative("power", power, hint)
+        self.exponent = as_nonnegative("exponent", exponent, hint)
 
     def __call__(self, ts: Float[Array, " times"]) -> Float[Array, " times"]:
         """The weights at increasing times, shape `(times,)`; at least two of them."""
@@ -62,7 +66,7 @@ class TemporalWeight(eqx.Module):
         since = ts - ts[0]
         later = since > 0
         # The derivative of 0**p in p is asked for nowhere.
-        powers = jnp.where(later, jnp.where(later, since, 1) ** self.power, self.power == 0)
+        powers = jnp.where(later, jnp.where(later, since, 1) ** self.exponent, self.exponent == 0)
         return powers / jnp.mean(powers)
 
 
@@ -178,13 +182,15 @@ class SampledPathLoss(AbstractLoss):
         self.ys = jax.vmap(lambda x: target.response(self.ts, x))(self.xs)
 
     @classmethod
+    @keyword_key(3)
     def white_noise(
         cls,
         target: AbstractTarget,
         ts: Real[ArrayLike, " times"],
-        key: PRNGKeyArray,
         batch: int,
         inputs: int | None = None,
+        *,
+        key: PRNGKeyArray,
         **kwargs: Any,
     ) -> "SampledPathLoss":
         r"""The loss along samples of white noise of unit intensity.
@@ -197,10 +203,10 @@ class SampledPathLoss(AbstractLoss):
         **Arguments:**
 
         - `target`, `ts`: as above.
-        - `key`: the PRNG key.
         - `batch`: the number of paths.
         - `inputs`: the number of inputs. Defaults to that of the target's kernel, and to a
             scalar input for targets without one.
+        - `key`: the PRNG key.
         - `kwargs`: `weight`, `method` and `options`.
 
         **Raises:** as above, and `ValueError` for numbers of paths or inputs below 1.
@@ -215,15 +221,17 @@ class SampledPathLoss(AbstractLoss):
         return cls(target, ts, scale * noise, **kwargs)
 
     @classmethod
+    @keyword_key(3)
     def ornstein_uhlenbeck(
         cls,
         target: AbstractTarget,
         ts: Real[ArrayLike, " times"],
-        key: PRNGKeyArray,
         batch: int,
         correlation_rate: Real[ScalarLike, ""],
         sigma: Real[ScalarLike, ""] = 1.0,
         inputs: int | None = None,
+        *,
+        key: PRNGKeyArray,
         **kwargs: Any,
     ) -> "SampledPathLoss":
         r"""The loss along stationary Gaussian inputs of covariance $\sigma^2 e^{-\kappa|\tau|}$.
@@ -233,11 +241,11 @@ class SampledPathLoss(AbstractLoss):
         **Arguments:**
 
         - `target`, `ts`: as above.
-        - `key`: the PRNG key.
         - `batch`: the number of paths.
         - `correlation_rate`: the rate $\kappa > 0$, in units of one over time.
         - `sigma`: the standard deviation $\sigma > 0$.
         - `inputs`: as in `white_noise`; several inputs are independent.
+        - `key`: the PRNG key.
         - `kwargs`: `weight`, `method` and `options`.
 
         **Raises:** as `white_noise`, and `ValueError` for a rate or deviation that is not

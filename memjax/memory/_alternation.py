@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ..models import DiagonalLinearRNN, trainable
-from ..numerics import in_batches
+from ..numerics import in_batches, sign_changes
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel
 from ._ball import Ball, Effort, PerturbationErrors
-from ._norms import sign_changes
 
 
 class _Problem(eqx.Module):
@@ -95,28 +94,28 @@ def find_suprema(
     radii: Array,
     end: Array | None,
     key: PRNGKeyArray,
-    norm: Ball,
+    ball: Ball,
     effort: Effort,
 ) -> PerturbationErrors:
     problem = _Problem(target, model.reparametrisation, end, model.width)
     centre = jnp.stack([model.amplitudes, model.free_rates]).astype(radii.dtype)
     starts_key, draws_key = jax.random.split(key)
-    directions = _bring_into_ball(_choose_corners(model, effort.restarts, starts_key), norm)
+    directions = _bring_into_ball(_choose_corners(model, effort.restarts, starts_key), ball)
 
     def at_radius(state: tuple, now: tuple[Array, Array]) -> tuple[tuple, tuple]:
         before, resolved, worst, last = state
         radius, key = now
         grown = worst * (radius / jnp.where(last > 0, last, 1))
         starts = centre + jnp.concatenate([grown[None], directions * radius])
-        climb = lambda start: _alternate(problem, centre, start, radius, norm, effort.steps)
+        climb = lambda start: _alternate(problem, centre, start, radius, ball, effort.steps)
         found, points, whole = jax.vmap(climb)(starts)
         first = jnp.argmax(found)
         value, point, whole = found[first], points[first], whole[first]
 
         noise = jax.random.uniform(key, (effort.draws, *centre.shape), centre.dtype, -1, 1)
-        noise = jnp.concatenate([centre[None], centre + radius * _bring_into_ball(noise, norm)])
+        noise = jnp.concatenate([centre[None], centre + radius * _bring_into_ball(noise, ball)])
         values = in_batches(problem.error, noise)
-        upper = _bound_above(problem, centre, radius, values[0], norm)
+        upper = _bound_above(problem, centre, radius, values[0], ball)
 
         if end is None:
             reached, slowest = _find_reach(problem, centre, radius)
@@ -144,9 +143,9 @@ def find_suprema(
     return PerturbationErrors(radii, value, drawn, upper, perturbation, whole)
 
 
-def _bring_into_ball(directions: Array, norm: Ball) -> Array:
+def _bring_into_ball(directions: Array, ball: Ball) -> Array:
     """Bring corners of the unit cube to the surface of the ball: `(..., 2, width)`."""
-    if norm == "max":
+    if ball == "max":
         return directions
     size = jnp.linalg.norm(directions[..., :1, :], axis=-1, keepdims=True)
     return directions / jnp.concatenate([size, jnp.ones_like(size)], axis=-2)
@@ -170,7 +169,7 @@ def _choose_corners(model: DiagonalLinearRNN, restarts: int, key: PRNGKeyArray) 
 
 
 def _alternate(
-    problem: _Problem, centre: Array, start: Array, radius: Array, norm: Ball, steps: int
+    problem: _Problem, centre: Array, start: Array, radius: Array, ball: Ball, steps: int
 ) -> tuple[Array, Array, Array]:
     """Signs of the error and modes that are worst for them, by turns, while the error grows."""
 
@@ -185,7 +184,7 @@ def _alternate(
         rises = value > best[0]
         gain = value - best[0] > 1e-13 * value
         best = jax.tree.map(lambda x, y: jnp.where(rises, x, y), (value, tried, whole), best)
-        tried = _find_worst_modes(problem, centre, tried, (cuts, jumps), radius, norm)
+        tried = _find_worst_modes(problem, centre, tried, (cuts, jumps), radius, ball)
         return best, tried, gain, count + 1
 
     nothing = (jnp.asarray(-jnp.inf), start, jnp.asarray(True))
@@ -200,7 +199,7 @@ def _find_worst_modes(
     point: Array,
     weights: tuple[Array, Array],
     radius: Array,
-    norm: Ball,
+    ball: Ball,
 ) -> Array:
     """The modes of the ball of which the integral against given signs is smallest."""
     cuts, jumps = weights
@@ -222,7 +221,7 @@ def _find_worst_modes(
 
         return lax.fori_loop(0, 5, zoom, centre[1][:, None])[:, 0]
 
-    if norm == "max":
+    if ball == "max":
 
         def score(free: Array) -> Array:
             f = overlap(free)
@@ -231,15 +230,16 @@ def _find_worst_modes(
         free = best_rates(score)
         return jnp.stack([centre[0] - radius * jnp.sign(overlap(free)), free])
 
-    def ball(free: Array) -> Array:
+    def farthest(free: Array) -> Array:
+        """The amplitudes of the ball that are best for given rates."""
         f = overlap(free)
         return centre[0] - radius * f / jnp.maximum(jnp.linalg.norm(f), 1e-300)
 
     def turn(_: int, point: Array) -> Array:
         free = best_rates(lambda free: -point[0][:, None] * overlap(free))
-        return jnp.stack([ball(free), free])
+        return jnp.stack([farthest(free), free])
 
-    return lax.fori_loop(0, 3, turn, jnp.stack([ball(point[1]), point[1]]))
+    return lax.fori_loop(0, 3, turn, jnp.stack([farthest(point[1]), point[1]]))
 
 
 def _spread_free(centre: Array, radius: Array) -> Array:
@@ -260,7 +260,7 @@ def _find_reach(problem: _Problem, centre: Array, radius: Array) -> tuple[Array,
 
 
 def _bound_above(
-    problem: _Problem, centre: Array, radius: Array, nominal: Array, norm: Ball
+    problem: _Problem, centre: Array, radius: Array, nominal: Array, ball: Ball
 ) -> Array:
     """The triangle inequality, in which integrals of modes are convex in 1 / rate."""
     if problem.end is None:
@@ -270,7 +270,7 @@ def _bound_above(
     now = integral(problem.rates(centre[1]))[:, None]
     moved = integral(problem.rates(_spread_free(centre, radius)))
     shifts = jnp.max(jnp.abs(centre[0])[:, None] * jnp.abs(moved - now), axis=1)
-    if norm == "max":
+    if ball == "max":
         return nominal + jnp.sum(
             jnp.max(jnp.abs(centre[0])[:, None] * jnp.abs(moved - now) + radius * moved, axis=1)
         )

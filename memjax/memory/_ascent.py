@@ -29,12 +29,12 @@ def ascend(
     loss: Loss,
     radii: Array,
     key: PRNGKeyArray,
-    norm: Ball,
+    ball: Ball,
     effort: Effort,
 ) -> PerturbationErrors:
     weights, rest = eqx.partition(model, trainable(model))
     # Parts of complex weights are weights of their own but where a block is measured as a whole.
-    blocks = real_parts(weights) if norm == "max" else weights
+    blocks = real_parts(weights) if ball == "max" else weights
 
     def error(change: PyTree) -> Array:
         moved = from_real_parts(jax.tree.map(jnp.add, blocks, change))
@@ -52,12 +52,12 @@ def ascend(
             ahead = lambda d, c: (d + 2 * radius * size * c).astype(d.dtype)
             moved = jax.tree.map(ahead, at, corner)
             inside = lambda block, kind: _project(block, kind, radius).astype(block.dtype)
-            moved = _map_blocks(inside, norm, moved)
+            moved = _map_blocks(inside, ball, moved)
             reached, gradient = slope(moved)
             better = reached >= value
             keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(better, x, y), a, b)
             size = jnp.where(better, jnp.minimum(2 * size, 1), size / 4)
-            state = (moved, reached, _map_blocks(_find_corner, norm, gradient))
+            state = (moved, reached, _map_blocks(_find_corner, ball, gradient))
             return (*keep(state, (at, value, corner)), size), None
 
         # Without a direction yet, the first step stays where it is, and finds one.
@@ -70,7 +70,7 @@ def ascend(
     def at_radius(state: tuple, now: tuple[Array, Array]) -> tuple[tuple, tuple]:
         before, worst, last = state
         radius, key = now
-        draw = lambda key: _draw_noise(key, still, norm, radius)
+        draw = lambda key: _draw_noise(key, still, ball, radius)
         keys = jax.random.split(key, count)
         values = in_batches(lambda key: error(draw(key)), keys[: effort.draws], size=32)
         # From the worst case before, the best draw, and the first draws.
@@ -98,13 +98,13 @@ def ascend(
     return PerturbationErrors(radii, values, drawn, upper, changes, jnp.isinf(values))
 
 
-def _map_blocks(function: Callable[[Array, str], Array], norm: Ball, tree: PyTree) -> PyTree:
+def _map_blocks(function: Callable[[Array, str], Array], ball: Ball, tree: PyTree) -> PyTree:
     """Apply a function to every array of weights, together with the kind of its block."""
 
     def apply(path: tuple, block: Array) -> Array:
         if block.size == 0:
             return block
-        if norm == "max" or getattr(path[-1] if path else None, "name", None) in DIAGONALS:
+        if ball == "max" or getattr(path[-1] if path else None, "name", None) in DIAGONALS:
             return function(block, "max")
         return function(block, "vector" if block.ndim < 2 else "matrix")
 
@@ -135,7 +135,7 @@ def _project(block: Array, kind: str, radius: Array) -> Array:
     return block * jnp.where(size > radius, radius / jnp.where(size > 0, size, 1), 1)
 
 
-def _draw_noise(key: PRNGKeyArray, like: PyTree, norm: Ball, radius: Array) -> PyTree:
+def _draw_noise(key: PRNGKeyArray, like: PyTree, ball: Ball, radius: Array) -> PyTree:
     """A random perturbation of the ball."""
     # One draw for all weights together, since every one costs a compilation of its own.
     parts = jax.tree.map(lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else (x,), like)
@@ -151,4 +151,4 @@ def _draw_noise(key: PRNGKeyArray, like: PyTree, norm: Ball, radius: Array) -> P
             block = block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
         return (radius * block).astype(block.dtype)
 
-    return _map_blocks(scale, norm, noise)
+    return _map_blocks(scale, ball, noise)

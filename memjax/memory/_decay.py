@@ -15,6 +15,7 @@ from .._checks import (
     is_traced,
     shown,
 )
+from .._deprecation import renamed_attribute
 from .._typing import ArrayLike
 from ..numerics import fit_line, Line
 from ._memory_function import MemoryFunction
@@ -46,10 +47,10 @@ class MemoryDecay:
         `"undecided"`.
     - `reason`: why, in words.
     - `rate`, `rate_error`: $\beta$ of the fit $\log M = c - \beta t$, and its standard error.
-    - `power`, `power_error`: $p$ of the fit $\log M = c - p \log t$, and its standard error.
+    - `exponent`, `exponent_error`: $p$ of the fit $\log M = c - p \log t$, and its standard error.
     - `score`: the difference of the two log-likelihoods, in nats: positive if the exponential
         fits better. Both fits have two parameters, so that AIC and BIC differ by twice as much.
-    - `rate_spread`, `power_spread`: by which factor the rates of the thirds of the tail, and the
+    - `rate_spread`, `exponent_spread`: by which factor the rates of the thirds of the tail, and the
         exponents of its thirds on a log scale, differ; 1 for a pure law.
     - `start`, `stop`: the range of times that was fitted, and for which the verdict holds.
     - `points`: how many values were fitted.
@@ -59,14 +60,18 @@ class MemoryDecay:
     reason: str
     rate: float
     rate_error: float
-    power: float
-    power_error: float
+    exponent: float
+    exponent_error: float
     score: float
     rate_spread: float
-    power_spread: float
+    exponent_spread: float
     start: float
     stop: float
     points: int
+
+    power = renamed_attribute("power", "exponent")
+    power_error = renamed_attribute("power_error", "exponent_error")
+    exponent_spread = renamed_attribute("power_spread", "exponent_spread")
 
 
 def memory_decay(
@@ -233,7 +238,7 @@ def _choose_peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) 
 def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
     exponential, power_law = fit_line(t, logs), fit_line(np.log(t), logs)
     rate_spread, growing = _compare_thirds(t, logs)
-    power_spread, _ = _compare_thirds(np.log(t), logs)
+    exponent_spread, _ = _compare_thirds(np.log(t), logs)
     better = exponential if exponential.squares <= power_law.squares else power_law
     # A fit cannot be better than rounding.
     least = t.size * (1e-12 * max(1.0, float(np.max(np.abs(logs))))) ** 2
@@ -245,12 +250,12 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
         (rate_spread <= _STEADY or growing) and drop >= _EXPONENTIAL_DROP and score >= _SCORE
     )
     is_polynomial = (
-        power_spread <= _STEADY
+        exponent_spread <= _STEADY
         and drop >= _POLYNOMIAL_DROP
         and t[-1] >= _POLYNOMIAL_RANGE * t[0]
         and score <= -_SCORE
     )
-    spreads = f"a factor of {rate_spread:.3g}, its exponents of {power_spread:.3g}"
+    spreads = f"a factor of {rate_spread:.3g}, its exponents of {exponent_spread:.3g}"
     if is_exponential:
         verdict = "exponential"
         reason = "the rate is steady over the tail"
@@ -265,14 +270,14 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
     elif score > 0 and rate_spread <= _STEADY:
         verdict = "undecided"
         reason = f"the memory falls by a factor of {math.exp(drop):.3g} only"
-    elif score < 0 and power_spread <= _STEADY:
+    elif score < 0 and exponent_spread <= _STEADY:
         verdict = "undecided"
         reason = f"the times span a factor of {t[-1] / t[0]:.3g} only"
     else:
         verdict, reason = "undecided", f"neither law holds: rates in the tail differ by {spreads}"
     return MemoryDecay(
         verdict, reason, -exponential.slope, _measure_error(exponential), -power_law.slope,
-        _measure_error(power_law), score, rate_spread, power_spread, float(t[0]), float(t[-1]),
+        _measure_error(power_law), score, rate_spread, exponent_spread, float(t[0]), float(t[-1]),
         t.size,
     )  # fmt: skip
 

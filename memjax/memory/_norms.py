@@ -11,7 +11,7 @@ from .._checks import as_horizon, check_choice, check_instance, is_traced, shown
 from .._deprecation import warn_deprecated
 from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
-from ..numerics import gauss_rule, POINTS
+from ..numerics import find_all, gauss_rule, POINTS, sign_changes
 from ..targets import AbstractKernel, describe_sizes, edges, HasKernel, total
 
 # Of kernels; `"sup"` stands for the old name of the first.
@@ -126,42 +126,6 @@ def check_integrable(name: str, kernel: AbstractKernel) -> None:
         )
 
 
-def sign_changes(
-    function: Callable[[Array], Array], grid: Float[Array, " points"], count: int, steps: int
-) -> tuple[Float[Array, " count"], Int[Array, ""]]:
-    """Where a function changes its sign, ascending, filled up with the end of the grid.
-
-    A change between two points of the grid is found by bisection, at a jump as well. Zeros count
-    as positive, so that a stretch of them ends in at most two changes.
-
-    **Arguments:**
-
-    - `function`: acts elementwise.
-    - `grid`: ascending times, which may repeat.
-    - `count`: how many changes to look for, the first ones.
-    - `steps`: the number of bisections.
-
-    **Returns:**
-
-    The times, and how many changes there are between points of the grid.
-    """
-    positive = function(grid) >= 0
-    changed = positive[1:] != positive[:-1]
-    last = grid.shape[0] - 1
-    (index,) = jnp.nonzero(changed, size=count, fill_value=last)
-    left, right = grid[index], grid[jnp.minimum(index + 1, last)]
-    before = positive[index]
-
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        left, right = bracket
-        middle = left + (right - left) / 2
-        same = (function(middle) >= 0) == before
-        return jnp.where(same, middle, left), jnp.where(same, right, middle)
-
-    left, right = jax.lax.fori_loop(0, steps, halve, (left, right))
-    return left + (right - left) / 2, jnp.sum(changed)
-
-
 def _norm(
     terms: list[Terms],
     inputs: int,
@@ -240,7 +204,7 @@ def _between(terms: Terms, cuts: Float[ArrayLike, " cuts"]) -> Float[Array, ""]:
 
 
 def _absolute_integral(terms: Terms, grid: Array, end: Array | None) -> Array:
-    roots = _all(lambda count: _roots(terms, grid, count))
+    roots = find_all(lambda count: _roots(terms, grid, count))
     stop = np.inf if end is None else float(end)
     return _between(terms, np.concatenate([[0.0], roots, [stop]]))
 
@@ -275,16 +239,6 @@ def _jumps(terms: Terms, times: Float[ArrayLike, " times"], falls: bool) -> Floa
 
 
 def _variation(terms: Terms, grid: Array, end: Array | None) -> Array:
-    turns = _all(lambda count: _turns(terms, grid, count))
+    turns = find_all(lambda count: _turns(terms, grid, count))
     # What is left at the end of the grid falls to 0, unless that is the horizon.
     return _jumps(terms, np.sort(np.concatenate([grid, turns])), end is None)
-
-
-def _all(search: Callable[[int], tuple[Array, Array]]) -> Array:
-    """The result of a search that says how many there are, with room for all of them."""
-    count = 64
-    while True:
-        found, total = search(count)
-        if int(total) <= count:
-            return found
-        count = 2 ** int(np.ceil(np.log2(int(total))))

@@ -14,6 +14,7 @@ from .._checks import (
     check_scalar,
     shown,
 )
+from .._deprecation import renamed_arguments
 from .._typing import ArrayLike, ScalarLike
 from ..losses import AbstractLoss, check_trained
 from ..models import DiagonalLinearRNN
@@ -24,12 +25,13 @@ from ._ball import Ball, Effort, PerturbationErrors
 from ._norms import check_integrable
 
 
+@renamed_arguments(norm="ball")
 def perturbation_error(
     model: PyTree,
     target: AbstractKernel | AbstractLoss | Loss,
     radii: Real[ArrayLike, " radii"],
     *,
-    norm: Ball = "max",
+    ball: Ball = "max",
     restarts: int = 8,
     steps: int = 30,
     draws: int = 30,
@@ -75,7 +77,7 @@ def perturbation_error(
         [`memjax.SampledPathLoss`][], or any function from models to numbers that JAX can
         differentiate.
     - `radii`: the radii $\beta \ge 0$, ascending, shape `(radii,)`, in units of the weights.
-    - `norm`: `"max"` or `"operator"`.
+    - `ball`: `"max"` or `"operator"`.
     - `restarts`: from how many random starts to ascend at each radius, beside those above.
     - `steps`: the number of ascent steps from each start, at most.
     - `draws`: how many perturbations to draw at each radius, at least one: uniform in every
@@ -91,7 +93,7 @@ def perturbation_error(
 
     `TypeError` for a kernel with another model than a diagonal linear one, and for a target that
     is neither kernel nor function; `ValueError` for radii that are negative or do not ascend,
-    for an unknown norm, for numbers below 1, for a kernel that is not in $L^1$ without a
+    for an unknown ball, for numbers below 1, for a kernel that is not in $L^1$ without a
     horizon, and for a horizon with a loss.
 
     ??? cite "Reference"
@@ -100,7 +102,7 @@ def perturbation_error(
         ICLR 2024, Definitions 3.2 and 3.3 (theory, section 5).
     """
     radii = as_curve_radii(radii)
-    check_choice("norm", norm, get_args(Ball))
+    check_choice("ball", ball, get_args(Ball))
     key = as_key("key", key)
     for name, value in (("restarts", restarts), ("steps", steps), ("draws", draws)):
         check_integer(name, value)
@@ -118,14 +120,14 @@ def perturbation_error(
             )
         if end is None:
             check_integrable("target", target)
-        return find_suprema(model, target, radii, end, key, norm, effort)
+        return find_suprema(model, target, radii, end, key, ball, effort)
     check_callable("target", target, "pass a kernel, a loss, or a function of a model")
     if end is not None:
         raise ValueError(
             f"`horizon` must be left out with a loss, got {shown(horizon)}; the loss has its own."
         )
     check_trained(model)
-    return ascend(model, target, radii, key, norm, effort)
+    return ascend(model, target, radii, key, ball, effort)
 
 
 def as_curve_radii(radii: Any) -> Float[Array, " radii"]:

@@ -19,7 +19,9 @@ from ._quadrature import resolved as resolved
 from ._quadrature import response_integral as response_integral
 from ._quadrature import transform as transform
 from ._quadrature import UNRESOLVED as UNRESOLVED
+from ._searches import find_all as find_all
 from ._searches import golden_section as golden_section
+from ._searches import sign_changes as sign_changes
 from ._shifted import inverse_root as inverse_root
 from ._shifted import ShiftedComplex as ShiftedComplex
 from ._shifted import ShiftedReal as ShiftedReal

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
 
@@ -65,3 +66,49 @@ def golden_section(
     start = (low, high, high - length, none, low + length, none, *best)
     *_, point, lowest = lax.fori_loop(0, evaluations, section, start)
     return point, lowest
+
+
+def sign_changes(
+    function: Callable[[Array], Array], grid: Float[Array, " points"], count: int, steps: int
+) -> tuple[Float[Array, " count"], Int[Array, ""]]:
+    """Where a function changes its sign, ascending, filled up with the end of the grid.
+
+    A change between two points of the grid is found by bisection, at a jump as well. Zeros count
+    as positive, so that a stretch of them ends in at most two changes.
+
+    **Arguments:**
+
+    - `function`: acts elementwise.
+    - `grid`: ascending times, which may repeat.
+    - `count`: how many changes to look for, the first ones.
+    - `steps`: the number of bisections.
+
+    **Returns:**
+
+    The times, and how many changes there are between points of the grid.
+    """
+    positive = function(grid) >= 0
+    changed = positive[1:] != positive[:-1]
+    last = grid.shape[0] - 1
+    (index,) = jnp.nonzero(changed, size=count, fill_value=last)
+    left, right = grid[index], grid[jnp.minimum(index + 1, last)]
+    before = positive[index]
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, right = bracket
+        middle = left + (right - left) / 2
+        same = (function(middle) >= 0) == before
+        return jnp.where(same, middle, left), jnp.where(same, right, middle)
+
+    left, right = jax.lax.fori_loop(0, steps, halve, (left, right))
+    return left + (right - left) / 2, jnp.sum(changed)
+
+
+def find_all(search: Callable[[int], tuple[Array, Array]]) -> Array:
+    """The result of a search that says how many there are, with room for all of them."""
+    count = 64
+    while True:
+        found, total = search(count)
+        if int(total) <= count:
+            return found
+        count = 2 ** int(np.ceil(np.log2(int(total))))

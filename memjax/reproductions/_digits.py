@@ -268,7 +268,7 @@ def _perturb(
             only,
             lambda subject: cross_entropy(_restore(subject), images, classes),
             radii,
-            norm="max",
+            ball="max",
             restarts=1,
             steps=steps,
             draws=draws,

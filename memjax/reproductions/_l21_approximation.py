@@ -21,7 +21,7 @@ from ..approximation import approximation_rate, best_exponential_sum
 from ..flows import OptaxTraining
 from ..losses import FunctionLoss
 from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
-from ..numerics import fit_line
+from ..numerics import fit_line, gauss_rule
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
 from ..viz import DASHES, drawing, look
@@ -54,7 +54,7 @@ def kernel_distance(target: AbstractKernel) -> FunctionLoss:
     """The loss of white noise by quadrature: for models of complex rates it is many times as fast
     as that by Lyapunov equations, and here the same to nine digits."""
     edges = np.concatenate([np.linspace(0, 40, 41), [50, 70, 100, 150, 250, 400]])
-    x, w = np.polynomial.legendre.leggauss(8)
+    x, w = gauss_rule(8)
     half = np.diff(edges)[:, None] / 2
     times = jnp.asarray((edges[:-1, None] + half * (1 + x)).ravel())
     weights, values = jnp.asarray((half * w).ravel()), target(times)
@@ -135,7 +135,7 @@ def _direct(kernels: Sequence[str], neurons: Sequence[int], bar: "tqdm.tqdm") ->
     for i, name in enumerate(kernels):
         rate = approximation_rate(KERNELS[name](), widths=tuple(neurons))
         errors[i], lower[i], bound[i] = rate.errors, rate.lower_bounds, rate.bound
-        power[i], exponential[i] = rate.power, rate.exponential
+        power[i], exponential[i] = rate.exponent, rate.exponential
         bar.update()
     return xr.Dataset(
         {

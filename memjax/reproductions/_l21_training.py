@@ -90,7 +90,7 @@ def _loss(name: str, batch: int) -> SampledPathLoss:
     target = _target(name)
     common: dict[str, Any] = {"method": "residual"}
     loss = SampledPathLoss.ornstein_uhlenbeck(
-        target, ts, jax.random.key(0), batch, 1.0, _SIGMA.get(name, 1.0), **common
+        target, ts, batch, 1.0, _SIGMA.get(name, 1.0), key=jax.random.key(0), **common
     )
     if isinstance(target, Lorenz96):
         # The mean is the work of the constant forcing, which no model is told of.

@@ -148,8 +148,9 @@ def run(
                 floor = None if memory.exact else 1e-7 * float(memory.values.max())
                 decay = memory_decay((memory.ts, memory.values), floor=floor)
                 decays[index] = decay.verdict
-                for field in ("rate", "power", "score"):
-                    numbers[field][index] = getattr(decay, field)
+                numbers["rate"][index] = decay.rate
+                numbers["power"][index] = decay.exponent
+                numbers["score"][index] = decay.score
     return xr.Dataset(
         describe(numbers, tuple(axes), words)
         | {

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import as_integers, check_choice, check_dataset
+from .._deprecation import renamed_arguments
 from .._lazy import matplotlib, xr
 from ..losses import TemporalWeight
 from ..memory import crossings, perturbation_error, stability_radius, StabilityRadius
@@ -67,6 +68,7 @@ def squared_error(
     return jnp.mean(TemporalWeight(2.0)(ts)[1:].astype(xs.dtype) * (outputs - xs @ matrix.T) ** 2)
 
 
+@renamed_arguments(norm="ball")
 def run(
     progress: bool = True,
     *,
@@ -80,7 +82,7 @@ def run(
     draws: int = 30,
     restarts: int = 2,
     steps: int = 12,
-    norm: Literal["operator", "max"] = "operator",
+    ball: Literal["operator", "max"] = "operator",
 ) -> "xr.Dataset":
     """Perturbation errors over `kernel`, `activation`, `parametrisation`, `width`, `seed` and
     `radius`.
@@ -88,7 +90,7 @@ def run(
     The supremum is over the ball of the definition (`"operator"`), or over that from which the
     public code draws (`"max"`).
     """
-    check_choice("norm", norm, _BALLS)
+    check_choice("ball", ball, _BALLS)
     widths = as_integers("widths", widths)
     check_known("kernels", kernels, KERNELS)
     check_known("activations", activations, ACTIVATIONS)
@@ -132,7 +134,7 @@ def run(
         }
         values["error"], values["drawn"] = _perturb(
             trained.models, held_out, runs, jax.random.split(noise, runs.shape[0]),
-            draws, restarts, steps, norm,
+            draws, restarts, steps, ball,
         )  # fmt: skip
         for key, value in values.items():
             value = np.asarray(value)
@@ -154,7 +156,7 @@ def run(
         | {"power": ("kernel", power, {"long_name": "mean square of the target's output"})},
         names | {"radius": RADII},
         {"updates": updates, "batch": batch, "draws": draws, "restarts": restarts, "steps": steps,
-         "norm": norm},
+         "norm": ball},
     )  # fmt: skip
 
 
@@ -216,7 +218,7 @@ def _perturb(
     draws: int,
     restarts: int,
     steps: int,
-    norm: Literal["operator", "max"],
+    ball: Literal["operator", "max"],
 ) -> tuple[Float[Array, "runs radii"], Float[Array, "runs radii"]]:
     """The largest errors by ascent, and by random draws as the literature makes them."""
     radii = jnp.asarray(RADII, xs.dtype)
@@ -225,11 +227,11 @@ def _perturb(
         ascent, noise = jax.random.split(key)
         error = lambda model: squared_error(model, xs, matrix)
         reached = perturbation_error(
-            model, error, radii, norm=norm, restarts=restarts, steps=steps, draws=1, key=ascent
+            model, error, radii, ball=ball, restarts=restarts, steps=steps, draws=1, key=ascent
         )
         drawn = drawn_errors(model, error, radii, draws, noise)
         # The ball of the largest entries holds the draws, that of operator norms does not.
-        return (jnp.maximum(reached.error, drawn) if norm == "max" else reached.error), drawn
+        return (jnp.maximum(reached.error, drawn) if ball == "max" else reached.error), drawn
 
     return eqx.filter_vmap(one, in_axes=(eqx.if_array(0), 0, 0))(models, matrices, keys)
 

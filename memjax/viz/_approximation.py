@@ -134,7 +134,7 @@ def _rates_dataset(rates: Mapping[str, ApproximationRate]) -> "xr.Dataset":
         check_instance("errors", rate, ApproximationRate, "approximation rates", hint)
         widths, errors = np.asarray(rate.widths), np.asarray(rate.errors)
         fast = bool(rate.faster_than_powers)
-        slope = float(rate.exponential if fast else rate.power)
+        slope = float(rate.exponential if fast else rate.exponent)
         places = widths if fast else np.log(widths)
         # Rounding may hold the last errors up; the median does not follow them.
         fitted = np.exp(np.median(np.log(errors) + slope * places) - slope * places)

@@ -280,7 +280,7 @@ def test_what_is_refused():
         mj.best_exponential_sum(POWER, 1, start=1.0)
     with pytest.raises(ValueError, match="finite L2 norm and decay, got Sine"):
         mj.best_exponential_sum(mj.Sine(), 2)
-    with pytest.raises(ValueError, match="`m` must be an integer"):
+    with pytest.raises(ValueError, match="`width` must be an integer"):
         mj.best_exponential_sum(POWER, 0)
     with pytest.raises(ValueError, match="`norm` must be one of"):
         mj.best_exponential_sum(POWER, 2, norm="L3")

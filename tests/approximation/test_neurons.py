@@ -45,7 +45,7 @@ def test_constants_of_one_exponential():
     np.testing.assert_allclose(rate.bound, [4.0, 0.5], rtol=1e-5)
     np.testing.assert_allclose(rate.theorem(jnp.array([1.0, 2.0])), rate.bound)
     # Rounding is no rate.
-    assert np.isnan(rate.power) and np.isnan(rate.exponential)
+    assert np.isnan(rate.exponent) and np.isnan(rate.exponential)
 
 
 @pytest.mark.slow

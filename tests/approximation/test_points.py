@@ -297,9 +297,9 @@ def test_what_is_refused():
     times = np.arange(10.0)
     kernel = mj.SampledKernel(times, np.exp(-times))
     fit = mj.best_exponential_sum
-    with pytest.raises(ValueError, match="`m` must be at most 5 for 10 samples, got 6"):
+    with pytest.raises(ValueError, match="`width` must be at most 5 for 10 samples, got 6"):
         fit(kernel, 6)
-    with pytest.raises(ValueError, match="`m` must be at most 4 for 10 samples, got 5"):
+    with pytest.raises(ValueError, match="`width` must be at most 4 for 10 samples, got 5"):
         fit(kernel, 5, offset=True)
     with pytest.raises(ValueError, match="`samples` must be one of 'points', 'linear', got 'dots'"):
         fit(kernel, 1, samples="dots")

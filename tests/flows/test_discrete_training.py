@@ -116,7 +116,7 @@ def test_stochastic_gradient_flow_has_its_stationary_variance(solver):
     @jax.jit
     @jax.vmap
     def run(key):
-        training = mj.StochasticGradientFlow(QUADRATIC, temperature, h, key, solver)
+        training = mj.StochasticGradientFlow(QUADRATIC, temperature, h, solver, key=key)
         exit = mj.ParameterDistance(1e9)
         end = mj.measure_plateau(training, START, exit, max_steps=steps, throw=False)
         return end.model.amplitudes, end.model.rates
@@ -133,7 +133,7 @@ def test_stochastic_gradient_flow_has_its_stationary_variance(solver):
 
 def test_without_temperature_it_is_gradient_descent():
     key = jax.random.key(0)
-    noiseless = mj.measure_plateau(mj.StochasticGradientFlow(LOSS, 0.0, RATE, key), START, EXIT)
+    noiseless = mj.measure_plateau(mj.StochasticGradientFlow(LOSS, 0.0, RATE, key=key), START, EXIT)
     descent = mj.measure_plateau(mj.OptaxTraining(LOSS, optax.sgd(RATE), RATE), START, EXIT)
     np.testing.assert_allclose(noiseless.time, descent.time, rtol=1e-12)
 
@@ -144,12 +144,12 @@ def test_without_temperature_it_is_gradient_descent():
         (lambda: mj.OptaxTraining(LOSS, 1e-3), TypeError, "`optimiser` must be an Optax"),
         (lambda: mj.OptaxTraining(LOSS, optax.sgd(1), -1.0), ValueError, "`time_step` must be p"),
         (
-            lambda: mj.StochasticGradientFlow(LOSS, -1.0, 0.1, jax.random.key(0)),
+            lambda: mj.StochasticGradientFlow(LOSS, -1.0, 0.1, key=jax.random.key(0)),
             ValueError,
             "`temperature` must not be negative, got -1.0",
         ),
         (
-            lambda: mj.StochasticGradientFlow(LOSS, 1.0, 0.1, 0),  # pyright: ignore
+            lambda: mj.StochasticGradientFlow(LOSS, 1.0, 0.1, key=0),  # pyright: ignore
             TypeError,
             "`key` must be a single PRNG key, got 0",
         ),

@@ -30,7 +30,7 @@ def within_confidence(samples, exact):
 
 @pytest.mark.slow
 def test_expected_loss_under_white_noise():
-    loss = mj.SampledPathLoss.white_noise(TARGET, TS, KEY, 400)
+    loss = mj.SampledPathLoss.white_noise(TARGET, TS, 400, key=KEY)
     squares = np.mean((np.asarray(loss.xs) @ ERROR.T) ** 2, axis=1)
     np.testing.assert_allclose(loss(RNN), np.mean(squares), rtol=1e-11)
     # The exact expectation of the sampled loss, from the variances of its samples.
@@ -52,7 +52,7 @@ def test_expected_loss_under_white_noise():
 @pytest.mark.slow
 def test_expected_loss_under_coloured_noise():
     rate, sigma = 0.8, 1.5
-    loss = mj.SampledPathLoss.ornstein_uhlenbeck(TARGET, TS, KEY, 400, rate, sigma)
+    loss = mj.SampledPathLoss.ornstein_uhlenbeck(TARGET, TS, 400, rate, sigma, key=KEY)
     squares = np.mean((np.asarray(loss.xs) @ ERROR.T) ** 2, axis=1)
     covariance = sigma**2 * np.exp(-rate * np.abs(np.subtract.outer(TS, TS)))
     exact = np.mean(np.einsum("ti,ij,tj->t", ERROR, covariance, ERROR))
@@ -83,7 +83,7 @@ def test_nonlinear_model_and_teacher():
     teacher = mj.NonlinearRNN.init(3, 2, 2, key=jax.random.key(1))
     target = mj.Teacher(teacher.residual, linear=False)
     student = mj.NonlinearRNN.init(3, 2, 2, key=jax.random.key(2))
-    loss = mj.SampledPathLoss.white_noise(target, TS[:41], KEY, 8, 2, method="residual")
+    loss = mj.SampledPathLoss.white_noise(target, TS[:41], 8, 2, key=KEY, method="residual")
     assert loss.xs.shape == (8, 41, 2) and loss.ys.shape == (8, 41, 2)
     assert loss(teacher) == 0.0
     outputs = np.asarray(jax.vmap(lambda x: student.residual(TS[:41], x))(loss.xs))
@@ -120,7 +120,7 @@ def test_temporal_weights():
 def test_mapped_over_targets():
     def build(omega):
         target = mj.GaussianBump(omega, 0.7, 0.5)
-        return mj.SampledPathLoss.white_noise(target, TS[:31], KEY, 4)(RNN)
+        return mj.SampledPathLoss.white_noise(target, TS[:31], 4, key=KEY)(RNN)
 
     omegas = jnp.array([0.5, 1.0])
     np.testing.assert_allclose(jax.vmap(build)(omegas), [build(w) for w in omegas], rtol=1e-10)
@@ -141,7 +141,7 @@ def test_a_match_has_its_second_derivative_and_noise():
 @pytest.mark.slow
 def test_diffrax_has_hessians():
     model = mj.NonlinearRNN.init(2, key=KEY)
-    loss = mj.SampledPathLoss.ornstein_uhlenbeck(TARGET, TS[:11], KEY, 2, 1.0)
+    loss = mj.SampledPathLoss.ornstein_uhlenbeck(TARGET, TS[:11], 2, 1.0, key=KEY)
     noise = jfu.ravel_pytree(eqx.filter_jit(loss.gradient_noise)(model))[0]
     assert np.all(np.isfinite(noise)) and np.all(noise >= 0) and np.any(noise > 0)
 
@@ -159,7 +159,7 @@ def test_what_makes_no_sense_says_why():
     with pytest.raises(ValueError, match="`weight` must have one entry per time"):
         mj.SampledPathLoss(TARGET, TS, xs, jnp.ones(3))
     with pytest.raises(ValueError, match="`ts` must increase"):
-        mj.SampledPathLoss.white_noise(TARGET, TS[::-1], KEY, 2)
+        mj.SampledPathLoss.white_noise(TARGET, TS[::-1], 2, key=KEY)
     with pytest.raises(ValueError, match="`options` are for the method 'diffrax', got method None"):
         mj.SampledPathLoss(TARGET, TS, xs, options={"max_steps": 5})
     with pytest.raises(ValueError, match="`method` must be one of None, 'scan'"):
@@ -170,4 +170,4 @@ def test_what_makes_no_sense_says_why():
         model = mj.NonlinearRNN.init(2, outputs=2, key=KEY)
         mj.SampledPathLoss(TARGET, TS, xs, method="residual")(model)
     with pytest.raises(ValueError, match="`batch` must be an integer"):
-        mj.SampledPathLoss.white_noise(TARGET, TS, KEY, 0)
+        mj.SampledPathLoss.white_noise(TARGET, TS, 0, key=KEY)

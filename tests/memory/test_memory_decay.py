@@ -81,9 +81,9 @@ def test_rates_and_exponents():
     assert decay.rate == pytest.approx(0.37, rel=1e-9)
     assert decay.rate_error < 1e-6 and decay.score > 100
     decay = mj.memory_decay((SHORT[1:], 3 * SHORT[1:] ** -1.7))
-    assert decay.power == pytest.approx(1.7, rel=1e-9)
-    assert decay.power_error < 1e-6 and decay.score < -100
-    assert decay.power_spread == pytest.approx(1, abs=1e-6)
+    assert decay.exponent == pytest.approx(1.7, rel=1e-9)
+    assert decay.exponent_error < 1e-6 and decay.score < -100
+    assert decay.exponent_spread == pytest.approx(1, abs=1e-6)
     # Only the range that was asked for.
     decay = mj.memory_decay((SHORT, np.exp(-SHORT)), tail=(3.0, 9.0))
     assert (decay.start, decay.stop, decay.points) == (3.0, 9.0, 25)

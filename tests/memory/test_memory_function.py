@@ -220,7 +220,7 @@ def test_gates_make_a_power_law_of_exponentials():
     memory = mj.memory_function(cell, ts)
     assert memory.bounded.all()
     decay = mj.memory_decay(memory)
-    assert decay.verdict == "polynomial" and 1.0 < decay.power < 1.2
+    assert decay.verdict == "polynomial" and 1.0 < decay.exponent < 1.2
     # By inputs that grow like log t; small ones are forgotten exponentially.
     sizes = np.abs(memory.maximiser)
     assert sizes[280] - sizes[140] == pytest.approx(sizes[140] - sizes[70], rel=0.3)

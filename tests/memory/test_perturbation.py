@@ -82,7 +82,7 @@ def _brute_force(rates, amplitudes, free, radius, norm, points, refined):
 def _compare(name, norm, radii, points, refined):
     map, rates = MAPS[name]
     model = _model(map)
-    found = memjax.perturbation_error(model, TARGET, radii, norm=norm, draws=100, key=KEY)
+    found = memjax.perturbation_error(model, TARGET, radii, ball=norm, draws=100, key=KEY)
     assert np.all(found.exact)
     amplitudes, free = np.asarray(model.amplitudes), np.asarray(model.free_rates)
     for index, radius in enumerate(radii):
@@ -115,7 +115,7 @@ def test_supremum_is_never_below_a_hundred_thousand_draws(width, norm):
         amplitudes = jax.random.normal(jax.random.key(seed), (width,)) / width
         model = memjax.DiagonalLinearRNN(amplitudes, rates, memjax.Softplus())
         found = memjax.perturbation_error(
-            model, TARGET, RADII, norm=norm, draws=100_000, key=jax.random.key(seed)
+            model, TARGET, RADII, ball=norm, draws=100_000, key=jax.random.key(seed)
         )
         assert np.all(found.error >= found.drawn)
         assert np.all(found.error <= found.upper)
@@ -148,7 +148,7 @@ def test_ascent_finds_the_supremum_of_a_convex_function(norm):
     loss = lambda model: jnp.sum((model["x"] - offset) ** 2)
     model = {"x": jnp.zeros(3)}
     found = memjax.perturbation_error(
-        model, loss, RADII, norm=norm, restarts=2, steps=10, draws=20, key=KEY
+        model, loss, RADII, ball=norm, restarts=2, steps=10, draws=20, key=KEY
     )
     size = float(jnp.linalg.norm(offset))
     farthest = {
@@ -193,8 +193,8 @@ def test_wrong_arguments_are_refused():
     model = _model(memjax.Softplus())
     with pytest.raises(ValueError, match="`radii` must increase"):
         memjax.perturbation_error(model, TARGET, np.array([0.2, 0.1]), key=KEY)
-    with pytest.raises(ValueError, match="`norm` must be"):
-        memjax.perturbation_error(model, TARGET, RADII, norm="l2", key=KEY)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`ball` must be"):
+        memjax.perturbation_error(model, TARGET, RADII, ball="l2", key=KEY)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="DiagonalLinearRNN"):
         memjax.perturbation_error(memjax.NonlinearRNN.init(2, key=KEY), TARGET, RADII, key=KEY)
     with pytest.raises(ValueError, match="`target` must be integrable"):

@@ -216,7 +216,7 @@ def test_losses_memories_and_attention_late_in_a_recording():
         np.testing.assert_allclose(found, attended, atol=1e-3 * np.abs(attended).max())
         with pytest.raises(ValueError, match="`ts` must tell its steps"):
             mj.SampledPathLoss(target, uneven(LATE), XS[None, :200])
-        noise = mj.SampledPathLoss.white_noise(target, SHORT, jax.random.key(0), 3)
+        noise = mj.SampledPathLoss.white_noise(target, SHORT, 3, key=jax.random.key(0))
         np.testing.assert_allclose(np.std(noise.xs) * STEP**0.5, 1, rtol=0.05)
         assert mj.as_functional(cell)(SHORT, XS).shape == (COUNT, 3)
 

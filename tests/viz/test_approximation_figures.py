@@ -57,7 +57,7 @@ def test_rates_are_drawn_with_their_fit():
     rate = mj.ApproximationRate(
         alpha=jnp.array([1]), beta=jnp.array([0.5]), gamma=jnp.array([2.0]), widths=m,
         bound=4.0 / m, errors=3 * jnp.exp(-0.7 * m), lower_bounds=jnp.exp(-0.7 * m),
-        power=jnp.array(3.0), exponential=jnp.array(0.7), faster_than_powers=jnp.array(True),
+        exponent=jnp.array(3.0), exponential=jnp.array(0.7), faster_than_powers=jnp.array(True),
     )  # fmt: skip
     figure = viz.plot_approximation_errors({"bump": rate})
     assert named(figure)[1] == "fitted rate"
