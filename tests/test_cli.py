@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return out
 
 
+@pytest.mark.thorough
 def test_sweep_writes_dataset_figures_and_specification(run):
     names = {entry.name for entry in run.iterdir()}
     files = {"plateaus.zarr", "plateau_law.png", "loss_curves.png", "sweep.toml"}

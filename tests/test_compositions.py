@@ -151,11 +151,13 @@ SOME_POPULATION = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, other, method", SOME_SAMPLED)
 def test_sampled_losses(name, other, method):
     check(sampled(other, method), model(name))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, other, kind", SOME_POPULATION)
 def test_population_losses(name, other, kind):
     check(population(kind, target(other)), model(name))

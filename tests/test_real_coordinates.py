@@ -149,6 +149,7 @@ LOSSES = {
 LONG = ("white, horizon", "coloured", "stationary")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in LOSSES]
 )
@@ -178,6 +179,7 @@ OPTIMISERS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_optimisers_train_parts_as_weights(name):
     training = mj.OptaxTraining(CHEAP, OPTIMISERS[name])
@@ -202,6 +204,7 @@ def test_stochastic_flows_have_noise_in_both_parts():
     np.testing.assert_allclose(in_parts(ends[0]), in_parts(ends[1]), rtol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "flow",
     [
@@ -326,6 +329,7 @@ def test_signals_and_sensitivities_are_real():
     np.testing.assert_allclose(found.input, exact.parts[1][0] + exact.parts[1][1], rtol=1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.complex64, jnp.complex128])
 def test_layers_written_by_hand_are_diagnosed(dtype):
     layer = jax.tree.map(lambda leaf: leaf.astype(dtype), LRU)

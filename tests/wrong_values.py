@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def kinds_of(annotation: Any) -> Iterator[str]:
         return
     elif annotation in (jax.Array, np.ndarray):
         yield "array"
-    elif inspect.isclass(annotation):
+    elif inspect.isclass(annotation) or isinstance(annotation, TypeVar):
         yield "instance"
     else:
         raise TypeError(f"no kind is known for {annotation!r}")

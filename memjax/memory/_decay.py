@@ -71,7 +71,7 @@ class MemoryDecay:
 
     power = renamed_attribute("power", "exponent")
     power_error = renamed_attribute("power_error", "exponent_error")
-    exponent_spread = renamed_attribute("power_spread", "exponent_spread")
+    power_spread = renamed_attribute("power_spread", "exponent_spread")
 
 
 def memory_decay(

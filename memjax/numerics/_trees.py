@@ -1,6 +1,6 @@
 """PyTrees as wholes."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,7 +19,12 @@ def as_constant(tree: _Tree) -> _Tree:
 
 
 def choose(mask: Bool[Array | np.ndarray, "..."], new: _Tree, old: _Tree) -> _Tree:
-    """Every array of `new` where `mask` holds, and of `old` elsewhere; what else there is, of
-    `new`. With lanes last one mask serves arrays of any shape."""
-    pick = lambda a, b: jnp.where(mask, a, b) if eqx.is_array(a) else a
+    """Every array of `new` where `mask` holds, and of `old` elsewhere; what is no array in either,
+    of `new`. With lanes last one mask serves arrays of any shape."""
+
+    def pick(a: Any, b: Any) -> Any:
+        # A number of Python may stand against an array: Diffrax's solvers return `False` in the
+        # place of a flag that they were given as an array.
+        return jnp.where(mask, a, b) if eqx.is_array(a) or eqx.is_array(b) else a
+
     return jax.tree.map(pick, new, old)

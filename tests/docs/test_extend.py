@@ -61,6 +61,7 @@ def test_examples_print_what_they_say(page, index):
     np.testing.assert_allclose(found, expected, rtol=5e-4)
 
 
+@pytest.mark.thorough
 def test_the_target_is_the_kernel_that_it_says():
     kernel = run("target", 0)[0]["Erlang"](jnp.array(0.7))
     rho = lambda t: t * np.exp(-0.7 * t)
@@ -77,6 +78,7 @@ def test_the_target_is_the_kernel_that_it_says():
     assert kernel(-1.0) == 0
 
 
+@pytest.mark.thorough
 def test_the_reparametrisation_inverts_and_moves():
     reparametrisation = run("reparametrisation", 0)[0]["AboveFloor"](jnp.array(0.01))
     free = reparametrisation.inverse(jnp.array(0.5))

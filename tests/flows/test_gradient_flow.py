@@ -58,6 +58,7 @@ def reference(start):
     return solution.y.T
 
 
+@pytest.mark.thorough
 def test_flow_of_models_is_the_gradient_flow():
     path = train(model())
     found = np.concatenate([path.amplitudes, path.free_rates], axis=1)

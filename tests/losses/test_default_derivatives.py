@@ -62,5 +62,5 @@ def test_noise_covers_rounding():
 def test_losses_that_are_no_scalars_are_refused():
     with pytest.raises(ValueError, match="`loss` must map a model to a scalar"):
         Flat().gradient(MODEL)
-    with pytest.raises(TypeError, match="`displacement` must have the structure"):
+    with pytest.raises(TypeError, match="`vector` must have the structure"):
         Squares().hessian_vector_product(MODEL, jnp.zeros(3))

@@ -105,6 +105,7 @@ def states(kind, seed, lanes=LANES):
     return (jnp.asarray(x) for x in (a, w, 1 / delay, y))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reparametrisation", REPARAMETRISATIONS)
 @pytest.mark.parametrize("kind", ["anywhere", "plateau", "coalescing"])
 def test_float64_agrees_with_multiprecision(kind, reparametrisation):
@@ -169,6 +170,7 @@ def back_to_the_plateau(delay, reparametrisation, off, silent):
         return lanes, omega, jnp.asarray(high), jnp.asarray((y - real(high)).astype(float))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", REPARAMETRISATIONS)
 @pytest.mark.parametrize("delay, silent", [(20.0, 0), (40.0, 0), (60.0, 0), (60.0, 1e-9)])
 def test_twice_the_digits_where_terms_cancel(delay, silent, name):

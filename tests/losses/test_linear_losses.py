@@ -134,6 +134,7 @@ def exact_coloured(e, rate, end):
     return total
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rate", [0.4, 20.0])
 def test_coloured_noise_loss_is_the_double_integral(rate):
     model = COMPLEX
@@ -152,6 +153,7 @@ def test_coloured_noise_loss_is_the_double_integral(rate):
     np.testing.assert_allclose(found[1], exact, rtol=1e-10)
 
 
+@pytest.mark.thorough
 def test_short_correlations_are_white_noise():
     rate = 1e6
     coloured = mj.ColouredNoiseLoss(TARGET, rate, np.sqrt(rate / 2))(DENSE)

@@ -91,6 +91,7 @@ def exact_gradient(amplitudes, rates, rho, horizon):
     return np.array(by_amplitude), np.array(by_rate)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", [0.3, 5.0, 30.0, np.inf])
 @pytest.mark.parametrize("name", TARGETS)
 def test_loss_is_the_integral(name, horizon):
@@ -99,6 +100,7 @@ def test_loss_is_the_integral(name, horizon):
     np.testing.assert_allclose(found, exact_loss(AMPLITUDES, RATES, rho, horizon), rtol=1e-10)
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(
     width=st.sampled_from([1, 2, 5]),
@@ -128,6 +130,7 @@ def test_loss_of_any_model_and_bump(width, seed, sigma, delay, horizon):
     np.testing.assert_allclose(found, exact, rtol=1e-10, atol=1e-13 * scale)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", [5.0, np.inf])
 @pytest.mark.parametrize("name", TARGETS)
 def test_gradient_is_the_integral_and_the_derivative(name, horizon):
@@ -199,6 +202,7 @@ def test_gradient_on_a_plateau_has_all_its_digits(start, reparametrisation, dela
             assert abs(float(mp.real(value) / reference) - 1) < 1e-12
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", [5.0, np.inf])
 @pytest.mark.parametrize("reparametrisation", [mj.Direct(), mj.Exp(1.5)], ids=["direct", "exp"])
 def test_hessian_is_the_second_derivative(reparametrisation, horizon):
@@ -215,6 +219,7 @@ def test_hessian_is_the_second_derivative(reparametrisation, horizon):
     np.testing.assert_allclose(backwards, closed, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", PLATEAU_STARTS)
 @pytest.mark.parametrize("reparametrisation", ["direct", "exp"])
 def test_hessian_on_a_plateau(start, reparametrisation):

@@ -67,6 +67,7 @@ def gru():
     return mj.diagnose(eqx.nn.GRUCell(1, 6, key=KEY), 30, samples=4)
 
 
+@pytest.mark.thorough
 def test_cell_at_a_long_lag_is_on_a_plateau_and_chrono_helps(gru):
     assert gru.verdict == "plateau" and float(gru.lag) == 30
     assert gru.signal.steps[gru.index] == 30 and gru.signal.steps[-1] > 30
@@ -88,6 +89,7 @@ def test_report_is_short_and_json_is_plain(gru):
     assert len(record["lags"]) == len(record["signal"]) == len(record["memory"])
 
 
+@pytest.mark.thorough
 def test_lag_from_data_and_a_model_without_remedies():
     xs = np.random.default_rng(0).standard_normal(3000)
     ys = np.append(np.zeros(4), xs[:-4]) + 0.5 * np.random.default_rng(1).standard_normal(3000)
@@ -165,6 +167,7 @@ def spiral(rate, frequency):
     return Spiral(jnp.asarray(rate), jnp.asarray(frequency))
 
 
+@pytest.mark.thorough
 def test_an_unstable_discretisation_is_no_verdict_and_names_the_step():
     found = mj.diagnose(spiral(0.5, 9.0), 2.0, step=0.1, samples=2)
     assert found.verdict == "undecided" and np.all(np.isnan(found.plateau))
@@ -181,6 +184,7 @@ def test_an_unstable_discretisation_is_no_verdict_and_names_the_step():
     assert fine.verdict == "no plateau" and "The signal is" in fine.reason
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "step", "unstable"),
     [

@@ -119,6 +119,7 @@ def test_tracing_and_derivatives():
     np.testing.assert_allclose(slope, [near(0.1), near(1.0)], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_measured_sensitivity_is_the_closed_form_within_its_confidence():
     rates, step, batch = jnp.array([0.1, 0.4]), 0.5, 64
     model = mj.LRULayer(rates, jnp.zeros(2), jnp.ones(2), jnp.ones(2), activation="identity")

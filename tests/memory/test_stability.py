@@ -45,6 +45,7 @@ def test_direct_and_inverse_are_stable_over_bounded_rates_only():
     assert np.allclose(bounded.growth, brute, rtol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("map", [memjax.Softplus(), memjax.Best(), memjax.Tanh()])
 def test_the_search_agrees_with_the_closed_forms_over_a_range(map):
     closed = map.perturbation_growth(jnp.asarray(RADII), rates=(0.05, 1.5))

@@ -38,6 +38,7 @@ class Linear(Plain):
         return ()
 
 
+@pytest.mark.thorough
 def test_a_scan_is_taken_where_there_is_one():
     rate = jnp.array(RATE)
     assert mj.as_functional(Plain(rate)).method == "diffrax"

@@ -61,6 +61,7 @@ def hermite(ts, xs):
     return interpolate.CubicHermiteSpline(ts, xs, np.concatenate([slopes[:1], slopes]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "amplitudes, rates, interpolation",
     [
@@ -89,6 +90,7 @@ def test_input_as_a_function_of_time():
     np.testing.assert_allclose(outputs, exact, atol=1e-7 * np.max(np.abs(exact)))
 
 
+@pytest.mark.thorough
 def test_kernel_is_the_response_to_an_impulse():
     # A held input of height 1/dt over one dt, as dt goes to 0.
     width = 1e-7
@@ -154,6 +156,7 @@ def test_solver_and_controller_are_the_users():
     np.testing.assert_allclose(outputs, exact, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.thorough
 def test_single_precision():
     amplitudes, rates = (jnp.asarray(x, jnp.float32) for x in (AMPLITUDES, RATES))
     rnn = mj.DiagonalLinearRNN(amplitudes, rates)

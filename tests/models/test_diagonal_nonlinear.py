@@ -47,6 +47,7 @@ def test_residual_recursion_of_the_papers():
     np.testing.assert_allclose(model.residual(TIMES, SCALARS), outputs, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.thorough
 def test_linear_activation_has_the_kernel_of_a_linear_model():
     # The bias drives the hidden state as a constant input of 1 does.
     weights, readout = INPUT[:, 0], READOUT[0]

@@ -172,6 +172,7 @@ def test_input_of_the_lru_is_normalised():
     np.testing.assert_allclose(slope[0] + 1j * slope[1], hidden(0.0), rtol=1e-13)
 
 
+@pytest.mark.thorough
 def test_spectra():
     rates = np.asarray(mj.uniform_rates(2000, 0.5, 2.0, key=KEYS[0]))
     assert stats.kstest(rates, stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3

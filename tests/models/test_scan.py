@@ -113,6 +113,7 @@ def referee(linear, ts, xs, interpolation):
     return np.array(outputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_scan_is_exact(name):
     model, xs, linear = MODELS[name]
@@ -123,6 +124,7 @@ def test_scan_is_exact(name):
         np.testing.assert_allclose(outputs, exact, rtol=1e-11, atol=1e-12 * np.abs(exact).max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_scan_agrees_with_diffrax(name):
     model, xs, _ = MODELS[name]
@@ -223,6 +225,7 @@ def test_a_hundred_thousand_times():
     assert needed < times * width * 8 / 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["diagonal", "complex", "lru"])
 def test_derivatives(name):
     model, xs, _ = MODELS[name]
@@ -244,6 +247,7 @@ def test_dense_derivatives():
     check_grads(run, (model,), order=1, modes=["rev"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_kernels_are_what_the_models_do():
     ts = np.linspace(0.0, 3.0, 9)
     ones = np.ones(9)

@@ -80,6 +80,7 @@ def _times(kind):
 GAPS = [0.5, 1e-2, 1e-3, 1e-4]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gap", GAPS)
 def test_the_distance_of_an_oscillation(gap):
     delta = 2 * AMPLITUDE * (1 - gap)
@@ -172,6 +173,7 @@ def near_its_maximum(delta):
     return mj.GradientFlow(mj.WhiteNoiseLoss(target)), model, mj.ParameterDistance(delta)
 
 
+@pytest.mark.slow
 def test_a_first_crossing_near_a_maximum_of_the_distance():
     distance, top, largest = path()
     deltas = largest * (1 - np.array([1e-2, 1e-3, 1e-4, 1e-5, 1e-6]))

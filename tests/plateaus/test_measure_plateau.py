@@ -166,6 +166,7 @@ def test_reference_level_of_a_relative_drop():
     assert out.time == 0 and out.distance == 0 and out.loss == out.initial_loss
 
 
+@pytest.mark.thorough
 def test_an_exit_of_ones_own_compiles_once():
     flow, rnn = problem(8.0)
     plateau = mj.measure_plateau(flow, rnn, Climb(jnp.asarray(0.05)))
@@ -341,6 +342,7 @@ def test_bad_exits_are_refused(make, error, match):
         make()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("delta", "result"), [(1e-9, mj.RESULTS.exited), (1e-14, mj.RESULTS.unresolved)]
 )
@@ -357,6 +359,7 @@ def test_a_drop_below_the_rounding_of_the_loss_is_not_timed(delta, result):
         assert np.isnan(plateau.time)
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_a_number_is_invalid_at_once():
     _, rnn = problem(8.0)
     flow = mj.GradientFlow(mj.FunctionLoss(lambda model: jnp.nan * model.amplitudes[0]))

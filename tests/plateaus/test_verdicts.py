@@ -34,6 +34,7 @@ def measured():
     return time
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "arguments",
     [(-8.0, 0.02, 1e-6), (8.0, 0.0, 1e-6), (8.0, 2.0, 1e-6), (8.0, np.nan, 1e-6), (8.0, 0.02, 2.0)],
@@ -101,6 +102,7 @@ def by_lsoda(unit):
     return random_configurations.Referee(case).answer()
 
 
+@pytest.mark.thorough
 def test_a_sweep_in_other_units_of_time():
     units = [1e5, 1e4, 1e2, 1e-3, 1e-5]
     out = mj.sweep(lambda unit: case(unit=unit), {"unit": units}, progress=False)

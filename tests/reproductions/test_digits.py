@@ -82,6 +82,7 @@ def test_a_third_of_the_runs_may_diverge():
     assert "direct 0.01" in DIGITS.check(dataset)[0].found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", _digits.MODELS)
 def test_the_product_over_pixels_is_the_scan_of_the_layer(model):
     classifier = _digits.make_classifier(model, 5, mj.Exp(), jax.random.key(0))

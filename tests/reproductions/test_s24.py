@@ -89,6 +89,7 @@ def test_the_ratio_of_gradient_to_weight_and_the_amplitudes():
     assert verdicts(kernel=s24.TEMPERED)[-1].agrees is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", list(s24.KERNELS))
 def test_the_exponential_sums_are_near_their_kernels(name):
     power, scale, shift = s24.KERNELS[name]

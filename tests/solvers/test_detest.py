@@ -54,6 +54,7 @@ def random_matrix(dtype):
     return both[:, :10] / 2, both[:, 10]
 
 
+@pytest.mark.thorough
 @both_solvers
 @pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.complex128, marks=pytest.mark.slow)])
 def test_order(name, dtype):
@@ -88,6 +89,7 @@ STATES = {
 }
 
 
+@pytest.mark.slow
 @both_solvers
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("state", STATES)
@@ -149,6 +151,7 @@ COMPLEX = {
 }
 
 
+@pytest.mark.slow
 @both_solvers
 @pytest.mark.parametrize("problem", COMPLEX)
 def test_complex_states(name, problem):
@@ -165,6 +168,7 @@ def test_complex_states(name, problem):
     np.testing.assert_allclose(solution.evaluate(0.7), exact(0.7, start), atol=1e-5)
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_complex_and_real_leaves_together(name):
     # Norms of such trees are Diffrax's, and promote.
@@ -221,6 +225,7 @@ def test_derivatives_of_complex_solutions(name):
     np.testing.assert_allclose(along[1], sum(exact), rtol=1e-6)
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_events_of_complex_states(name):
     event = diffrax.Event(lambda t, y, args, **kwargs: y[0].real, optx.Newton(1e-9, 1e-9))

@@ -33,6 +33,7 @@ def followed_sine(t, rate, frequency, start, lib=np):
     return rate * wave / (rate**2 + frequency**2) + decay
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_smooth_input(name):
     # At 200 times and at the ends of the steps; from the slow solution and through a layer.
@@ -75,6 +76,7 @@ def followed_table(times, knots, values, rate, jumps):
     return found
 
 
+@pytest.mark.thorough
 @both_solvers
 @pytest.mark.parametrize("jumps", [False, True])
 def test_input_from_a_table(name, jumps):
@@ -107,6 +109,7 @@ def test_input_from_a_table(name, jumps):
             assert np.median(off) < 3 and np.max(off) < 10
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_events(name):
     # Where the wave first comes down through 0.3, which is not where it is reached from 1.

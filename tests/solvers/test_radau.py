@@ -18,6 +18,7 @@ def one_step(vector_field, solver, t0, t1, y0, state=None):
     return solver.step(term, t0, t1, y0, None, state, False)
 
 
+@pytest.mark.thorough
 def test_step_is_the_collocation_method():
     # The stages by the textbook's table, for y' = -y^2 + t, with SciPy's digits of the roots.
     root = np.sqrt(6)
@@ -47,6 +48,7 @@ def test_stability():
     assert abs(y1[0]) < 1e-10
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rate", [1.0, 1e3, 1e6, 1e9])
 def test_error_estimate_is_that_of_the_polynomial(rate):
     # Prothero and Robinson's problem off its solution by a part in 1e4, in a step of 0.1: at any
@@ -130,6 +132,7 @@ def test_full_newton_where_the_jacobian_varies_fast():
     np.testing.assert_allclose(y1, -np.log(10 + np.exp(-2)), rtol=0.1)
 
 
+@pytest.mark.thorough
 def test_given_jacobian_is_that_of_every_iteration():
     # A wrong Jacobian costs iterations, not accuracy, and leaves derivatives alone.
     asked = []

@@ -65,6 +65,7 @@ STEEP = {
 }
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("problem", [*STEEP, pytest.param("backwards", marks=pytest.mark.slow)])
 def test_steep_starts(name, problem):
@@ -90,6 +91,7 @@ def test_steep_starts(name, problem):
                 assert abs(found - expected) < 3 * rtol * (1 + abs(expected))
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_fast_oscillations_are_not_damped_away(name):
     # Implicit methods can step over what they do not resolve; here it is all there is.
@@ -145,6 +147,7 @@ def reverse(name, domain, *at):
     return jax.jit(jax.value_and_grad(end, argnums=(0, 1), has_aux=True))(*at)
 
 
+@pytest.mark.thorough
 @both_solvers
 @pytest.mark.parametrize(
     "domain",
@@ -172,6 +175,7 @@ def test_forward_mode_agrees_past_steps_out_of_the_domain(name, domain):
     np.testing.assert_allclose(along, gradient[0] + 2 * gradient[1], rtol=1e-8)
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_dead_ends_are_reported_as_such(name):
     nonfinite = diffrax.RESULTS.nonfinite_input
@@ -191,6 +195,7 @@ def test_dead_ends_are_reported_as_such(name):
     assert solution.result == nonfinite
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_solutions_that_end_are_reported_as_such(name):
     # At y = 0 and t = 0.61 the vector field ends, and at t = 0.5 it becomes NaN.
@@ -204,6 +209,7 @@ def test_solutions_that_end_are_reported_as_such(name):
         assert solution.stats["num_steps"] < 500
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_fixed_steps_out_of_the_domain(name):
     solver = SOLVERS[name]

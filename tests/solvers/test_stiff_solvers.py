@@ -85,6 +85,7 @@ def _solve_moving(solver, rate, t1, rtol):
     )
 
 
+@pytest.mark.thorough
 @every_solver
 def test_orders(name):
     solver = at_tolerance(SOLVERS[name], 1e-14)
@@ -131,6 +132,7 @@ def test_order_of_the_whole(name):
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 5, atol=0.4)
 
 
+@pytest.mark.thorough
 @both_solvers
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_stiff_problems(name, problem):
@@ -184,6 +186,7 @@ def test_backwards_in_time_with_given_jacobian(name):
     np.testing.assert_allclose(solution.ys, moved(np.asarray(times), 0.9), rtol=1e-5)
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_trees_dense_output_and_events(name):
     # An oscillator and a decay in one tree; the first zero of the oscillator is pi / 2.
@@ -232,6 +235,7 @@ def test_gain_between_two_times(name):
     np.testing.assert_array_equal(empty.evaluate(0.0)["x"], 1.0)
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_batches_are_loops(name):
     case = PROBLEMS["Robertson"]
@@ -366,6 +370,7 @@ def test_wrong_input(name):
         )  # fmt: skip
 
 
+@pytest.mark.thorough
 @both_solvers
 def test_linear_solver_is_used(name, monkeypatch):
     used, init = [], lx.QR.init

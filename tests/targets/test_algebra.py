@@ -47,6 +47,7 @@ def by_quadrature(integrand, end, cuts=()):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", KERNELS)
 def test_twice_a_kernel_less_itself_is_the_kernel(name):
     kernel = KERNELS[name]
@@ -129,6 +130,7 @@ def test_delays_and_windows_of_a_state_space():
         np.testing.assert_allclose(kernel.response(ts, xs)[-1], exact, rtol=1e-10)
 
 
+@pytest.mark.thorough
 def test_sums_of_a_state_space_with_others():
     bump = KERNELS["bump"]
     kernel = DENSE + bump

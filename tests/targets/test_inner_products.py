@@ -64,6 +64,7 @@ def test_gramian_over_the_half_line(name):
         np.testing.assert_allclose(found, exact, rtol=1e-14)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", [1e-6, 0.3, 4.0, 1e3])
 @pytest.mark.parametrize("name", PAIRS)
 def test_gramian_up_to_a_horizon(name, horizon):
@@ -221,6 +222,7 @@ def by_quadrature(integrand, horizon):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("first", "second"), CASES)
 def test_inner_product_is_the_integral(first, second):
     (a, f), (b, g) = KERNELS[first], KERNELS[second]

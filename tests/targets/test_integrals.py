@@ -81,6 +81,7 @@ def integrals(kernel, s, horizon):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", KERNELS)
 def test_integrals(name):
     kernel, rho, cuts, end = KERNELS[name]

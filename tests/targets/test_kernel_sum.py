@@ -107,6 +107,7 @@ def test_sums_are_flat_and_built_in_any_way():
     assert sum([first]) is first
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", [1.1, 5.5, np.inf])
 @pytest.mark.parametrize(
     ("first", "second"), list(itertools.combinations_with_replacement(KERNELS, 2))
@@ -148,6 +149,7 @@ def test_bumps_far_apart_keep_relative_accuracy():
     np.testing.assert_allclose(inner_product(first, second), exact, rtol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pair", [("samples", "bump"), ("samples", "late samples")])
 def test_gradient_in_the_horizon_is_the_integrand_there(pair):
     first, second = (KERNELS[name] for name in pair)

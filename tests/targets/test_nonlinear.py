@@ -11,6 +11,7 @@ TS = np.linspace(0.0, 4.0, 161)
 XS = np.cos(2 * TS) + 0.3 * TS
 
 
+@pytest.mark.thorough
 def test_volterra():
     first, a, b = memjax.ExponentialSum(1.0, 1.0), memjax.Box(0.5, 1.5), memjax.PowerLaw(0.5)
     target = memjax.Volterra(first, [(a, b), (first, first)])
@@ -125,6 +126,7 @@ def lorenz(ts=None, xs=None):
     return field
 
 
+@pytest.mark.thorough
 def test_lorenz_against_scipy():
     make = lambda seed, **more: memjax.Lorenz96(
         SLOW, FAST, key=jax.random.key(seed), spin_up=2.0, rtol=1e-11, atol=1e-11, **more

@@ -142,6 +142,7 @@ def functionals():
 NAMES = list(functionals())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_late_in_a_recording_are_exact_in_single_precision(name):
     exact = (euler if "residual" in name else recurrence)(
@@ -159,6 +160,7 @@ def test_outputs_late_in_a_recording_are_exact_in_single_precision(name):
             )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "kernel"])
 def test_uneven_times_are_exact_or_refused_in_single_precision(name):
     ts = uneven(LATE)
@@ -185,6 +187,7 @@ def test_kernels_without_a_state_space_say_what_single_precision_costs():
     np.testing.assert_allclose(short, exact[:88], atol=1e-3 * np.std(exact))
 
 
+@pytest.mark.thorough
 def test_integration_with_error_control_needs_times_that_are_resolved():
     model = mj.NonlinearRNN(-np.eye(2), np.ones(2), None, np.ones(2))
     with double(False):

@@ -35,6 +35,7 @@ def direct(kernel, t):
     return np.sum(widths * weights * np.interp(nodes, TIMES, INPUTS) * kernel(t - nodes))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["power", "samples", "sum"])
 def test_uneven_response(name):
     kernel = KERNELS[name]

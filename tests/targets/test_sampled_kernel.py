@@ -41,6 +41,7 @@ def test_kernel_is_the_interpolant_and_zero_outside(kernel):
 HORIZONS = [0.2, 0.55, 1.4, 3.3, 8.0, 20.0, np.inf]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_laplace_and_its_derivatives(kernel, horizon):
     functions = [kernel.laplace, jax.grad(kernel.laplace), jax.grad(jax.grad(kernel.laplace))]

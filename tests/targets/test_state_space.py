@@ -52,6 +52,7 @@ def test_response_is_exact_on_any_grid():
     np.testing.assert_allclose(kernel.response(even, xs), traced, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.thorough
 def test_real_blocks_of_kernels_that_have_a_state_space():
     oscillation = memjax.DampedOscillation([1.0, 0.5], [-0.3, 2.0], [0.5, 1.0], [2.0, 3.0])
     exponential = memjax.ExponentialSum([1.0, -2.0], [0.7, 3.0])
