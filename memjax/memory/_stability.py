@@ -140,7 +140,7 @@ class StabilityRadius(eqx.Module):
     - `below`: where even the smallest radius, or the model itself, is above the level; `radius`
         is then an upper bound.
     - `above`: where even the largest radius is not; `radius` is then a lower bound.
-    - `exponent`, `exponent_error`: $p$ of the fit $r_m \propto m^{-p}$, with its standard error. NaN
+    - `exponent`, `exponent_error`: $p$ of the fit $r_m \propto m^{-p}$ and its standard error. NaN
         if fewer than three widths can be used.
     - `limit`, `limit_low`, `limit_high`: $r_\infty$ of the fit $\log r_m = \log r_\infty + d / m$,
         with the ends of its 95 % confidence interval. It supposes that there is a positive
