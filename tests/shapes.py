@@ -9,7 +9,7 @@ be what it says that it takes.
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, get_args, Self
 
 import beartype
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 def checked(function: Callable) -> Callable:
     signature = inspect.signature(function)
     annotations = [p.annotation for p in signature.parameters.values()]
-    before = signature.return_annotation is Any  # jaxtyping's check of a call before it is made
-    if before or not any(map(_has_shape, [*annotations, signature.return_annotation])):
+    # jaxtyping's check of a call before it is made; and what only a whole class could be asked.
+    passed = signature.return_annotation in (Any, Self)
+    if passed or not any(map(_has_shape, [*annotations, signature.return_annotation])):
         return function
     check = _beartype(function)
     lists = [name for name, p in signature.parameters.items() if _takes_lists(p.annotation)]

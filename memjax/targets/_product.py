@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, runtime_checkable, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ Product: TypeAlias = Callable[[Any, Any, Array | None], Array]
 _FORMS: dict[tuple[type, type], Product] = {}
 
 
+@runtime_checkable
 class Panelled(Protocol):
     """What quadrature has to know of a kernel."""
 
