@@ -315,7 +315,7 @@ constructors(
         "panels": 8,
         "nodes": 8,
     },  # fmt: skip
-    TemporalWeight={"power": 1.0},
+    TemporalWeight={"exponent": 1.0},
     WhiteNoiseLoss={"target": kernel, "horizon": 2.0},
     # Flows
     Adam={"loss": loss, "epsilon": 1e-8, "averaging_times": (0.01, 1.0)},
