@@ -36,7 +36,7 @@ class ApproximationRate(eqx.Module):
         does not limit; NaN if those are fewer than two.
     - `exponential`: the rate $c$ of the least-squares fit $e^{-cm}$ to the same.
     - `faster_than_powers`: whether the second fit is the better one: more neurons then help more
-        than any power in the theorem says.
+        than any power in the theorem says. False where two errors or fewer are left to fit.
     """
 
     alpha: Int[Array, " orders"]
@@ -195,7 +195,8 @@ def _fit(x: np.ndarray, errors: list[float], clear: list[bool]) -> tuple[float, 
         return math.nan, math.nan
     x, y = x[np.array(clear)], np.log(np.array(errors)[np.array(clear)])
     line = fit_line(x, y)
-    return -line.slope, line.squares
+    # Through two points goes every line: what is left is rounding, and says nothing.
+    return -line.slope, line.squares if len(x) > 2 else math.nan
 
 
 def _find_slowest(kernel: AbstractKernel) -> float | None:
