@@ -46,7 +46,7 @@ def nodes(cuts: Edges, points: int) -> tuple[Nodes, Nodes]:
     return (cuts[:-1, None] + widths * (1 + x) / 2).ravel(), (widths * weights / 2).ravel()
 
 
-def geometric(points: Edges, first: float, ratio: float = RATIO) -> Edges:
+def geometric(points: Edges, first: float, ratio: float = RATIO) -> Float[np.ndarray, " more"]:
     """Edges with further ones in between, so that no panel is longer than `ratio` times its
     start but for the first, of length `first`."""
     starts, stops = points[:-1], points[1:]

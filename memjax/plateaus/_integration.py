@@ -61,7 +61,7 @@ class _State(eqx.Module):
     # That of the margin's minima so far that came nearest to 0, and the state there.
     nearest: Float[Array, ""]
     nearest_y: Float[Array, " n"]
-    hessian: Float[Array, "n n"]
+    hessian: Float[Array, "weights weights"]
     ledger: Ledger
     num_steps: Int[Array, ""]
     num_accepted_steps: Int[Array, ""]
@@ -137,7 +137,7 @@ class _Run(eqx.Module):
     max_time: Float[Array, ""]
     curve_times: Float[Array, " times"]
     resolution: Float[Array, ""]
-    hessian_at_start: Float[Array, "n n"]
+    hessian_at_start: Float[Array, "weights weights"]
     # Its largest sum of a row.
     fastest: Float[Array, ""]
 
