@@ -523,7 +523,7 @@ CURVE = diffrax.SaveAt(ts=np.geomspace(0.1, 1e5, 6))
 DROP = mj.RelativeLossDrop
 
 
-def plateau_target(memory: Any, width: float = 0.5) -> mj.KernelSum:
+def plateau_target(memory: Any, width: float = 0.5) -> mj.AbstractKernel:
     return mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(1 / memory, 1.0, width)
 
 
