@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# Where a function keeps the old names of its arguments.
+_RENAMED = "__memjax_renamed__"
+
 
 def warn_deprecated(old: str, new: str, stacklevel: int = 3) -> None:
     """Say that `old` is deprecated, and what to write instead. `stacklevel` is that of
@@ -41,9 +44,15 @@ def renamed_arguments(**renamed: str) -> Callable[[_Function], _Function]:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
+        setattr(accept, _RENAMED, renamed)
         return accept  # pyright: ignore[reportReturnType]
 
     return decorate
+
+
+def old_arguments(function: Callable[..., Any]) -> list[str]:
+    """The old names of arguments that a function still takes."""
+    return list(getattr(function, _RENAMED, {}))
 
 
 def renamed_attribute(old: str, new: str) -> Any:

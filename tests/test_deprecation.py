@@ -34,6 +34,14 @@ def test_old_names_of_attributes_work_and_warn():
         assert Result().power == 2.0
 
 
+def test_a_reproduction_takes_old_names_of_its_options():
+    with pytest.warns(DeprecationWarning, match="`norm` of run .* `ball`"):
+        with pytest.raises(ValueError, match="`ball` must be one of"):
+            mj.reproduce("w24-perturbation", progress=False, norm="l2")
+    with pytest.raises(TypeError, match="`nrom` must be an option"):
+        mj.reproduce("w24-perturbation", progress=False, nrom="max")
+
+
 def test_names_of_the_last_release_go_on():
     target, model = mj.ExponentialSum([1.0], [1.0]), mj.DiagonalLinearRNN([0.5], [1.0])
     options = {"draws": 2, "restarts": 1, "steps": 1, "key": jax.random.key(0)}

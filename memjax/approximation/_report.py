@@ -302,7 +302,8 @@ def _list_warnings(report: Approximation) -> list[str]:
     if lines is not None and lines.times[0] > 0:
         found.append(
             f"the first sample is at time {float(lines.times[0]):g}, and before it the response "
-            "counts as 0; take off that time (`--origin`) if it begins there."
+            "counts as 0; take off that time (`--origin` on the command line) if it begins "
+            "there."
         )
     if report.noise_from is not None:
         found.append(

@@ -58,6 +58,10 @@ class Adam(AbstractFlow):
                 f"{self.averaging_times.shape}; pass that of the mean and that of the square."
             )
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def auxiliary(self, gradient: Float[Array, " weights"]) -> dict[str, Array]:
         # In units of the first gradient, so that tolerances mean the same for both averages.
         unit = jnp.sqrt(jnp.sum(gradient**2))

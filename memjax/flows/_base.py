@@ -69,6 +69,12 @@ class AbstractFlow(diffrax.AbstractTerm):
         """Whether the loss never rises along the dynamics."""
         return False
 
+    @property
+    def exchangeable(self) -> bool:
+        """Whether weights move alike whose gradients are alike, so that equal modes stay equal
+        where those of the loss do."""
+        return False
+
     def start(self, model: AbstractModel) -> PyTree[Array]:
         """The state of this term for Diffrax that starts at `model`."""
         check_trained(model)
@@ -177,11 +183,12 @@ class DisplacedFlow(diffrax.AbstractTerm):
     def symmetry(self) -> Float[Array, "weights weights"] | None:
         """The projection on what the flow can reach, `None` where that is all: modes that start as
         equals stay equal, and their mean is all that moves."""
-        modes = self.model.modes if self.loss.exchangeable else None
+        alike = self.loss.exchangeable and self.flow.exchangeable
+        modes = self.model.modes if alike else None
         if modes is None:
             return None
-        alike = lambda x: x[:, None] == x[None, :]
-        same = functools.reduce(jnp.logical_and, map(alike, modes)).astype(modes[0].dtype)
+        equal = lambda x: x[:, None] == x[None, :]
+        same = functools.reduce(jnp.logical_and, map(equal, modes)).astype(modes[0].dtype)
         mean = same / jnp.sum(same, axis=1, keepdims=True)
         return jnp.kron(jnp.eye(self.size // len(mean)), mean)
 

@@ -41,6 +41,10 @@ class GradientFlow(AbstractFlow):
     def descends(self) -> bool:
         return True
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def auxiliary(self, gradient: Float[Array, " weights"]) -> None:
         return None
 

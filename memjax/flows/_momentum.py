@@ -36,6 +36,10 @@ class HeavyBall(AbstractFlow):
         self.loss = loss
         self.friction = as_nonnegative("friction", friction)
 
+    @property
+    def exchangeable(self) -> bool:
+        return True
+
     def auxiliary(self, gradient: Float[Array, " weights"]) -> Float[Array, " weights"]:
         return jnp.zeros_like(gradient)
 
@@ -80,6 +84,10 @@ class Nesterov(AbstractFlow):
         check_loss(loss)
         self.loss = loss
         self.damping = as_positive("damping", damping)
+
+    @property
+    def exchangeable(self) -> bool:
+        return True
 
     def auxiliary(
         self, gradient: Float[Array, " weights"]

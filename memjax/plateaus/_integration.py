@@ -357,11 +357,12 @@ class _Run(eqx.Module):
         """Whether a state meets the exit."""
         return self.condition(jnp.zeros(()), y, None) <= 0
 
-    def settle(self, y: Float[Array, " n"]) -> Int[Array, ""]:
-        """What the gradient and the Hessian say of a run that seems to rest at `y`."""
+    def settle(self, state: _State) -> Int[Array, ""]:
+        """What the gradient and the Hessian say of a run that seems to rest."""
         run, count = as_constant(self), self.flow.size
+        y, hessian = lax.stop_gradient((state.y, state.hessian))
         resting, newton = comes_to_rest(
-            run.hessian(y),
+            hessian,
             run.flow.gradient(y),
             run.flow.noise(y),
             run.scale(y)[:count],
@@ -404,9 +405,7 @@ class _Run(eqx.Module):
         run, still = as_constant(self), as_constant(seen)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(run.doubt, jnp.stack([lax.stop_gradient(y), state.nearest_y]))
-        result = jnp.where(
-            state.result == RESTING, run.settle(lax.stop_gradient(state.y)), state.result
-        )
+        result = jnp.where(state.result == RESTING, run.settle(state), state.result)
         result, rounding = conclude(
             result,
             time=lax.stop_gradient(time),

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .._checks import check_flag, check_instance, shown, unknown_name
+from .._deprecation import old_arguments
 from .._lazy import xr
 from ._base import num_failed as num_failed
 from ._base import Reproduction as Reproduction
@@ -67,7 +68,7 @@ def reproduce(
     reproduction = find_reproduction(name)
     known = list(inspect.signature(reproduction.run).parameters)[1:]
     for option, value in options.items():
-        if option not in known:
+        if option not in (*known, *old_arguments(reproduction.run)):
             raise TypeError(
                 f"`{option}` must be an option of {name!r}, got {shown(value)} for it; "
                 f"{unknown_name(option, known)}"

@@ -293,7 +293,7 @@ class AbstractKernel(AbstractTarget):
         """
         t = as_float_array("t", t)
         past = t.reshape(*t.shape, *(1 for _ in self.shape)) < 0
-        return jnp.where(past, 0, self._value(_elapsed(t)))
+        return jnp.where(past, 0, _own(self, "_value")(_elapsed(t)))
 
     def laplace(
         self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
@@ -313,7 +313,7 @@ class AbstractKernel(AbstractTarget):
         """
         s = as_float_array("s", s)
         check_nonnegative("s", s)
-        return self._laplace(s, as_horizon(horizon))
+        return _own(self, "_laplace")(s, as_horizon(horizon))
 
     def laplace_derivatives(
         self, s: Float[Array, "..."], order: int
@@ -349,7 +349,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `horizon`.
         """
-        return self._squared_norm(as_horizon(horizon))
+        return _own(self, "_squared_norm")(as_horizon(horizon))
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t \rho(s) \,\mathrm{d}s$ to the input $1[t \ge 0]$.
@@ -362,7 +362,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
-        return self._heaviside_response(_elapsed(as_float_array("t", t)))
+        return _own(self, "_heaviside_response")(_elapsed(as_float_array("t", t)))
 
     def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ to the input $\max(t, 0)$.
@@ -377,7 +377,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
-        return self._ramp_response(_elapsed(as_float_array("t", t)))
+        return _own(self, "_ramp_response")(_elapsed(as_float_array("t", t)))
 
     def __add__(self, other: object) -> "AbstractKernel":
         # A kernel that has its own way of being added to others, as state spaces have, is asked.
@@ -411,6 +411,8 @@ class AbstractKernel(AbstractTarget):
         return self + -other
 
 
+# Marks what leads to an overridden public method.
+_FORWARDS = "__memjax_forwards__"
 # Public methods, and what they call when they have checked their arguments.
 _HOOKS = {
     "__call__": "_value",
@@ -427,7 +429,18 @@ def _forward(public: str) -> Callable[..., Array]:
     def hook(self: AbstractKernel, *arguments: Array | None) -> Array:
         return getattr(self, public)(*(jnp.inf if x is None else x for x in arguments))
 
+    setattr(hook, _FORWARDS, True)
     return hook
+
+
+def _own(kernel: AbstractKernel, hook: str) -> Callable[..., Array]:
+    """What a public method calls: never what leads back to it, since an override of the public
+    method may itself ask `super()`."""
+    for cls in type(kernel).__mro__:
+        method = vars(cls).get(hook)
+        if method is not None and not hasattr(method, _FORWARDS):
+            return functools.partial(method, kernel)
+    raise AssertionError(hook)
 
 
 def _elapsed(t: Array) -> Array:

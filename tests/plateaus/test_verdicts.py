@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 
@@ -150,3 +151,22 @@ def test_what_a_user_alone_knows_to_be_equal_is_not_taken_for_it():
     loss = mj.FunctionLoss(lambda model: jnp.sum((model.amplitudes - jnp.array([1.0, 2.0])) ** 2))
     model = mj.DiagonalLinearRNN(jnp.array([0.5, 0.5]), jnp.array([1.0, 1.0]))
     assert mj.GradientFlow(loss).displaced(model).symmetry() is None
+
+
+def test_nor_is_what_a_flow_moves_apart():
+    """A metric that is no multiple of the unit matrix parts modes that started as equals."""
+    loss = mj.WhiteNoiseLoss(mj.ExponentialSum([1.0, 0.7], [1.0, 0.3]))
+    model = mj.DiagonalLinearRNN(jnp.array([0.5, 0.5]), jnp.array([1.0, 1.0]))
+    metric = lx.DiagonalLinearOperator(jnp.array([1.0, 2.0, 1.0, 1.0]))
+    apart = mj.PreconditionedFlow(loss, metric).displaced(model)
+    moved = apart.vf(jnp.zeros(()), apart.initial_state(), None)
+    assert moved[0] != moved[1] and apart.symmetry() is None
+    for flow in (mj.GradientFlow(loss), mj.HeavyBall(loss), mj.Nesterov(loss), mj.Adam(loss)):
+        together = flow.displaced(model)
+        state = together.initial_state()
+        state = state + 0.1 * together.vf(jnp.zeros(()), state, None)
+        weights = together.vf(jnp.zeros(()), state, None)[:4]
+        assert weights[0] == weights[1] and weights[2] == weights[3]
+        projection = together.symmetry()
+        assert projection is not None
+        np.testing.assert_allclose(projection @ weights, weights, rtol=1e-15)

@@ -169,6 +169,44 @@ def test_state_spaces_are_values():
 # --- Kernels of one's own ---
 
 
+class Doubled(mj.AbstractKernel):
+    """Written for the last release: public methods, some of which ask `super()`."""
+
+    rate: jax.Array
+
+    def __call__(self, t):
+        return jnp.where(t < 0, 0, 2 * jnp.exp(-self.rate * jnp.maximum(t, 0)))
+
+    def laplace(self, s, horizon=jnp.inf):
+        return 2 * (1 - jnp.exp(-(self.rate + s) * horizon)) / (self.rate + s)
+
+    def squared_norm(self, horizon=jnp.inf):
+        return super().squared_norm(horizon)
+
+    def heaviside_response(self, t):
+        return super().heaviside_response(t)
+
+
+class Wider(mj.GaussianBump):
+    def laplace(self, s, horizon=jnp.inf):
+        return 3 * super().laplace(s, horizon)
+
+
+def test_overrides_of_public_methods_may_ask_the_class_above():
+    kernel, exact = Doubled(jnp.array(0.7)), mj.ExponentialSum([2.0], [0.7])
+    for found, expected in (
+        (kernel.squared_norm(), exact.squared_norm()),
+        (kernel.squared_norm(1.3), exact.squared_norm(1.3)),
+        (kernel.heaviside_response(T), exact.heaviside_response(T)),
+        ((kernel + exact).squared_norm(), 4 * exact.squared_norm()),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    bump = mj.GaussianBump(1 / 4)
+    np.testing.assert_allclose(Wider(1 / 4).laplace(0.3), 3 * bump.laplace(0.3), rtol=1e-14)
+    total = Wider(1 / 4) + bump
+    np.testing.assert_allclose(total.laplace(0.3), 4 * bump.laplace(0.3), rtol=1e-14)
+
+
 class Erlang(mj.AbstractKernel):
     """`t exp(-rate t)`: all that a kernel has to say, and its state space."""
 
