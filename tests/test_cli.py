@@ -71,6 +71,7 @@ def test_plot_writes_a_file_and_spares_an_old_one(run, tmp_path, capsys, figure)
     assert "`out` must end in" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_plateau_from_explicit_values_matches_the_library(capsys):
     assert main(["plateau", "--memory", "8", "--json"]) == 0
     got = json.loads(capsys.readouterr().out)

@@ -198,6 +198,7 @@ SLOWLY = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.slow), "tanh", *SLOWLY])
 def test_trainings_leave_their_plateau(name):
     loss = sampled("volterra", "scan" if name in SCANNED else "residual")

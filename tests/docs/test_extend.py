@@ -51,6 +51,7 @@ def test_every_example_is_run_and_short():
         assert len(lines) <= 25, (page, index)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page, index", EXAMPLES)
 def test_examples_print_what_they_say(page, index):
     _, printed = run(page, index)

@@ -129,6 +129,7 @@ def test_float64_agrees_with_multiprecision(kind, reparametrisation):
             assert np.all(error <= 1e-12 * sizes) and np.all(here.noise[:, lane] <= 1e-12 * sizes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["anywhere", "plateau", "coalescing"])
 def test_agrees_with_the_general_path(kind):
     a, w, omega, y = states(kind, 2)

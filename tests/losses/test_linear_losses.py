@@ -72,6 +72,7 @@ def test_loss_of_the_same_kernel_in_another_form():
     assert abs(match(same)) < match.value_noise(same) < 1e-13
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", [DENSE, COMPLEX])
 @pytest.mark.parametrize(
     "loss", [mj.WhiteNoiseLoss(TARGET), mj.ColouredNoiseLoss(TARGET, 0.7)], ids=["white", "ou"]
@@ -160,6 +161,7 @@ def test_short_correlations_are_white_noise():
     np.testing.assert_allclose(coloured, mj.WhiteNoiseLoss(TARGET)(DENSE), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_what_makes_no_sense_says_why():
     sine = mj.Sine(2.0)
     for loss in (mj.WhiteNoiseLoss, lambda target: mj.ColouredNoiseLoss(target, 1.0)):

@@ -126,6 +126,7 @@ def test_mapped_over_targets():
     np.testing.assert_allclose(jax.vmap(build)(omegas), [build(w) for w in omegas], rtol=1e-10)
 
 
+@pytest.mark.thorough
 def test_a_match_has_its_second_derivative_and_noise():
     xs = jnp.sin(TS[None, :31])
     loss = mj.SampledPathLoss(RNN.kernel(), TS[:31], xs)

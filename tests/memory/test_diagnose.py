@@ -79,6 +79,7 @@ def test_cell_at_a_long_lag_is_on_a_plateau_and_chrono_helps(gru):
     assert np.all(np.diff(gru.memory[gru.signal.steps > 5]) < 0) and gru.horizon > 1
 
 
+@pytest.mark.thorough
 def test_report_is_short_and_json_is_plain(gru):
     text = str(gru)
     assert len(text.splitlines()) <= 25 and max(map(len, text.splitlines())) <= 100

@@ -126,6 +126,7 @@ def reference_time(start, inverse_omega, leave):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inverse_omega", [8.0, 16.0, 28.0])
 def test_first_of_is_the_earliest(inverse_omega):
     flow, start = problem(*ON_PLATEAU, inverse_omega)

@@ -46,6 +46,7 @@ def test_traced_values_out_of_range_are_invalid(measured, arguments):
     assert OUTCOMES[int(measured(8.0, 0.02, 1e-6)[1])] == "exited"
 
 
+@pytest.mark.thorough
 def test_memories_whose_gradients_underflow_are_not_resolved(measured):
     for memory in (1250.0, 1500.0, 1e5):
         time, code = measured(memory, 0.02, 1e-6)

@@ -68,6 +68,7 @@ def test_twice_a_kernel_less_itself_is_the_kernel(name):
     np.testing.assert_allclose((kernel - kernel).squared_norm(), 0, atol=1e-13 * scale)
 
 
+@pytest.mark.thorough
 def test_integrals_of_a_state_space():
     with mpmath.workdps(40):
         w, u, c = mpmath.matrix(W.tolist()), mpmath.matrix(list(U)), mpmath.matrix(list(C)).T
@@ -107,6 +108,7 @@ def test_integrals_of_a_state_space():
     np.testing.assert_allclose(table.squared_norm(1.2), np.sum(norms), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_delays_and_windows_of_a_state_space():
     delay, window = KERNELS["delay"], KERNELS["window"]
     for kernel, function, cuts in (

@@ -244,6 +244,7 @@ def test_squared_norm_of_a_power_law_with_hardly_a_norm():
     np.testing.assert_allclose(mj.inner_product(slow, other), 10 / 1.3, rtol=1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("second", ["exponentials", "sum"])
 def test_squared_distance(second):
     (a, f), (b, g) = KERNELS["state space"], KERNELS[second]

@@ -78,6 +78,7 @@ def integral(function, end):
     )
 
 
+@pytest.mark.thorough
 def test_a_sum_is_the_sum_of_its_terms():
     first, second, third = (KERNELS[name] for name in ("exponential", "bump", "samples"))
     kernel = first + second + third
