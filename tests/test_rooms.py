@@ -20,6 +20,7 @@ ROOMS = (
     "reparam",
     "targets",
     "models",
+    "curvature",
     "losses",
     "flows",
     "solvers",

@@ -59,6 +59,10 @@ class Adam(AbstractFlow):
             )
 
     @property
+    def pointwise(self) -> bool:
+        return True
+
+    @property
     def exchangeable(self) -> bool:
         return True
 

@@ -70,6 +70,13 @@ class AbstractFlow(diffrax.AbstractTerm):
         return False
 
     @property
+    def pointwise(self) -> bool:
+        """Whether every weight moves by its own gradient and its own entries of `auxiliary`
+        alone: arrays there hold one number a weight, and scalars move by themselves, at a
+        constant speed. Steps are then much cheaper."""
+        return False
+
+    @property
     def exchangeable(self) -> bool:
         """Whether weights move alike whose gradients are alike, so that equal modes stay equal
         where those of the loss do."""
@@ -192,12 +199,9 @@ class DisplacedFlow(diffrax.AbstractTerm):
         mean = same / jnp.sum(same, axis=1, keepdims=True)
         return jnp.kron(jnp.eye(self.size // len(mean)), mean)
 
-    def resistance(self, y: Float[Array, " state"], dt: Scalar) -> Float[Array, "weights weights"]:
+    def resistance(self, y: Float[Array, " state"], dt: Scalar) -> Float[Array, "..."]:
         """By how much the dynamics resist a change, see [`memjax.AbstractFlow.resistance`][]."""
-        resistance = self.flow.resistance(self._auxiliary(y), dt)
-        if resistance.ndim == 2:
-            return resistance
-        return jnp.diag(jnp.broadcast_to(resistance, (self.size,)))
+        return self.flow.resistance(self._auxiliary(y), dt)
 
     def coasting(self, y: Float[Array, " state"]) -> Float[Array, " weights"]:
         """How far the weights would move on, see [`memjax.AbstractFlow.coasting`][]."""
@@ -206,7 +210,13 @@ class DisplacedFlow(diffrax.AbstractTerm):
     def vf(
         self, t: Scalar | float, y: Float[Array, " state"], args: PyTree
     ) -> Float[Array, " state"]:
-        velocity, change = self.flow.rates(self.gradient(y), self._auxiliary(y))
+        return self.velocity(self.gradient(y), y)
+
+    def velocity(
+        self, gradient: Float[Array, " weights"], y: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """The time derivative of a state where the gradient is known."""
+        velocity, change = self.flow.rates(gradient, self._auxiliary(y))
         # Diffrax has states in the precision of time, also of weights in single precision.
         return jnp.concatenate([velocity, _flat(change)]).astype(y.dtype)
 

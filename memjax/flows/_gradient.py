@@ -42,6 +42,10 @@ class GradientFlow(AbstractFlow):
         return True
 
     @property
+    def pointwise(self) -> bool:
+        return True
+
+    @property
     def exchangeable(self) -> bool:
         return True
 

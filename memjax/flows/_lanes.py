@@ -2,17 +2,16 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..curvature import DenseCurvature
 from ..losses import Linearisation, SpectralLanes
 from ..numerics import over_lanes
 from ._base import DisplacedFlow
-from ._gradient import GradientFlow
 
 
 class FlowLanes(eqx.Module):
-    """Any displaced gradient flow, mapped over lanes.
+    """The loss of any displaced flow, mapped over lanes.
 
     An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
     then do its methods apply. `memjax.losses.SpectralLanes` has the same methods; it
@@ -29,7 +28,7 @@ class FlowLanes(eqx.Module):
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:
-        """The velocity at several displacements of every lane."""
+        """Minus the gradient at several displacements of every lane."""
 
         def one(flow: DisplacedFlow, y: Float[Array, "n stages"]) -> Array:
             return jax.vmap(lambda y: -flow.gradient(y), -1, -1)(y)
@@ -37,18 +36,17 @@ class FlowLanes(eqx.Module):
         return over_lanes(one)(self.flow, y)
 
     def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
-        """Loss, velocity and its Jacobian, both with the opposite sign, of every lane."""
+        """Loss, gradient and Hessian of every lane."""
 
         def one(flow: DisplacedFlow, y: Float[Array, " n"]) -> Linearisation:
             return Linearisation(
                 loss=flow.loss(flow.model_at(y)),
                 gradient=flow.gradient(y),
-                hessian=flow.hessian(y),
+                curvature=DenseCurvature(flow.hessian(y)),
                 noise=flow.noise(y),
             )
 
-        out = over_lanes(one)(self.flow, y)
-        return eqx.tree_at(lambda o: o.hessian, out, jnp.moveaxis(out.hessian, -1, 0))
+        return over_lanes(one)(self.flow, y)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
@@ -61,9 +59,8 @@ class FlowLanes(eqx.Module):
 
 
 def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
-    """One run of a gradient flow in the form of a lane: closed forms where there are any, else
-    the flow itself."""
-    assert isinstance(flow.flow, GradientFlow)
+    """The loss of one run in the form of a lane: closed forms where there are any, else
+    the flow's own."""
     if SpectralLanes.accepts(flow.loss, flow.model):
         return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
     return FlowLanes(flow)

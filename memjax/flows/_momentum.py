@@ -37,6 +37,10 @@ class HeavyBall(AbstractFlow):
         self.friction = as_nonnegative("friction", friction)
 
     @property
+    def pointwise(self) -> bool:
+        return True
+
+    @property
     def exchangeable(self) -> bool:
         return True
 
@@ -84,6 +88,10 @@ class Nesterov(AbstractFlow):
         check_loss(loss)
         self.loss = loss
         self.damping = as_positive("damping", damping)
+
+    @property
+    def pointwise(self) -> bool:
+        return True
 
     @property
     def exchangeable(self) -> bool:

@@ -9,6 +9,7 @@ twice the digits.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
-from ..numerics import over_lanes, Pair
+from ..numerics import gram_factor, over_lanes, Pair
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
+
+# Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
+_DENSE, _RANK = 8, 8
 
 
 class Linearisation(eqx.Module):
@@ -33,13 +38,13 @@ class Linearisation(eqx.Module):
 
     - `loss`: shape `(lanes,)`.
     - `gradient`: shape `(n, lanes)`.
-    - `hessian`: shape `(lanes, n, n)`, as factorisations want it.
+    - `curvature`: the Hessian.
     - `noise`: an estimate of the rounding error of the gradient, shape `(n, lanes)`.
     """
 
     loss: Float[Array, "*lanes"]
     gradient: Float[Array, "n *lanes"]
-    hessian: Float[Array, "*lanes n n"]
+    curvature: AbstractCurvature
     noise: Float[Array, "n *lanes"]
 
 
@@ -152,20 +157,14 @@ class SpectralLanes(eqx.Module):
         a, w = at.amplitudes[:, 0], at.rates[:, 0]
         first, second = at.slopes[0][:, 0], at.slopes[1][:, 0]
 
-        # Every entry is a power of p times what belongs to its row and column.
         a_first = a * first
         crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
-        turned = lambda x, y: jnp.concatenate([x, y]).T
-        both, factors = turned(w, w), turned(jnp.ones_like(a), a_first)
-        p = 1 / (both[:, :, None] + both[:, None, :])
-        kind = (np.arange(y.shape[0]) >= a.shape[0]).astype(int)
-        kind = kind[:, None] + kind[None, :]
-        powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
-        hessian = powers * factors[:, :, None] * factors[:, None, :]
-        extra = jnp.where(kind == 2, turned(curved, curved)[:, :, None], 0)
-        extra = jnp.where(kind == 1, turned(crossed, crossed)[:, :, None], extra)
-        place = np.arange(y.shape[0]) % a.shape[0]
-        hessian = hessian + jnp.where(place[:, None] == place[None, :], extra, 0)
+        if a.shape[0] <= _DENSE:
+            curvature = _dense_curvature(w, a_first, crossed, curved)
+        else:
+            blocks = jnp.stack([jnp.stack([0 * w, crossed]), jnp.stack([crossed, curved])])
+            factor = gram_factor(w, a_first, min(_RANK, 2 * a.shape[0]))
+            curvature = BlockCurvature(blocks, math.sqrt(2) * factor)
         if low is None:
             unit = 8 * jnp.finfo(y.dtype).eps
             gradient = 2 * jnp.concatenate([e0, a_first * e1])
@@ -173,7 +172,7 @@ class SpectralLanes(eqx.Module):
             noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]) + 2 * lost
         else:
             gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
-        return Linearisation(self.loss(y), gradient, hessian, noise)
+        return Linearisation(self.loss(y), gradient, curvature, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
@@ -323,6 +322,21 @@ class SpectralLanes(eqx.Module):
                 if moduli and k < 2:
                     totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
         return _sum(mode, width, tuple(totals))
+
+
+def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) -> DenseCurvature:
+    # Every entry is a power of p times what belongs to its row and column.
+    width, both = w.shape[0], jnp.concatenate([w, w])
+    factors = jnp.concatenate([jnp.ones_like(w), a_first])
+    p = 1 / (both[:, None] + both[None])
+    kind = (np.arange(2 * width) >= width).astype(int)
+    kind = (kind[:, None] + kind[None])[..., None]
+    powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
+    extra = jnp.where(kind == 2, jnp.concatenate([curved, curved])[:, None], 0)
+    extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
+    place = np.arange(2 * width) % width
+    same = (place[:, None] == place[None])[..., None]
+    return DenseCurvature(powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0))
 
 
 def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:

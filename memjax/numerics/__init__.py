@@ -3,6 +3,7 @@
 from . import double_double as double_double
 from ._batches import in_batches as in_batches
 from ._batches import over_lanes as over_lanes
+from ._exponentials import gram_factor as gram_factor
 from ._fits import fit_line as fit_line
 from ._fits import Line as Line
 from ._lyapunov import decay_time as decay_time
@@ -22,9 +23,6 @@ from ._quadrature import UNRESOLVED as UNRESOLVED
 from ._searches import find_all as find_all
 from ._searches import golden_section as golden_section
 from ._searches import sign_changes as sign_changes
-from ._shifted import inverse_root as inverse_root
-from ._shifted import ShiftedComplex as ShiftedComplex
-from ._shifted import ShiftedReal as ShiftedReal
 from ._special import complex_exponential_moment as complex_exponential_moment
 from ._special import exponential_increments as exponential_increments
 from ._special import exponential_moment as exponential_moment

@@ -320,7 +320,10 @@ class _Run(eqx.Module):
     def response(self, state: _State, dt: Scalar) -> tuple[Array, StepResponse]:
         """How a step from `state` answers to a change of the gradient, see `step_response`."""
         y, hessian = lax.stop_gradient((state.y, state.hessian))
-        return step_response(hessian, as_constant(self.flow).resistance(y, dt))
+        resistance = as_constant(self.flow).resistance(y, dt)
+        if resistance.ndim < 2:
+            resistance = jnp.diag(jnp.broadcast_to(resistance, (self.flow.size,)))
+        return step_response(hessian, resistance)
 
     def diagnose(self, new: _State, old: _State, dt: Scalar, response: StepResponse) -> _State:
         """Whether the flow came to rest in `new`, and what rounding did on the way there."""

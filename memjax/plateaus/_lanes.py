@@ -15,10 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..flows import AbstractFlow, DisplacedFlow, FlowLanes, lanes_of
+from ..flows import (
+    AbstractFlow,
+    AbstractLinearisedFlow,
+    DisplacedFlow,
+    FlowLanes,
+    GradientFlow,
+    lanes_of,
+    linearise_flow,
+    Solve,
+    step_response,
+)
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..numerics import choose, fast_two_sum, over_lanes, ShiftedComplex, ShiftedReal, two_sum
+from ..numerics import choose, fast_two_sum, over_lanes, two_sum
 from ..solvers import RADAU
 from ._conclusion import conclude
 from ._crossing import Crossing, first_crossing
@@ -55,11 +65,13 @@ class Runs(eqx.Module):
     flow: DisplacedFlow
     exit: AbstractExit
     record: dict[str, Array]
+    # The number of weights, after which a state holds what else its flow remembers.
+    size: int = eqx.field(static=True)
 
     @staticmethod
     def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
         displaced = flow.displaced(model)
-        return Runs(lanes_of(displaced), displaced, exit, record)
+        return Runs(lanes_of(displaced), displaced, exit, record, displaced.size)
 
     @property
     def compensable(self) -> bool:
@@ -70,6 +82,22 @@ class Runs(eqx.Module):
     def monotone(self) -> bool:
         """Whether the margin never rises."""
         return self.exit.monotone and self.flow.flow.descends
+
+    def loss(self, y: Float[Array, "state lanes"]) -> Float[Array, " lanes"]:
+        """The loss of every lane."""
+        return self.dynamics.loss(y[: self.size])
+
+    def velocity(self, gradient: Array, y: Array) -> Array:
+        """The time derivative of the states of every lane, where the gradient is known."""
+        if isinstance(self.flow.flow, GradientFlow):
+            return -gradient
+        return over_lanes(lambda flow, gradient, y: flow.velocity(gradient, y))(
+            self.flow, gradient, y
+        )
+
+    def coasting(self, y: Float[Array, "state lanes"]) -> Float[Array, "weights lanes"]:
+        """How far the weights of every lane would move on."""
+        return over_lanes(lambda flow, y: flow.coasting(y))(self.flow, y)
 
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
@@ -99,11 +127,15 @@ def _moved(y: Array, low: Array | None, increment: Array) -> tuple[Array, Array 
     return fast_two_sum(total, rest + low)
 
 
-def _descent(runs: Runs, state: "Lanes", increments: Float[Array, "n stages lanes"]) -> Array:
-    """Minus the gradient at the state of every lane and some increments."""
-    low = None if state.low is None else state.low[:, None]
+def _velocities(
+    runs: Runs, state: "Lanes", increments: Float[Array, "state stages lanes"]
+) -> Float[Array, "state stages lanes"]:
+    """The time derivatives at the state of every lane and some increments."""
+    n, low = runs.size, None if state.low is None else state.low[:, None]
     y, low = _moved(state.y[:, None], low, increments)
-    return runs.dynamics.descent(y, low)
+    descent = runs.dynamics.descent(y[:n], None if low is None else low[:n])
+    each = [runs.velocity(-descent[:, k], y[:, k]) for k in range(y.shape[1])]
+    return jnp.stack(each, axis=1)
 
 
 class Lanes(eqx.Module):
@@ -167,19 +199,22 @@ class LaneMethod(eqx.Module):
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
         y = over_lanes(lambda flow: flow.initial_state())(runs.flow)
-        n, lanes = y.shape
+        n, lanes = runs.size, y.shape[1]
         low = jnp.zeros_like(y) if self.compensated else None
-        here = runs.dynamics.linearise(y, low)
-        fastest = jnp.max(jnp.sum(jnp.abs(here.hessian), axis=1), axis=1)
+        here = self._linearise(runs, y, low)
+        fastest = here.curvature.bound()
         dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
-        turn = jnp.einsum("lnk,kl->nl", here.hessian, here.gradient)
-        floor = over_lanes(smallest_displacement)(runs.flow, here.gradient, turn, fastest)
-        direction = _anywhere(n)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
+        velocity = runs.velocity(here.gradient, y)
+        jacobian = linearise_flow(runs.flow, y, here.gradient, here.curvature, zero)
+        floor = over_lanes(smallest_displacement)(
+            runs.flow, velocity, jacobian.product(velocity), fastest
+        )
+        direction = _anywhere(n)
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
-        sound = sound & jnp.all(jnp.isfinite(here.gradient), axis=0)
-        still = jnp.all(here.gradient == 0, axis=0)
+        sound = sound & jnp.all(jnp.isfinite(velocity), axis=0)
+        still = jnp.all(here.gradient == 0, axis=0) & jnp.all(runs.coasting(y) == 0, axis=0)
         result = jnp.where(still, RESTING, RUNNING)
         result = jnp.where(margin <= 0, EXITED, result)
         result = jnp.where(sound, result, INVALID)
@@ -190,7 +225,7 @@ class LaneMethod(eqx.Module):
             floor=floor,
             time=zero,
             dt=dt,
-            polynomial=jnp.zeros((n, 3, lanes)),
+            polynomial=jnp.zeros((*y.shape[:1], 3, lanes)),
             last_dt=zero,
             last_error=zero + 1,
             margin=margin,
@@ -199,7 +234,7 @@ class LaneMethod(eqx.Module):
             nearest_y=y,
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
-            direction=jnp.broadcast_to(direction, y.shape),
+            direction=jnp.broadcast_to(direction, (n, lanes)),
             ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
@@ -207,41 +242,49 @@ class LaneMethod(eqx.Module):
         )
         return self._record(runs, state, zero, zero, state.polynomial)
 
+    def _linearise(self, runs: Runs, y: Array, low: Array | None) -> Linearisation:
+        n = runs.size
+        return runs.dynamics.linearise(y[:n], None if low is None else low[:n])
+
     def step(self, runs: Runs, state: Lanes) -> Lanes:
         """One attempted step of every lane that is running."""
         running = state.result == RUNNING
         y, dt = state.y, state.dt
         # Made anew in every step: to carry a Hessian a lane along costs more.
-        here = runs.dynamics.linearise(y, state.low)
-        n = y.shape[0]
-        real = ShiftedReal.build(here.hessian, RADAU.real / dt)
+        here = self._linearise(runs, y, state.low)
+        n, mu = runs.size, RADAU.real / dt
+        velocity = runs.velocity(here.gradient, y)
+        jacobian = linearise_flow(runs.flow, y, here.gradient, here.curvature, dt / 2)
+        solve = jacobian.solver(mu)
+        response, resist = step_response(runs.flow, y, here.curvature, mu, solve)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, converged, iterations = self._stages(
-            runs, state, here.hessian, real, real.definite, scale
+            runs, state, jacobian, solve, response.definite, scale
         )
         y1, low = _moved(y, state.low, stages[:, 2])
-        loss = runs.dynamics.loss(y1)
+        loss = runs.loss(y1)
 
-        # All that the real factor is needed for at once: the error, the step to rest, what
-        # errors of the gradient do to the step, and the slowest direction. The error is the defect
-        # of the step's polynomial at its start, divided by what the step resists a change with:
-        # unfiltered, a stiff direction that is only followed would be counted at its stiffness.
+        # The error is the defect of the step's polynomial at its start, divided by what the step
+        # resists a change with: unfiltered, a stiff direction that is only followed would be
+        # counted at its stiffness.
         defect = jnp.einsum("s,nsl->nl", RADAU.error, stages) / dt
-        sides = [defect - here.gradient, here.gradient]
+        error = solve((defect + velocity)[:, None])[:, 0]
+        # The step to rest, what errors of the gradient do to the step, and the slowest direction.
+        sides = [here.gradient, resist(state.direction)]
         sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
-        solved = real(jnp.stack([*sides, state.direction], axis=1))
-        error, to_rest = solved[:, 0], solved[:, 1]
-        shaken = jnp.max(jnp.abs(solved[:, 2:-1]), axis=1)
+        solved = response(jnp.stack(sides, axis=1))
+        to_rest, shaken = solved[:, 0], jnp.max(jnp.abs(solved[:, 2:]), axis=1)
 
         unit = here.gradient / _norm(here.gradient)
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
-        direction = across(solved[:, -1])
+        direction = across(solved[:, 1])
         size = _norm(direction)
-        # A solve multiplies a direction of curvature c by 1 / (c + r / dt), with r the real
-        # eigenvalue. So the one that escapes fastest comes out longest, and r - dt / size is -c dt,
-        # the logarithm of its growth within the step. Along the path growth is no error but a
-        # shift in time, and of a single weight there is no direction across.
-        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real - dt / size, 0)
+        # The response to the resistance multiplies a direction of curvature c by r / (r + c dt) in
+        # a gradient flow, with r the real eigenvalue. So the one that escapes fastest comes out
+        # longest, and r - r / size is -c dt, the logarithm of its growth within the step. Along the
+        # path growth is no error but a shift in time, and of a single weight there is no direction
+        # across.
+        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real * (1 - 1 / size), 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * _anywhere(n)
 
@@ -249,7 +292,7 @@ class LaneMethod(eqx.Module):
         size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
         # A longer step would damp what escapes, and sit on a saddle for ever: past a growth of r
         # the factor changes its sign, and long before that the step no longer resolves it.
-        sound = converged & real.definite & (growth <= 1) & jnp.isfinite(size_of_error)
+        sound = converged & response.definite & (growth <= 1) & jnp.isfinite(size_of_error)
         sound = sound & jnp.isfinite(loss)
         keep = running & sound & (size_of_error <= 1)
         margin = runs.margin(state.initial_loss, loss, y1)
@@ -257,17 +300,21 @@ class LaneMethod(eqx.Module):
 
         def margin_at(share: Float[Array, " lanes"]) -> Float[Array, " lanes"]:
             y = state.y + _evaluate(polynomial, share)
-            return runs.margin(state.initial_loss, runs.dynamics.loss(y), y)
+            return runs.margin(state.initial_loss, runs.loss(y), y)
 
         crossing = first_crossing(None if runs.monotone else margin_at, state.margin, margin)
         crossed = keep & crossing.crossed
         # Where the shift is below what rounding leaves of the Hessian, the step to rest is
         # Newton's, and the test one for a minimum.
-        inert = jnp.all(here.hessian == 0, axis=1).T & (here.noise == 0)
-        share = jnp.where(inert, 0, RADAU.real / dt * real.scale**2)
+        inert = here.curvature.inert() & (here.noise == 0)
+        shift = resist(jnp.ones_like(here.gradient))
+        share = jnp.where(inert, 0, shift / (here.curvature.diagonal() + shift))
+        coasting = runs.coasting(y)
+        away = (jnp.abs(to_rest) + jnp.abs(coasting)) / scale[:n]
         resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
-        resting = resting & real.definite & (_rms(to_rest / scale) <= 1)
-        resting = resting | jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
+        resting = resting & response.definite & (_rms(away) <= 1)
+        silent = jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
+        resting = resting | (silent & ~jnp.any(jnp.abs(coasting) > scale[:n], axis=0))
         advance = keep & ~crossed & ~resting
 
         factor = self._factor(state, size_of_error, iterations, sound, keep)
@@ -284,12 +331,12 @@ class LaneMethod(eqx.Module):
         length = lambda x: jnp.sqrt(jnp.sum(x**2, axis=0))
         ledger = state.ledger.add(
             dt,
-            moved=length(stages[:, 2]),
-            tolerances=_rms(stages[:, 2] / scale),
+            moved=length(stages[:n, 2]),
+            tolerances=_rms(stages[:n, 2] / scale[:n]),
             shaken=length(shaken),
-            lost=0.0 if self.compensated else jnp.finfo(y.dtype).eps * length(y1),
+            lost=0.0 if self.compensated else jnp.finfo(y.dtype).eps * length(y1[:n]),
             growth=jnp.clip(growth, 0, 1),
-            peak=_rms(shaken / scale),
+            peak=_rms(shaken / scale[:n]),
         )
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         nearest = jnp.where(nearer, crossing.nearest, state.nearest)
@@ -335,15 +382,15 @@ class LaneMethod(eqx.Module):
         self,
         runs: Runs,
         state: Lanes,
-        hessian: Float[Array, "lanes n n"],
-        real: ShiftedReal,
+        jacobian: AbstractLinearisedFlow,
+        solve: Solve,
         definite: Bool[Array, " lanes"],
         scale: Float[Array, "n lanes"],
     ) -> tuple[Float[Array, "n 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
         dt = state.dt
-        pair = ShiftedComplex.build(hessian, RADAU.pair.real / dt, RADAU.pair.imag / dt)
+        solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
         # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
         # with an error that is already small, and may be short.
@@ -355,9 +402,9 @@ class LaneMethod(eqx.Module):
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
             defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / dt
-            defect = defect - _descent(runs, state, stages)
-            first = real(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
-            second = pair(
+            defect = defect - _velocities(runs, state, stages)
+            first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
+            second = solve_pair(
                 jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
                 jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
             )
@@ -427,7 +474,7 @@ class LaneMethod(eqx.Module):
         def see(time: Float[Array, " lanes"]) -> dict[str, Array]:
             theta = jnp.where(span > 0, (time - since) / span, 0)
             y = origin + _evaluate(polynomial, jnp.clip(theta, 0, 1))
-            return {"loss": runs.dynamics.loss(y)}
+            return {"loss": runs.loss(y)}
 
         due = lambda time: moving & (time <= until)
         recording = state.recording.write(self.curve_times, due, see)
@@ -436,8 +483,8 @@ class LaneMethod(eqx.Module):
     def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
         """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
         crossed = state.result == CROSSED
-        here = runs.dynamics.linearise(state.y, state.low)
-        found = self._locate(runs, state, here.hessian)
+        here = self._linearise(runs, state.y, state.low)
+        found = self._locate(runs, state, here)
         span = jnp.where(crossed, found.span, 0)
         y = jnp.where(crossed, found.y, state.y)
         loss = jnp.where(crossed, found.loss, here.loss)
@@ -447,7 +494,7 @@ class LaneMethod(eqx.Module):
         distance = over_lanes(lambda flow, y: flow.distance(y))(runs.flow, y)
 
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
-        own = runs.dynamics.loss_noise(y)
+        own = runs.dynamics.loss_noise(y[: runs.size])
         settled, curvature = self._settle(runs, state, here)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
@@ -490,8 +537,11 @@ class LaneMethod(eqx.Module):
         curvature there; lanes that left their plateau are not looked at."""
 
         def look(args: tuple) -> tuple[Array, Array]:
-            hessian, gradient, noise, scale, symmetry = args
-            resting, _ = comes_to_rest(hessian, gradient, noise, scale, symmetry=symmetry)
+            curvature, gradient, noise, scale, coasting, symmetry = args
+            hessian = curvature.dense()
+            resting, _ = comes_to_rest(
+                hessian, gradient, noise, scale, coasting=coasting, symmetry=symmetry
+            )
             result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
             return result, smallest_curvature(hessian)
 
@@ -502,21 +552,20 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(state.y))
         ended = (state.result != CROSSED) & (state.result != EXITED)
         symmetry = over_lanes(lambda flow: flow.symmetry())(runs.flow)
-        if symmetry is not None:
-            symmetry = jnp.moveaxis(symmetry, -1, 0)
-        sides = (here.gradient.T, here.noise.T, scale.T)
-        return lax.map(one, (ended, here.hessian, *sides, symmetry))
+        scale, coasting = scale[: runs.size], runs.coasting(state.y)
+        sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry)
+        return lax.map(one, (ended, *jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)))
 
     def _doubt(self, runs: Runs, state: Lanes, y: Float[Array, "n lanes"]) -> Array:
         """By how much errors of the size of the tolerance move the margin."""
 
         def margins(y: Float[Array, "n lanes"]) -> Float[Array, ""]:
-            return jnp.sum(runs.margin(state.initial_loss, runs.dynamics.loss(y), y))
+            return jnp.sum(runs.margin(state.initial_loss, runs.loss(y), y))
 
         scale = self.rtol * (state.floor + jnp.abs(y))
         return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
-    def _locate(self, runs: Runs, state: Lanes, hessian: Float[Array, "lanes n n"]) -> "_Exit":
+    def _locate(self, runs: Runs, state: Lanes, here: Linearisation) -> _Exit:
         """Where within the last step every lane meets its exit.
 
         The false position on the interpolation of the step that crosses; since that is of lower
@@ -532,7 +581,7 @@ class LaneMethod(eqx.Module):
             share = jnp.clip(above / jnp.where(above > below, above - below, 1), 0.01, 0.99)
             middle = low + share * (high - low)
             y = state.y + _evaluate(state.polynomial, middle)
-            margin = margin_of(runs.dynamics.loss(y), y)
+            margin = margin_of(runs.loss(y), y)
             before = margin > 0
             # Points that lie too close tell the slope no better than those before.
             apart = jnp.abs(middle - last) > 1e-6
@@ -566,9 +615,10 @@ class LaneMethod(eqx.Module):
             ),
         )
         scale = self.rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
-        real = ShiftedReal.build(hessian, RADAU.real / span)
+        jacobian = linearise_flow(runs.flow, state.y, here.gradient, here.curvature, span / 2)
+        solve = jacobian.solver(RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
-        stages, converged, _ = self._stages(runs, again, hessian, real, definite, scale)
+        stages, converged, _ = self._stages(runs, again, jacobian, solve, definite, scale)
         y = state.y + jnp.where(converged, stages[:, 2], guess)
         # Not the gradient there: its fast directions hold rounding errors, which the length of a
         # correction would blow up.
@@ -577,7 +627,7 @@ class LaneMethod(eqx.Module):
 
         def correct(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             span, y, _, last, seen, slope = carry
-            loss = runs.dynamics.loss(y)
+            loss = runs.loss(y)
             margin = margin_of(loss, y)
             apart = jnp.abs(span - last) > 1e-9 * span
             slope = jnp.where(apart, (margin - seen) / jnp.where(apart, span - last, 1), slope)

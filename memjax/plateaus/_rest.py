@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
-from ..numerics import inverse_root
+from ..curvature import inverse_root
 
 
 def trusted_curvature(size: int, dtype: jnp.dtype) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
+from ..curvature import inverse_root
 from ..flows import DisplacedFlow
-from ..numerics import inverse_root
 
 _SHARE = 0.05
 

@@ -1,0 +1,158 @@
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
+from ._eliminate import invert_complex, invert_real
+
+
+class BlockCurvature(AbstractCurvature):
+    r"""A Hessian that is small blocks plus a low rank, $H = B + L^\top L$.
+
+    The weights are `modes` times as many as a block has rows: weight `i` of mode `j` is number
+    `i * modes + j`, and blocks join the weights of one mode.
+
+    A shifted system is then solved by Woodbury's identity at the cost of the rank, whatever the
+    number of modes. How small the shift may be depends on the factor $L$: where every number of
+    it has a small relative error, and its rows fall off, solves keep their digits far below the
+    shift at which those with the array $H$ are rounding errors.
+
+    **Attributes:**
+
+    - `blocks`: $B$, shape `(block, block, modes, *lanes)`.
+    - `factor`: $L$, shape `(rank, block, modes, *lanes)`.
+    """
+
+    blocks: Float[Array, "block block modes *lanes"]
+    factor: Float[Array, "rank block modes *lanes"]
+
+    def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
+        inverse, pivot = invert_real(self._on_diagonal(shift))
+        definite = jnp.all(pivot > 0, axis=0)
+        turned = _turn(inverse, self.factor)
+        small = _identity(self.factor) + _pair(self.factor, turned)
+        small, pivot = invert_real(small)
+        return _Shifted(definite & (pivot > 0), inverse, self.factor, turned, small)
+
+    def shifted_complex(
+        self, real: Float[Array, "..."], imaginary: Float[Array, "..."]
+    ) -> "_ShiftedComplex":
+        zero = jnp.zeros_like(self.blocks)
+        inverse = invert_complex(
+            self._on_diagonal(real), BlockCurvature(zero, self.factor)._on_diagonal(imaginary)
+        )
+        turned = tuple(_turn(part, self.factor) for part in inverse)
+        small = invert_complex(
+            _identity(self.factor) + _pair(self.factor, turned[0]), _pair(self.factor, turned[1])
+        )
+        return _ShiftedComplex(inverse, self.factor, turned, small)
+
+    def product(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
+        x = self._split(x)
+        out = _apply(self.blocks, x) + _spread(self.factor, _project(self.factor, x))
+        return out.reshape(-1, *out.shape[2:])
+
+    def bound(self) -> Float[Array, "*lanes"]:
+        largest = jnp.max(jnp.sum(jnp.abs(self.blocks), axis=1), axis=(0, 1))
+        return largest + jnp.sum(self.factor**2, axis=(0, 1, 2))
+
+    def diagonal(self) -> Float[Array, "n *lanes"]:
+        blocks = jnp.stack([self.blocks[i, i] for i in range(len(self.blocks))])
+        out = blocks + jnp.sum(self.factor**2, axis=0)
+        return out.reshape(-1, *out.shape[2:])
+
+    def inert(self) -> Bool[Array, "n *lanes"]:
+        out = jnp.all(self.blocks == 0, axis=1) & jnp.all(self.factor == 0, axis=0)
+        return out.reshape(-1, *out.shape[2:])
+
+    def dense(self) -> Float[Array, "n n *lanes"]:
+        block, modes, *lanes = self.factor.shape[1:]
+        eye = jnp.eye(modes, dtype=self.blocks.dtype).reshape(modes, modes, *(1,) * len(lanes))
+        full = jnp.einsum("bcm...,mn...->bmcn...", self.blocks, eye)
+        low = jnp.einsum("rbm...,rcn...->bmcn...", self.factor, self.factor)
+        return (full + low).reshape(block * modes, block * modes, *lanes)
+
+    def _split(self, x: Float[Array, "n ..."]) -> Float[Array, "block modes ..."]:
+        return x.reshape(len(self.blocks), -1, *x.shape[1:])
+
+    def _on_diagonal(self, shift: Float[Array, "..."]) -> Float[Array, "block block modes *lanes"]:
+        block, modes, *lanes = self.factor.shape[1:]
+        shift = jnp.broadcast_to(shift, (block * modes, *lanes)).reshape(block, modes, *lanes)
+        rows = [
+            [self.blocks[i, k] + shift[i] if i == k else self.blocks[i, k] for k in range(block)]
+            for i in range(block)
+        ]
+        return jnp.stack([jnp.stack(row) for row in rows])
+
+
+class _Shifted(AbstractShifted):
+    definite: Bool[Array, "*lanes"]
+    inverse: Array
+    factor: Array
+    turned: Array
+    small: Array
+
+    def __call__(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
+        sides = x.reshape(len(self.inverse), -1, *x.shape[1:])
+        out = _apply(self.inverse, sides)
+        inner = jnp.sum(self.small[:, :, None] * _project(self.turned, sides)[None], axis=1)
+        return (out - _spread(self.turned, inner)).reshape(x.shape)
+
+
+class _ShiftedComplex(AbstractShiftedComplex):
+    inverse: tuple[Array, Array]
+    factor: Array
+    turned: tuple[Array, ...]
+    small: tuple[Array, Array]
+
+    def __call__(
+        self, x: Float[Array, "n *lanes"], y: Float[Array, "n *lanes"]
+    ) -> tuple[Float[Array, "n *lanes"], Float[Array, "n *lanes"]]:
+        both = jnp.stack([x, y], axis=1)
+        both = both.reshape(len(self.inverse[0]), -1, *both.shape[1:])
+
+        def complex_product(function, matrices: tuple[Array, ...], sides: Array) -> Array:
+            a, b = (function(matrix, sides) for matrix in matrices)
+            return jnp.stack([a[:, :, 0] - b[:, :, 1], a[:, :, 1] + b[:, :, 0]], axis=2)
+
+        out = complex_product(_apply, self.inverse, both)
+        a, b = (_project(matrix, both) for matrix in self.turned)
+        inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
+        a, b = (jnp.sum(matrix[:, :, None] * inner[None], axis=1) for matrix in self.small)
+        inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
+        out = out - complex_product(_spread, self.turned, inner)
+        out = out.reshape(-1, *out.shape[2:])
+        return out[:, 0], out[:, 1]
+
+
+# Sides come after the modes: a vector has shape `(block, modes, sides, *lanes)`.
+
+
+def _apply(matrices: Array, x: Array) -> Array:
+    """The products with one small matrix a mode."""
+    block = len(x)
+    rows = [sum(matrices[i, k][:, None] * x[k] for k in range(block)) for i in range(block)]
+    return jnp.stack(rows)
+
+
+def _turn(matrices: Array, factor: Array) -> Array:
+    """The same for the rows of a factor, shape `(rank, block, modes, *lanes)`."""
+    block = factor.shape[1]
+    rows = [sum(matrices[i, k] * factor[:, k] for k in range(block)) for i in range(block)]
+    return jnp.stack(rows, axis=1)
+
+
+def _project(factor: Array, x: Array) -> Float[Array, "rank sides *lanes"]:
+    return jnp.sum(factor[:, :, :, None] * x[None], axis=(1, 2))
+
+
+def _spread(factor: Array, x: Float[Array, "rank sides *lanes"]) -> Array:
+    return jnp.sum(factor[:, :, :, None] * x[:, None, None], axis=0)
+
+
+def _pair(factor: Array, turned: Array) -> Float[Array, "rank rank *lanes"]:
+    return jnp.sum(factor[:, None] * turned[None], axis=(2, 3))
+
+
+def _identity(factor: Array) -> Array:
+    rank, lanes = factor.shape[0], factor.ndim - 3
+    return jnp.eye(rank, dtype=factor.dtype).reshape(rank, rank, *(1,) * lanes)
