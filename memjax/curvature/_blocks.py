@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ..numerics import sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._eliminate import invert_complex, invert_real
 
@@ -142,15 +143,20 @@ def _turn(matrices: Array, factor: Array) -> Array:
 
 
 def _project(factor: Array, x: Array) -> Float[Array, "rank sides *lanes"]:
-    return jnp.sum(factor[:, :, :, None] * x[None], axis=(1, 2))
+    rank, block, modes = factor.shape[:3]
+    along = lambda j: sum(factor[:, i, j, None] * x[None, i, j] for i in range(block))
+    return sum_over(along, modes, jnp.zeros((rank, *x.shape[2:]), x.dtype))
 
 
 def _spread(factor: Array, x: Float[Array, "rank sides *lanes"]) -> Array:
-    return jnp.sum(factor[:, :, :, None] * x[:, None, None], axis=0)
+    along = lambda k: factor[k, :, :, None] * x[k, None, None]
+    return sum_over(along, len(factor), jnp.zeros((*factor.shape[1:3], *x.shape[1:]), x.dtype))
 
 
 def _pair(factor: Array, turned: Array) -> Float[Array, "rank rank *lanes"]:
-    return jnp.sum(factor[:, None] * turned[None], axis=(2, 3))
+    rank, block, modes, *lanes = factor.shape
+    along = lambda j: sum(factor[:, None, i, j] * turned[None, :, i, j] for i in range(block))
+    return sum_over(along, modes, jnp.zeros((rank, rank, *lanes), factor.dtype))
 
 
 def _identity(factor: Array) -> Array:

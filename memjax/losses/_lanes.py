@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
-from ..numerics import gram_factor, over_lanes, Pair
+from ..numerics import gram_factor, over_lanes, Pair, sum_over
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
@@ -321,7 +321,7 @@ class SpectralLanes(eqx.Module):
                 totals[k] = totals[k] - tail
                 if moduli and k < 2:
                     totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
-        return _sum(mode, width, tuple(totals))
+        return sum_over(mode, width, tuple(totals))
 
 
 def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) -> DenseCurvature:
@@ -370,12 +370,6 @@ def _displaced_rates(
 
 def _at(pair: Pair, index: Any) -> Pair:
     return pair[0][index], pair[1][index]
-
-
-def _sum(term: Any, count: int, start: Any) -> Any:
-    """`start` and the sum of `term(j)` over all `j < count`."""
-    add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
-    return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))
 
 
 def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,3 +24,13 @@ def over_lanes(function: Callable) -> Callable:
     """`function` of one run as that of many: lanes are the last axis of all arrays, of its
     arguments and of what it returns."""
     return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
+
+
+def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
+    """`start` and the sum of `term(j)` over all `j < count`, PyTrees of arrays.
+
+    A sum over leading axes as a loop around whole vectors of lanes: XLA's own would run over the
+    terms of one number after the other, ten times slower on a CPU.
+    """
+    add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
+    return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))
