@@ -34,6 +34,7 @@ def invert_complex(
     x: Float[Array, "n n *lanes"], y: Float[Array, "n n *lanes"]
 ) -> tuple[Array, Array]:
     """The inverse of `x + iy`, as `invert_real`."""
+    x, y = jnp.broadcast_arrays(x, y)
     n = x.shape[0]
     index = jnp.arange(n).reshape(n, *(1,) * (x.ndim - 2))
 

@@ -11,8 +11,10 @@ from ._gradient import PreconditionedFlow as PreconditionedFlow
 from ._lanes import FlowLanes as FlowLanes
 from ._lanes import lanes_of as lanes_of
 from ._linearised import AbstractLinearisedFlow as AbstractLinearisedFlow
-from ._linearised import Solve as Solve
+from ._linearised import acceleration as acceleration
 from ._linearised import linearise_flow as linearise_flow
+from ._linearised import recall as recall
+from ._linearised import Solve as Solve
 from ._linearised import step_response as step_response
 from ._momentum import HeavyBall as HeavyBall
 from ._momentum import Nesterov as Nesterov

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.flatten_util as jfu
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from ..curvature import (
     AbstractCurvature,
@@ -27,7 +27,7 @@ from ..curvature import (
     multiply,
 )
 from ..numerics import over_lanes
-from ._base import DisplacedFlow
+from ._base import AbstractFlow, DisplacedFlow
 from ._gradient import GradientFlow
 
 # From right-hand sides of shape `(state, sides, lanes)` to solutions.
@@ -45,10 +45,6 @@ class AbstractLinearisedFlow(eqx.Module):
     @abc.abstractmethod
     def solver_complex(self, real: Float[Array, " lanes"], imaginary: Array) -> SolveComplex:
         r"""The same for a complex $\mu$, for one side."""
-
-    @abc.abstractmethod
-    def product(self, x: Float[Array, "state lanes"]) -> Float[Array, "state lanes"]:
-        """The product with the Jacobian."""
 
 
 def step_response(
@@ -72,6 +68,23 @@ def step_response(
         return curvature.shifted(resistance), lambda x: resistance * x
     moved = DenseCurvature(curvature.dense() + resistance)
     return moved.shifted(jnp.zeros_like(mu)), lambda x: multiply(resistance, x[:, None])[:, 0]
+
+
+def acceleration(
+    flow: DisplacedFlow,
+    y: Float[Array, "state lanes"],
+    gradient: Float[Array, "weights lanes"],
+    curvature: AbstractCurvature,
+) -> Float[Array, "state lanes"]:
+    """The second derivative of every lane's state."""
+
+    def one(flow: DisplacedFlow, y: Array, gradient: Array, turned: Array) -> Array:
+        primals, tangents = (gradient, y), (turned, flow.velocity(gradient, y))
+        return jax.jvp(flow.velocity, primals, tangents)[1]
+
+    velocity = over_lanes(lambda flow, gradient, y: flow.velocity(gradient, y))(flow, gradient, y)
+    turned = curvature.product(velocity[: len(gradient), None])[:, 0]
+    return over_lanes(one)(flow, y, gradient, turned)
 
 
 def linearise_flow(
@@ -106,9 +119,6 @@ class _LinearisedGradientFlow(AbstractLinearisedFlow):
     def solver_complex(self, real: Float[Array, " lanes"], imaginary: Array) -> SolveComplex:
         return self.curvature.shifted_complex(real, imaginary)
 
-    def product(self, x: Float[Array, "state lanes"]) -> Float[Array, "state lanes"]:
-        return -self.curvature.product(x[:, None])[:, 0]
-
 
 # --- Flows that move every weight by its own gradient -------------------------------------------
 
@@ -118,7 +128,7 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
     `order` takes the state to weights, memories and scalars."""
 
     curvature: AbstractCurvature
-    order: Array
+    order: np.ndarray
     weight_by_gradient: Float[Array, "weights lanes"]
     weight_by_memory: Float[Array, "memory weights lanes"]
     memory_by_gradient: Float[Array, "memory weights lanes"]
@@ -176,78 +186,150 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
         # A weight that feels no gradient moves as if the shift were infinite.
         return gained, -1 / jnp.where(gain == 0, -1e-100, gain)
 
-    def product(self, x: Float[Array, "state lanes"]) -> Float[Array, "state lanes"]:
-        weights, memories, scalars = self._split(x)
-        turned = self.curvature.product(weights[:, None])[:, 0]
-        moved = self.weight_by_gradient * turned + jnp.sum(self.weight_by_memory * memories, axis=0)
-        change = self.memory_by_gradient * turned
-        change = change + jnp.sum(self.memory_by_memory * memories[None], axis=1)
-        return self._join(moved, change, jnp.zeros_like(scalars))
-
 
 def _eye(matrices: Array) -> Array:
     memory, lanes = len(matrices), matrices.ndim - 2
     return jnp.eye(memory, dtype=matrices.dtype).reshape(memory, memory, *(1,) * lanes)
 
 
+class _Parts:
+    """Where weights, memories and scalars stand in the state of a pointwise flow, of which every
+    leaf of `auxiliary` has the shape of a run or lanes besides, last."""
+
+    def __init__(self, auxiliary: PyTree, size: int, lanes: int) -> None:
+        leaves, self.structure = jax.tree.flatten(auxiliary)
+        shapes = [leaf.shape[: leaf.ndim - lanes] for leaf in leaves]
+        self.size, self.own = size, [shape == (size,) for shape in shapes]
+        for shape in shapes:
+            if shape not in ((), (size,)):
+                raise ValueError(
+                    f"`auxiliary` of a pointwise flow must hold one number a weight, shape "
+                    f"{(size,)}, or scalars, got shape {shape}; leave `pointwise` out."
+                )
+        self.memories, self.scalars, start = [], [], size
+        for is_own in self.own:
+            end = start + (size if is_own else 1)
+            (self.memories if is_own else self.scalars).append(np.arange(start, end))
+            start = end
+
+    @property
+    def order(self) -> np.ndarray:
+        return np.concatenate([np.arange(self.size), *self.memories, *self.scalars])
+
+    def split(self, y: Array) -> tuple[list[Array], list[Array]]:
+        return [y[place] for place in self.memories], [y[place[0]] for place in self.scalars]
+
+    def rates(
+        self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """The velocity of the weights, and the changes of memories and of scalars."""
+        kept, rest = iter(memories), iter(scalars)
+        leaves = [next(kept) if is_own else next(rest) for is_own in self.own]
+        velocity, change = flow.rates(gradient, jax.tree.unflatten(self.structure, leaves))
+        changes = jax.tree.leaves(change)
+        chosen = lambda own: [
+            z for z, is_own in zip(changes, self.own, strict=True) if is_own is own
+        ]
+        return velocity, chosen(True), chosen(False)
+
+    def slopes(
+        self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """The derivatives of the velocity and of the changes of memories, by the gradient and, one
+        row a memory, by the memories. Every weight has its own, so that one direction for all of
+        them tells them all."""
+        rates = lambda gradient, memories: self.rates(flow, gradient, memories, scalars)[:2]
+        still = jnp.zeros_like(gradient)
+        stack = lambda rows: jnp.stack(rows) if rows else jnp.zeros((0, self.size), still.dtype)
+
+        def along(which: int) -> tuple[Array, Array]:
+            directions = [still] * (1 + len(memories))
+            directions[which] = jnp.ones_like(gradient)
+            tangents = (directions[0], directions[1:])
+            velocity, changes = jax.jvp(rates, (gradient, memories), tangents)[1]
+            return velocity, stack(changes)
+
+        columns = [along(1 + k) for k in range(len(memories))]
+        matrix = [column[1] for column in columns]
+        empty = jnp.zeros((0, 0, self.size), still.dtype)
+        by_memory = jnp.stack(matrix, axis=1) if matrix else empty
+        return along(0), (stack([column[0] for column in columns]), by_memory)
+
+
 def _pointwise(
     flow: DisplacedFlow, y: Array, gradient: Array, curvature: AbstractCurvature, ahead: Array
 ) -> _LinearisedPointwiseFlow:
-    size = gradient.shape[0]
-    leaves, structure = jax.tree.flatten(flow.auxiliary)
-    # The flow itself has lanes last, and so have the leaves.
-    own = [leaf.shape[:-1] == (size,) for leaf in leaves]
-    for leaf, is_own in zip(leaves, own, strict=True):
-        if not is_own and leaf.ndim > 1:
-            raise ValueError(
-                f"`auxiliary` of a pointwise flow must hold one number a weight, shape {(size,)}, "
-                f"or scalars, got shape {leaf.shape[:-1]}; leave `pointwise` out."
-            )
-    places, start = [], size
-    for is_own in own:
-        places.append(jnp.arange(start, start + size) if is_own else jnp.asarray([start]))
-        start += size if is_own else 1
-    kept = [place for place, is_own in zip(places, own, strict=True) if is_own]
-    moving = [place for place, is_own in zip(places, own, strict=True) if not is_own]
-    order = jnp.concatenate([jnp.arange(size), *kept, *moving])
-    memory = len(kept)
+    parts = _Parts(flow.auxiliary, len(gradient), 1)
 
     def one(flow: DisplacedFlow, y: Array, gradient: Array, ahead: Array) -> tuple[Array, ...]:
-        back = jfu.ravel_pytree(flow.auxiliary)[1]
-        auxiliary = jax.tree.leaves(back(y[size:]))
-        change = jax.tree.leaves(flow.flow.rates(gradient, back(y[size:]))[1])
-        auxiliary = [
-            z if is_own else z + ahead * dz
-            for z, dz, is_own in zip(auxiliary, change, own, strict=True)
+        memories, scalars = parts.split(y)
+        speeds = parts.rates(flow.flow, gradient, memories, scalars)[2]
+        scalars = [z + ahead * speed for z, speed in zip(scalars, speeds, strict=True)]
+        by_gradient, by_memory = parts.slopes(flow.flow, gradient, memories, scalars)
+        return by_gradient[0], by_memory[0], by_gradient[1], by_memory[1]
+
+    return _LinearisedPointwiseFlow(
+        curvature, parts.order, *over_lanes(one)(flow, y, gradient, ahead)
+    )
+
+
+def recall(
+    flow: DisplacedFlow,
+    y: Float[Array, "state lanes"],
+    gradients: Float[Array, "weights stages lanes"],
+    stages: Float[Array, "state stages lanes"],
+    dt: Float[Array, " lanes"],
+    times: Float[np.ndarray, " stages"],
+    inverse: Float[np.ndarray, "stages stages"],
+) -> Float[Array, "state stages lanes"]:
+    """The stages of a step with what a pointwise flow remembers as the gradients of the stages
+    make it.
+
+    Coefficients that change much within a step, such as those of an average that has just begun,
+    would keep Newton's iteration with those of one time from converging.
+
+    **Arguments:**
+
+    - `flow`, `y`, `dt`: the flows, their states and the lengths of their steps.
+    - `gradients`, `stages`: gradients at the stages, and increments up to there.
+    - `times`, `inverse`: those of the Runge--Kutta formula, and the inverse of its weights.
+    """
+    if not flow.flow.pointwise or flow.auxiliary is None:
+        return stages
+    size, count = len(gradients), len(times)
+    parts = _Parts(flow.auxiliary, size, 1)
+
+    def one(flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array) -> Array:
+        memories, scalars = parts.split(y)
+        speeds = parts.rates(flow.flow, gradients[:, 0], memories, scalars)[2]
+        moves = [speed * dt * times for speed in speeds]
+        gained, _ = parts.split(stages)
+        values, slopes = [], []
+        for k in range(count):
+            here = [z + gain[:, k] for z, gain in zip(memories, gained, strict=True)]
+            then = [z + move[k] for z, move in zip(scalars, moves, strict=True)]
+            arguments = (flow.flow, gradients[:, k], here, then)
+            values.append(jnp.stack(parts.rates(*arguments)[1]))
+            slopes.append(parts.slopes(*arguments)[1][1])
+        memory = len(memories)
+        eye = jnp.broadcast_to(np.eye(memory)[:, :, None], (memory, memory, size))
+        block = lambda i, k: inverse[i, k] / dt * eye - (slopes[i] if i == k else 0)
+        rows = [jnp.concatenate([block(i, k) for k in range(count)], axis=1) for i in range(count)]
+        increments = jnp.stack(gained)  # memory, weights, stages
+        right = [
+            values[i] - sum(inverse[i, k] / dt * increments[:, :, k] for k in range(count))
+            for i in range(count)
         ]
+        solve, _ = invert_real(jnp.concatenate(rows))
+        change = jnp.sum(solve * jnp.concatenate(right)[None], axis=1)
+        change = change.reshape(count, memory, size)
+        for k, place in enumerate(parts.memories):
+            stages = stages.at[place].add(change[:, k].T)
+        for place, move in zip(parts.scalars, moves, strict=True):
+            stages = stages.at[place[0]].set(move)
+        return stages
 
-        def rates(gradient: Array, memories: list[Array]) -> tuple[Array, list[Array]]:
-            left = iter(memories)
-            full = [next(left) if is_own else z for z, is_own in zip(auxiliary, own, strict=True)]
-            velocity, change = flow.flow.rates(gradient, jax.tree.unflatten(structure, full))
-            leaves = jax.tree.leaves(change)
-            return velocity, [z for z, is_own in zip(leaves, own, strict=True) if is_own]
-
-        memories = [z for z, is_own in zip(auxiliary, own, strict=True) if is_own]
-        ones, still = jnp.ones_like(gradient), [jnp.zeros_like(z) for z in memories]
-        _, (first, firsts) = jax.jvp(rates, (gradient, memories), (ones, still))
-        by_memory = []
-        for k in range(memory):
-            along = [ones if i == k else zero for i, zero in enumerate(still)]
-            by_memory.append(
-                jax.jvp(rates, (gradient, memories), (jnp.zeros_like(gradient), along))[1]
-            )
-        stack = lambda rows: jnp.stack(rows) if rows else jnp.zeros((0, size), gradient.dtype)
-        matrix = [stack([column[1][i] for column in by_memory]) for i in range(memory)]
-        empty = jnp.zeros((0, 0, size), gradient.dtype)
-        return (
-            first,
-            stack([column[0] for column in by_memory]),
-            stack(firsts),
-            jnp.stack(matrix) if matrix else empty,
-        )
-
-    return _LinearisedPointwiseFlow(curvature, order, *over_lanes(one)(flow, y, gradient, ahead))
+    return over_lanes(one)(flow, y, gradients, stages, dt)
 
 
 # --- All other flows ----------------------------------------------------------------------------
@@ -269,9 +351,6 @@ class _LinearisedGeneralFlow(AbstractLinearisedFlow):
             return out.real, out.imag
 
         return apply
-
-    def product(self, x: Float[Array, "state lanes"]) -> Float[Array, "state lanes"]:
-        return DenseCurvature(self.jacobian).product(x[:, None])[:, 0]
 
 
 def _general(

@@ -18,11 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
+    acceleration,
     DisplacedFlow,
     FlowLanes,
     GradientFlow,
     lanes_of,
     linearise_flow,
+    recall,
     Solve,
     step_response,
 )
@@ -52,7 +54,7 @@ from ._rounding import Ledger, sign_patterns, smallest_displacement
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
 _ITERATIONS, _KAPPA = 2, 0.5
-_LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 10.0, 0.2, 0.4
+_LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
 _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
@@ -127,15 +129,20 @@ def _moved(y: Array, low: Array | None, increment: Array) -> tuple[Array, Array 
     return fast_two_sum(total, rest + low)
 
 
-def _velocities(
-    runs: Runs, state: "Lanes", increments: Float[Array, "state stages lanes"]
-) -> Float[Array, "state stages lanes"]:
-    """The time derivatives at the state of every lane and some increments."""
-    n, low = runs.size, None if state.low is None else state.low[:, None]
-    y, low = _moved(state.y[:, None], low, increments)
-    descent = runs.dynamics.descent(y[:n], None if low is None else low[:n])
-    each = [runs.velocity(-descent[:, k], y[:, k]) for k in range(y.shape[1])]
-    return jnp.stack(each, axis=1)
+def _defects(
+    runs: Runs, state: "Lanes", stages: Float[Array, "state 3 lanes"]
+) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
+    """The stages of a step of every lane, with memories that fit the weights, and by how much they
+    miss the equations of the formula."""
+    n = runs.size
+    low = None if state.low is None else state.low[:n, None]
+    y, low = _moved(state.y[:n, None], low, stages[:n])
+    gradients = -runs.dynamics.descent(y, low)
+    stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
+    after = state.y[:, None] + stages
+    velocities = [runs.velocity(gradients[:, k], after[:, k]) for k in range(3)]
+    defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / state.dt
+    return stages, defect - jnp.stack(velocities, axis=1)
 
 
 class Lanes(eqx.Module):
@@ -203,13 +210,11 @@ class LaneMethod(eqx.Module):
         low = jnp.zeros_like(y) if self.compensated else None
         here = self._linearise(runs, y, low)
         fastest = here.curvature.bound()
-        dt = jnp.minimum(0.01 / jnp.where(fastest > 0, fastest, 1), self.max_time)
+        dt = jnp.minimum(1.0 / jnp.where(fastest > 0, fastest, 1), self.max_time)
         zero, count = jnp.zeros(lanes), jnp.zeros(lanes, jnp.int32)
         velocity = runs.velocity(here.gradient, y)
-        jacobian = linearise_flow(runs.flow, y, here.gradient, here.curvature, zero)
-        floor = over_lanes(smallest_displacement)(
-            runs.flow, velocity, jacobian.product(velocity), fastest
-        )
+        turn = acceleration(runs.flow, y, here.gradient, here.curvature)
+        floor = over_lanes(smallest_displacement)(runs.flow, velocity, turn, fastest)
         direction = _anywhere(n)
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
@@ -225,8 +230,9 @@ class LaneMethod(eqx.Module):
             floor=floor,
             time=zero,
             dt=dt,
-            polynomial=jnp.zeros((*y.shape[:1], 3, lanes)),
-            last_dt=zero,
+            # Before the first step it goes on along the tangent.
+            polynomial=jnp.stack([dt * velocity, 0 * y, 0 * y], axis=1),
+            last_dt=dt,
             last_error=zero + 1,
             margin=margin,
             crossing=first_crossing(None, margin, margin),
@@ -394,15 +400,13 @@ class LaneMethod(eqx.Module):
 
         # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
         # with an error that is already small, and may be short.
-        ratio = jnp.where(state.last_dt > 0, dt / jnp.where(state.last_dt > 0, state.last_dt, 1), 0)
-        theta = 1 + RADAU.times[:, None] * ratio
+        theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
         powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
         stages = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
 
         def update(carry: tuple) -> tuple:
             k, stages, last, converged, failed, iterations = carry
-            defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / dt
-            defect = defect - _velocities(runs, state, stages)
+            recalled, defect = _defects(runs, state, stages)
             first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = solve_pair(
                 jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
@@ -418,7 +422,7 @@ class LaneMethod(eqx.Module):
             left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
             small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
             bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
-            stages = jnp.where(going & ~bad, stages + change, stages)
+            stages = jnp.where(going & ~bad, recalled + change, stages)
             return (
                 k + 1,
                 stages,
@@ -447,9 +451,8 @@ class LaneMethod(eqx.Module):
         safety = 0.9 * (2 * _ITERATIONS + 1) / (2 * _ITERATIONS + iterations)
         error = jnp.maximum(error, 1e-12)
         factor = safety * error**-0.25
-        first = state.last_dt == 0
-        ratio = state.dt / jnp.where(first, 1, state.last_dt)
-        predicted = factor * ratio * (state.last_error / error) ** 0.25
+        first = state.num_accepted_steps == 0
+        predicted = factor * (state.dt / state.last_dt) * (state.last_error / error) ** 0.25
         factor = jnp.where(first | ~keep, factor, jnp.minimum(factor, predicted))
         factor = jnp.clip(factor, _LARGEST_CUT, _LARGEST_GROWTH)
         factor = jnp.where(keep & state.after_rejection, jnp.minimum(factor, 1), factor)
@@ -572,7 +575,7 @@ class LaneMethod(eqx.Module):
         order than the method, the step is made again to the time found, and the rest removed
         along the flow.
         """
-        dt = jnp.where(state.last_dt > 0, state.last_dt, 1)
+        dt = state.last_dt
         margin_of = lambda loss, y: runs.margin(state.initial_loss, loss, y)
 
         def narrow(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -30,6 +30,9 @@ def smallest_displacement(
     """
     time = 1 / jnp.maximum(curvature, 1)
     moved = flow.leaf_norms(velocity) * time + flow.leaf_norms(acceleration) * time**2
+    # A memory that is 0 at the start, as that of a weight without gradient, is 0 only to rounding.
+    start = flow.leaf_norms(flow.initial_state())
+    moved = moved + jnp.finfo(moved.dtype).eps * start
     # Its last bits depend on the lane that a run is in, and would make those of the result do so.
     moved = lax.reduce_precision(moved, exponent_bits=11, mantissa_bits=20)
     return jnp.maximum(_SHARE * moved, jnp.finfo(moved.dtype).tiny * 1e10)

@@ -19,7 +19,7 @@ from .._checks import (
 )
 from .._lazy import tqdm, xr
 from .._typing import ArrayLike, ScalarLike
-from ..flows import AbstractTraining, GradientFlow
+from ..flows import AbstractTraining
 from ..plateaus import (
     as_curve_times,
     as_max_time,
@@ -125,7 +125,7 @@ def sweep(
     builds = [Build(build, grid.fixed(combination)) for combination in combinations]
     flows = [check_build(build, columns) for build in builds]
     own = solver is not None or stepsize_controller is not None
-    own = own or not all(isinstance(flow, GradientFlow) for flow in flows)
+    own = own or any(isinstance(flow, AbstractTraining) for flow in flows)
     if rtol is None:
         rtol = 1e-6 if own else 1e-5
     if max_steps is None:
@@ -134,8 +134,7 @@ def sweep(
     if own and precision == "double-double":
         raise ValueError(
             "`precision` must not be 'double-double' with a `solver` or `stepsize_controller` "
-            "of your own, nor for other flows than gradient flow, which work in float64; leave "
-            "it out."
+            "of your own, nor for a discrete training, which work in float64; leave it out."
         )
     options = Options(
         solver,
