@@ -12,6 +12,7 @@ from ._lanes import FlowLanes as FlowLanes
 from ._lanes import lanes_of as lanes_of
 from ._linearised import AbstractLinearisedFlow as AbstractLinearisedFlow
 from ._linearised import acceleration as acceleration
+from ._linearised import jacobian as jacobian
 from ._linearised import linearise_flow as linearise_flow
 from ._linearised import recall as recall
 from ._linearised import Solve as Solve

@@ -356,7 +356,19 @@ class _LinearisedGeneralFlow(AbstractLinearisedFlow):
 def _general(
     flow: DisplacedFlow, y: Array, gradient: Array, curvature: AbstractCurvature
 ) -> _LinearisedGeneralFlow:
+    return _LinearisedGeneralFlow(jacobian(flow, y, gradient, curvature))
+
+
+def jacobian(
+    flow: DisplacedFlow,
+    y: Float[Array, "state lanes"],
+    gradient: Float[Array, "weights lanes"],
+    curvature: AbstractCurvature,
+) -> Float[Array, "state state lanes"]:
+    """The Jacobian of every lane's flow as an array."""
     hessian = curvature.dense()
+    if isinstance(flow.flow, GradientFlow):
+        return -hessian
 
     def one(flow: DisplacedFlow, y: Array, gradient: Array, hessian: Array) -> Array:
         size = gradient.shape[0]
@@ -366,5 +378,4 @@ def _general(
 
         return jax.jacfwd(velocity)(y)
 
-    jacobian = over_lanes(one)(flow, y, gradient, hessian)
-    return _LinearisedGeneralFlow(jacobian)
+    return over_lanes(one)(flow, y, gradient, hessian)

@@ -6,6 +6,7 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..curvature import each_lane, inverse_root
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
@@ -27,6 +29,9 @@ from ..flows import (
     recall,
     Solve,
     step_response,
+)
+from ..flows import (
+    jacobian as flow_jacobian,
 )
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel
@@ -194,6 +199,7 @@ class LaneMethod(eqx.Module):
     - `max_time`, `max_steps`, `resolution`: as in [`memjax.measure_plateau`][].
     - `curve_times`: increasing training times at which to record the loss.
     - `compensated`: whether displacements and gradients are double-double numbers.
+    - `full`: whether Newton's iteration uses the Jacobians of all stages.
     """
 
     rtol: Float[Array, ""]
@@ -202,6 +208,7 @@ class LaneMethod(eqx.Module):
     resolution: Float[Array, ""]
     curve_times: Float[Array, " times"]
     compensated: bool = eqx.field(static=True, default=False)
+    full: bool = eqx.field(static=True, default=False)
 
     def start(self, runs: Runs) -> Lanes:
         """Every lane at its start."""
@@ -396,17 +403,15 @@ class LaneMethod(eqx.Module):
         """The increments of the stages, whether Newton's iteration converged, and after how
         many updates."""
         dt = state.dt
-        solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
-
         # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
         # with an error that is already small, and may be short.
         theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
         powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
-        stages = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+        predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+        solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
-        def update(carry: tuple) -> tuple:
-            k, stages, last, converged, failed, iterations = carry
-            recalled, defect = _defects(runs, state, stages)
+        def frozen(stages: Array) -> tuple[Array, Array]:
+            stages, defect = _defects(runs, state, stages)
             first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = solve_pair(
                 jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
@@ -414,29 +419,39 @@ class LaneMethod(eqx.Module):
             )
             change = -RADAU.real_column[:, None] * first[:, None]
             change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
-            change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
-            going = ~converged & ~failed
-            size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
-            rate = size / last
-            small = size <= _KAPPA
-            left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
-            small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
-            bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
-            stages = jnp.where(going & ~bad, recalled + change, stages)
-            return (
-                k + 1,
-                stages,
-                size,
-                converged | (going & small),
-                failed | (going & bad),
-                iterations + going,
-            )
+            return stages, change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
 
         idle = state.result != RUNNING
-        start = (0, stages, jnp.full_like(dt, jnp.inf), idle, ~definite & ~idle, 0 * state.result)
-        going = lambda carry: (carry[0] < _ITERATIONS) & jnp.any(~carry[3] & ~carry[4])
-        _, stages, _, converged, _, iterations = lax.while_loop(going, update, start)
-        return stages, converged, iterations
+        open_ = definite & ~idle
+        if self.full:
+            return _newton(self._full_update(runs, state), predicted, open_, idle, scale, 10)
+        return _newton(frozen, predicted, open_, idle, scale, _ITERATIONS)
+
+    def _full_update(self, runs: Runs, state: Lanes) -> Callable[[Array], tuple[Array, Array]]:
+        """Newton's update with the Jacobian of every stage: where modes approach each other, the
+        Hessians at the stages of one step differ too much for that of its start."""
+
+        def update(stages: Array) -> tuple[Array, Array]:
+            stages, defect = _defects(runs, state, stages)
+            after = state.y[:, None] + stages
+            size, _, lanes = stages.shape
+            rows = []
+            eye = jnp.broadcast_to(jnp.eye(size)[:, :, None], (size, size, lanes))
+            for k in range(3):
+                here = self._linearise(runs, after[:, k], None)
+                own = flow_jacobian(runs.flow, after[:, k], here.gradient, here.curvature)
+                row = [RADAU.inverse[k, i] / state.dt * eye for i in range(3)]
+                row[k] = row[k] - own
+                rows.append(jnp.concatenate(row, axis=1))
+            matrix = jnp.concatenate(rows)
+            diagonal = jnp.stack([matrix[i, i] for i in range(3 * size)])
+            scale = inverse_root(diagonal)
+            matrix = scale[:, None] * matrix * scale[None]
+            right = scale * jnp.moveaxis(defect, 1, 0).reshape(3 * size, lanes)
+            change = -scale * each_lane(jnp.linalg.solve, matrix, right)
+            return stages, jnp.moveaxis(change.reshape(3, size, lanes), 0, 1)
+
+        return update
 
     def _factor(
         self, state: Lanes, error: Array, iterations: Array, sound: Array, keep: Array
@@ -643,6 +658,46 @@ class LaneMethod(eqx.Module):
         start = (span, y, zero, span, zero, slope)
         span, y, loss, _, _, slope = lax.fori_loop(0, 5, correct, start)
         return _Exit(span, y, loss, slope)
+
+
+def _newton(
+    update: Callable[[Array], tuple[Array, Array]],
+    stages: Float[Array, "state 3 lanes"],
+    going: Bool[Array, " lanes"],
+    done: Bool[Array, " lanes"],
+    scale: Float[Array, "state lanes"],
+    most: int,
+) -> tuple[Float[Array, "state 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
+    """The stages by Newton's iteration from a guess, whether it converged, and after how many
+    updates.
+
+    **Arguments:**
+
+    - `update`: from stages to stages with memories that fit, and the change of these.
+    - `going`, `done`: which lanes iterate, and which need not.
+    - `scale`: the error that the step may make.
+    - `most`: how many updates at most.
+    """
+
+    def iterate(carry: tuple) -> tuple:
+        k, stages, last, converged, failed, iterations = carry
+        recalled, change = update(stages)
+        going = ~converged & ~failed
+        size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
+        rate = size / last
+        small = size <= _KAPPA
+        left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
+        small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+        bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
+        stages = jnp.where(going & ~bad, recalled + change, stages)
+        converged, failed = converged | (going & small), failed | (going & bad)
+        return k + 1, stages, size, converged, failed, iterations + going
+
+    zero = jnp.zeros_like(scale[0])
+    start = (0, stages, zero + jnp.inf, done, ~going & ~done, zero.astype(jnp.int32))
+    more = lambda carry: (carry[0] < most) & jnp.any(~carry[3] & ~carry[4])
+    _, stages, _, converged, _, iterations = lax.while_loop(more, iterate, start)
+    return stages, converged, iterations
 
 
 def _restarted(
