@@ -4,6 +4,8 @@ from ._base import AbstractCurvature as AbstractCurvature
 from ._base import AbstractShifted as AbstractShifted
 from ._base import AbstractShiftedComplex as AbstractShiftedComplex
 from ._blocks import BlockCurvature as BlockCurvature
+from ._coupled import couple as couple
+from ._coupled import couple_arrays as couple_arrays
 from ._dense import DenseCurvature as DenseCurvature
 from ._dense import each_lane as each_lane
 from ._dense import inverse_root as inverse_root

@@ -1,4 +1,7 @@
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..numerics import sum_over
@@ -95,7 +98,7 @@ class _Shifted(AbstractShifted):
     def __call__(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
         sides = x.reshape(len(self.inverse), -1, *x.shape[1:])
         out = _apply(self.inverse, sides)
-        inner = jnp.sum(self.small[:, :, None] * _project(self.turned, sides)[None], axis=1)
+        inner = jnp.sum(self.small[:, :, None] * _project(self.factor, out)[None], axis=1)
         return (out - _spread(self.turned, inner)).reshape(x.shape)
 
 
@@ -123,6 +126,31 @@ class _ShiftedComplex(AbstractShiftedComplex):
         out = out - complex_product(_spread, self.turned, inner)
         out = out.reshape(-1, *out.shape[2:])
         return out[:, 0], out[:, 1]
+
+
+def couple_blocks(
+    curvatures: Sequence[BlockCurvature],
+    weights: Float[np.ndarray, "stages stages"],
+    rate: Float[Array, "*lanes"],
+) -> AbstractShifted:
+    """As `couple`, of Hessians of this form: blocks of all stages, and the sum of all ranks."""
+    count, first = len(curvatures), curvatures[0]
+    rank, block = first.factor.shape[:2]
+    zero = jnp.zeros_like(first.blocks)
+    rows = []
+    for i, curvature in enumerate(curvatures):
+        own = [curvature.blocks if i == k else zero for k in range(count)]
+        coupled = [
+            BlockCurvature(part, first.factor)._on_diagonal(weights[i, k] * rate)
+            for k, part in enumerate(own)
+        ]
+        rows.append(jnp.concatenate(coupled, axis=1))
+    factor = jnp.zeros((count, rank, count, *first.factor.shape[1:]), first.factor.dtype)
+    for k, curvature in enumerate(curvatures):
+        factor = factor.at[k, :, k].set(curvature.factor)
+    factor = factor.reshape(count * rank, count * block, *first.factor.shape[2:])
+    whole = BlockCurvature(jnp.concatenate(rows), factor)
+    return whole.shifted(jnp.zeros_like(rate))
 
 
 # Sides come after the modes: a vector has shape `(block, modes, sides, *lanes)`.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature import each_lane, inverse_root
+from ..curvature import couple, couple_arrays
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
@@ -433,23 +433,17 @@ class LaneMethod(eqx.Module):
 
         def update(stages: Array) -> tuple[Array, Array]:
             stages, defect = _defects(runs, state, stages)
-            after = state.y[:, None] + stages
-            size, _, lanes = stages.shape
-            rows = []
-            eye = jnp.broadcast_to(jnp.eye(size)[:, :, None], (size, size, lanes))
-            for k in range(3):
-                here = self._linearise(runs, after[:, k], None)
-                own = flow_jacobian(runs.flow, after[:, k], here.gradient, here.curvature)
-                row = [RADAU.inverse[k, i] / state.dt * eye for i in range(3)]
-                row[k] = row[k] - own
-                rows.append(jnp.concatenate(row, axis=1))
-            matrix = jnp.concatenate(rows)
-            diagonal = jnp.stack([matrix[i, i] for i in range(3 * size)])
-            scale = inverse_root(diagonal)
-            matrix = scale[:, None] * matrix * scale[None]
-            right = scale * jnp.moveaxis(defect, 1, 0).reshape(3 * size, lanes)
-            change = -scale * each_lane(jnp.linalg.solve, matrix, right)
-            return stages, jnp.moveaxis(change.reshape(3, size, lanes), 0, 1)
+            after, rate = state.y[:, None] + stages, 1 / state.dt
+            here = [self._linearise(runs, after[:, k], None) for k in range(3)]
+            if isinstance(runs.flow.flow, GradientFlow):
+                solve = couple([each.curvature for each in here], RADAU.inverse, rate)
+            else:
+                whole = [
+                    -flow_jacobian(runs.flow, after[:, k], each.gradient, each.curvature)
+                    for k, each in enumerate(here)
+                ]
+                solve = couple_arrays(whole, RADAU.inverse, rate)
+            return stages, -solve(defect)
 
         return update
 

@@ -1,0 +1,66 @@
+"""The Newton systems of all stages of a step together."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._base import AbstractCurvature
+from ._blocks import BlockCurvature, couple_blocks
+from ._dense import each_lane, inverse_root
+
+
+def couple(
+    curvatures: Sequence[AbstractCurvature],
+    weights: Float[np.ndarray, "stages stages"],
+    rate: Float[Array, "*lanes"],
+) -> Callable[[Array], Array]:
+    r"""Solves $\sum_k (r\, w_{ik} + \delta_{ik} H_i)\, x_k = b_i$, one Hessian a stage.
+
+    **Arguments:**
+
+    - `curvatures`: the Hessians $H_i$.
+    - `weights`: $w$.
+    - `rate`: $r$ of every lane.
+
+    **Returns:**
+
+    A function from $b$ to $x$, both of shape `(n, stages, *lanes)`.
+    """
+    if all(isinstance(curvature, BlockCurvature) for curvature in curvatures):
+        solve = couple_blocks(curvatures, weights, rate)
+
+        def apply(right: Array) -> Array:
+            # Blocks join the stages of a mode, so that weights come stage by stage.
+            flat = jnp.moveaxis(right, 1, 0).reshape(-1, 1, *right.shape[2:])
+            out = solve(flat).reshape(len(weights), len(right), *right.shape[2:])
+            return jnp.moveaxis(out, 0, 1)
+
+        return apply
+    return couple_arrays([curvature.dense() for curvature in curvatures], weights, rate)
+
+
+def couple_arrays(
+    matrices: Sequence[Float[Array, "n n *lanes"]],
+    weights: Float[np.ndarray, "stages stages"],
+    rate: Float[Array, "*lanes"],
+) -> Callable[[Array], Array]:
+    """The same for any matrices, by elimination with pivots."""
+    count, (n, _, *lanes) = len(matrices), matrices[0].shape
+    eye = jnp.broadcast_to(jnp.eye(n).reshape(n, n, *(1,) * len(lanes)), (n, n, *lanes))
+    rows = []
+    for i, matrix in enumerate(matrices):
+        row = [weights[i, k] * rate * eye for k in range(count)]
+        row[i] = row[i] + matrix
+        rows.append(jnp.concatenate(row, axis=1))
+    whole = jnp.concatenate(rows)
+    scale = inverse_root(jnp.stack([whole[i, i] for i in range(count * n)]))
+    whole = scale[:, None] * whole * scale[None]
+
+    def apply(right: Array) -> Array:
+        flat = scale * jnp.moveaxis(right, 1, 0).reshape(count * n, *lanes)
+        out = scale * each_lane(jnp.linalg.solve, whole, flat)
+        return jnp.moveaxis(out.reshape(count, n, *lanes), 0, 1)
+
+    return apply
