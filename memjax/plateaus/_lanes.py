@@ -94,6 +94,10 @@ class Runs(eqx.Module):
         """The loss of every lane."""
         return self.dynamics.loss(y[: self.size])
 
+    def distance(self, y: Float[Array, "state lanes"]) -> Float[Array, " lanes"]:
+        """How far every lane is from its start."""
+        return over_lanes(lambda flow, y: flow.distance(y))(self.flow, y)
+
     def velocity(self, gradient: Array, y: Array) -> Array:
         """The time derivative of the states of every lane, where the gradient is known."""
         if isinstance(self.flow.flow, GradientFlow):
@@ -180,14 +184,16 @@ class Lanes(eqx.Module):
     recording: Recording
 
 
-class _Exit(NamedTuple):
+class Exit(NamedTuple):
     """The time after the start of the last step at which an exit is met, the state and the loss
-    there, and how fast the margin changes."""
+    there, how fast the margin changes, and the length and the stages of a step to about there."""
 
     span: Float[Array, " lanes"]
-    y: Float[Array, "n lanes"]
+    y: Float[Array, "state lanes"]
     loss: Float[Array, " lanes"]
     slope: Float[Array, " lanes"]
+    dt: Float[Array, " lanes"]
+    stages: Float[Array, "state 3 lanes"]
 
 
 class LaneMethod(eqx.Module):
@@ -251,7 +257,7 @@ class LaneMethod(eqx.Module):
             ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
-            recording=Recording.open(self.curve_times, zero, "loss"),
+            recording=Recording.open(self.curve_times, zero, "loss", "distance"),
         )
         return self._record(runs, state, zero, zero, state.polynomial)
 
@@ -312,7 +318,7 @@ class LaneMethod(eqx.Module):
         polynomial = jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
 
         def margin_at(share: Float[Array, " lanes"]) -> Float[Array, " lanes"]:
-            y = state.y + _evaluate(polynomial, share)
+            y = state.y + evaluate(polynomial, share)
             return runs.margin(state.initial_loss, runs.loss(y), y)
 
         crossing = first_crossing(None if runs.monotone else margin_at, state.margin, margin)
@@ -353,7 +359,7 @@ class LaneMethod(eqx.Module):
         )
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         nearest = jnp.where(nearer, crossing.nearest, state.nearest)
-        there = y + _evaluate(polynomial, crossing.share)
+        there = y + evaluate(polynomial, crossing.share)
         nearest_y = jnp.where(nearer, there, state.nearest_y)
         new = Lanes(
             y=y1,
@@ -485,15 +491,16 @@ class LaneMethod(eqx.Module):
 
         def see(time: Float[Array, " lanes"]) -> dict[str, Array]:
             theta = jnp.where(span > 0, (time - since) / span, 0)
-            y = origin + _evaluate(polynomial, jnp.clip(theta, 0, 1))
-            return {"loss": runs.loss(y)}
+            y = origin + evaluate(polynomial, jnp.clip(theta, 0, 1))
+            return {"loss": runs.loss(y), "distance": runs.distance(y)}
 
         due = lambda time: moving & (time <= until)
         recording = state.recording.write(self.curve_times, due, see)
         return eqx.tree_at(lambda s: s.recording, state, recording)
 
-    def finish(self, runs: Runs, state: Lanes) -> dict[str, Array]:
-        """What was measured, for lanes that have ended: the variables of a sweep, lanes first."""
+    def finish(self, runs: Runs, state: Lanes) -> tuple[dict[str, Array], Exit]:
+        """What was measured, for lanes that have ended: the variables of a sweep, lanes first, and
+        where they ended."""
         crossed = state.result == CROSSED
         here = self._linearise(runs, state.y, state.low)
         found = self._locate(runs, state, here)
@@ -503,7 +510,7 @@ class LaneMethod(eqx.Module):
         time = state.time + span
         if self.curve_times.shape[0] > 0:
             state = self._record(runs, state, state.time, span, state.polynomial)
-        distance = over_lanes(lambda flow, y: flow.distance(y))(runs.flow, y)
+        distance = runs.distance(y)
 
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
         own = runs.dynamics.loss_noise(y[: runs.size])
@@ -538,9 +545,11 @@ class LaneMethod(eqx.Module):
             "num_rejected_steps": state.num_steps - state.num_accepted_steps,
         }
         if self.curve_times.shape[0] > 0:
-            rows["curve_loss"] = state.recording.values["loss"]
+            values = state.recording.values
+            rows |= {f"curve_{name}": values[name] for name in values}
         rows |= runs.record
-        return {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
+        rows = {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
+        return rows, found._replace(y=y)
 
     def _settle(
         self, runs: Runs, state: Lanes, here: Linearisation
@@ -577,7 +586,7 @@ class LaneMethod(eqx.Module):
         scale = self.rtol * (state.floor + jnp.abs(y))
         return jnp.sum(jnp.abs(jax.grad(margins)(y)) * scale, axis=0)
 
-    def _locate(self, runs: Runs, state: Lanes, here: Linearisation) -> _Exit:
+    def _locate(self, runs: Runs, state: Lanes, here: Linearisation) -> Exit:
         """Where within the last step every lane meets its exit.
 
         The false position on the interpolation of the step that crosses; since that is of lower
@@ -592,7 +601,7 @@ class LaneMethod(eqx.Module):
             # Away from the ends lest it creep (Illinois).
             share = jnp.clip(above / jnp.where(above > below, above - below, 1), 0.01, 0.99)
             middle = low + share * (high - low)
-            y = state.y + _evaluate(state.polynomial, middle)
+            y = state.y + evaluate(state.polynomial, middle)
             margin = margin_of(runs.loss(y), y)
             before = margin > 0
             # Points that lie too close tell the slope no better than those before.
@@ -615,7 +624,6 @@ class LaneMethod(eqx.Module):
         theta = low + (high - low) * above / jnp.where(above > below, above - below, 1)
         span, slope = theta * dt, slope / dt
 
-        guess = _evaluate(state.polynomial, theta)
         # The stages of a shorter step of the same solution lie on its interpolation.
         again = eqx.tree_at(
             lambda s: (s.dt, s.result, s.polynomial, s.last_dt),
@@ -631,7 +639,9 @@ class LaneMethod(eqx.Module):
         solve = jacobian.solver(RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
         stages, converged, _ = self._stages(runs, again, jacobian, solve, definite, scale)
-        y = state.y + jnp.where(converged, stages[:, 2], guess)
+        sought = jnp.stack([evaluate(state.polynomial, theta * c) for c in RADAU.times], axis=1)
+        stages = jnp.where(converged, stages, sought)
+        y = state.y + stages[:, 2]
         # Not the gradient there: its fast directions hold rounding errors, which the length of a
         # correction would blow up.
         c1, c2, c3 = (state.polynomial[:, k] for k in range(3))
@@ -650,8 +660,9 @@ class LaneMethod(eqx.Module):
 
         # The loss comes from before the last correction, which is of the order of rounding.
         start = (span, y, zero, span, zero, slope)
+        length = span
         span, y, loss, _, _, slope = lax.fori_loop(0, 5, correct, start)
-        return _Exit(span, y, loss, slope)
+        return Exit(span, y, loss, slope, length, stages)
 
 
 def _newton(
@@ -704,7 +715,7 @@ def _restarted(
     return jnp.stack([c1 - 2 * c2 + 3 * c3, c2 - 3 * c3, c3], axis=1), span
 
 
-def _evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
+def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
     c1, c2, c3 = (polynomial[:, k] for k in range(3))
     return theta * (c1 + theta * (c2 + theta * c3))
 

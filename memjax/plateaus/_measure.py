@@ -1,5 +1,6 @@
 """How long training takes to meet an exit condition."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -28,12 +29,16 @@ from ..models import AbstractModel
 from ._conclusion import REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
+from ._lanes import LaneMethod, Runs
 from ._outcomes import (
+    MAX_STEPS_REACHED,
     Model,
     Plateau,
     raise_failure,
     UNDECIDED,
+    UNRESOLVED,
 )
+from ._single import measure_run
 from ._training import measure_training
 
 
@@ -178,21 +183,50 @@ def measure_plateau(
             f"`adjoint` must be diffrax.RecursiveCheckpointAdjoint() or diffrax.ForwardMode(), "
             f"got {shown(adjoint)}; choose one of them."
         )
-    measured = lambda rtol: measure_flow(
-        flow,
-        model,
-        exit,
-        solver,
-        stepsize_controller,
-        rtol,
-        max_time,
-        max_steps,
-        curve_times,
-        adjoint,
-        resolution,
-    )
+    own = solver is not None or stepsize_controller is not None
+
+    def measured(rtol: Array, hard: bool) -> Plateau:
+        if own:
+            return measure_flow(
+                flow,
+                model,
+                exit,
+                solver,
+                stepsize_controller,
+                rtol,
+                max_time,
+                max_steps,
+                curve_times,
+                adjoint,
+                resolution,
+            )
+        times = jnp.zeros(0) if curve_times is None else curve_times
+        limit = jnp.asarray(max_steps)
+        method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=hard, full=True)
+        return measure_run(flow, model, exit, method, max_steps, adjoint)
+
+    hard = False
+    plateau = _directed(measured, rtol, hard)
+    # What float64 cannot resolve, twice the digits do, and what the tolerance leaves undecided a
+    # smaller one decides, where that can be seen.
+    seen = stepsize_controller is None and not is_traced((plateau, rtol))
+    compensable = not own and Runs.build(flow, model, exit, {}).compensable
+    while seen:
+        code = int(plateau.result_code)
+        if compensable and not hard and code in (UNRESOLVED, MAX_STEPS_REACHED):
+            hard = True
+        elif code == UNDECIDED and rtol > SMALLEST_RTOL:
+            rtol = rtol * REFINEMENT
+        else:
+            break
+        plateau = _directed(measured, rtol, hard)
+    return raise_failure(plateau) if throw else plateau
+
+
+def _directed(measured: Callable[[Array, bool], Plateau], rtol: Array, hard: bool) -> Plateau:
+    """A measurement, or an error that says which direction its derivatives have."""
     try:
-        plateau = measured(rtol)
+        return measured(rtol, hard)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise
@@ -201,12 +235,6 @@ def measure_plateau(
             "jacfwd), got diffrax.RecursiveCheckpointAdjoint(), which is for reverse mode; pass "
             "adjoint=diffrax.ForwardMode()."
         ) from error
-    # What the tolerance leaves undecided a smaller one decides, where that can be seen.
-    seen = stepsize_controller is None and not is_traced((plateau, rtol))
-    while seen and plateau.result_code == UNDECIDED and rtol > SMALLEST_RTOL:
-        rtol = rtol * REFINEMENT
-        plateau = measured(rtol)
-    return raise_failure(plateau) if throw else plateau
 
 
 def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None:

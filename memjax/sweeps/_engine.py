@@ -100,7 +100,10 @@ def advance(
 @eqx.filter_jit
 def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
     """What the lanes of a pool measured, lanes first."""
-    return method.finish(pool.runs, pool.lanes)
+    rows, _ = method.finish(pool.runs, pool.lanes)
+    # A sweep keeps the losses of its curves only.
+    rows.pop("curve_distance", None)
+    return rows
 
 
 def _take(tree: Any, index: Array) -> Any:
@@ -117,7 +120,7 @@ class Program:
     - `columns`: the values of every axis, one entry a cell.
     - `method`: how lanes start, step and end.
     - `lanes`: the number of lanes.
-    - `compensable`: whether it could be run in double-double.
+    - `compensable`: whether what float64 leaves unresolved may be run in double-double.
     """
 
     def __init__(
@@ -143,21 +146,27 @@ class Program:
         """The tolerance."""
         return float(self.method.rtol)
 
-    def compensated(self, cells: np.ndarray) -> "Program":
-        """Some of the cells, in double-double."""
+    @property
+    def can_harden(self) -> bool:
+        """Whether there is a dearer method for what this one did not finish."""
+        return not self.method.full
+
+    def hardened(self, cells: np.ndarray) -> "Program":
+        """Some of the cells by the dearer method: Newton's iteration with all Jacobians, and twice
+        the digits where there are any."""
         # A lane of these costs more, and has fewer fellows.
         lanes = min(self.lanes, 8 * -(-len(cells) // 8))
-        return self._again(cells, lanes, False, compensated=True)
+        return self._again(cells, lanes, full=True, compensated=self.compensable)
 
     def refined(self, cells: np.ndarray) -> "Program":
         """Some of the cells, with a smaller tolerance."""
         rtol = self.method.rtol * REFINEMENT
-        return self._again(cells, self.lanes, self.compensable, rtol=rtol)
+        return self._again(cells, self.lanes, rtol=rtol)
 
-    def _again(self, cells: np.ndarray, lanes: int, compensable: bool, **changes: Any) -> "Program":
+    def _again(self, cells: np.ndarray, lanes: int, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        return Program(self.build, columns, method, lanes, compensable)
+        return Program(self.build, columns, method, lanes, self.compensable)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         if (function, device) in self.compiled:

@@ -45,6 +45,7 @@ def make_programs(
         resolution=options.resolution,
         curve_times=curve_times,
         compensated=precision == "double-double",
+        full=precision == "double-double",
     )
     count = len(columns[ROW])
     programs = []
@@ -56,26 +57,28 @@ def make_programs(
                 "forms; pass 'auto' or 'float64'."
             )
         number = default_lanes(run, count) if lanes is None else lanes
-        programs.append(Program(BuildRuns(build), columns, method, number, run.compensable))
+        compensable = run.compensable and precision != "float64"
+        programs.append(Program(BuildRuns(build), columns, method, number, compensable))
     return programs
 
 
-def climb(jobs: list[Any], run: Callable[[list[Any]], Stream], auto: bool) -> Stream:
-    """The stream of all jobs, and after it that of the cells that get another try: in
-    double-double what float64 leaves unresolved, if `auto`, and with a smaller tolerance what that
-    leaves undecided."""
+def climb(jobs: list[Any], run: Callable[[list[Any]], Stream]) -> Stream:
+    """The stream of all jobs, and after it that of the cells that get another try: by a dearer
+    method what ran out of steps or digits, and with a smaller tolerance what that leaves
+    undecided."""
     tried = [(number, job, np.arange(job.count)) for number, job in enumerate(jobs)]
     while tried:
         left: dict[tuple[int, str], list[np.ndarray]] = {}
         for index, where, rows in run([job for _, job, _ in tried]):
             number, job, cells = tried[index]
             yield number, cells[where], rows
-            # Steps run out where the error control chases rounding errors, too.
-            unresolved = np.isin(rows["result"], (UNRESOLVED, MAX_STEPS_REACHED))
-            undecided = rows["result"] == UNDECIDED
-            if auto and job.compensable:
-                left.setdefault((index, "compensated"), []).append(where[unresolved])
+            again = rows["result"] == MAX_STEPS_REACHED
+            if job.compensable:
+                again = again | (rows["result"] == UNRESOLVED)
+            if job.can_harden:
+                left.setdefault((index, "hardened"), []).append(where[again])
             if job.rtol > SMALLEST_RTOL:
+                undecided = rows["result"] == UNDECIDED
                 left.setdefault((index, "refined"), []).append(where[undecided])
         again = [
             (index, how, np.sort(np.concatenate(chosen))) for (index, how), chosen in left.items()
@@ -128,6 +131,7 @@ class Measurements:
     options: Options
     curve_times: Array | None
     compensable: bool = False
+    can_harden: bool = False
 
     @property
     def count(self) -> int:

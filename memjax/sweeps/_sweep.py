@@ -146,11 +146,11 @@ def sweep(
     )
     if own:
         jobs = [Measurements(build, columns, options, curve_times) for build in builds]
-        finished = climb(jobs, stream_measurements, precision == "auto")
+        finished = climb(jobs, stream_measurements)
     else:
         times = jnp.zeros(0) if curve_times is None else curve_times
         jobs = make_programs(builds, columns, options, times, lanes, precision)
-        finished = climb(jobs, stream, precision == "auto")
+        finished = climb(jobs, stream)
     cells = Cells(grid)
     if not _fill(cells, combinations, finished, progress):
         if cells.finished == 0:
