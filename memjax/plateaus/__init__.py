@@ -1,5 +1,6 @@
 """Plateaus: exit conditions and the measurement of how long training takes to meet them."""
 
+from ._conclusion import CHEAP_STEPS as CHEAP_STEPS
 from ._conclusion import REFINEMENT as REFINEMENT
 from ._conclusion import SMALLEST_RTOL as SMALLEST_RTOL
 from ._exits import AbstractExit as AbstractExit

@@ -18,6 +18,8 @@ from ._rounding import Ledger
 _GRAZING, _FLAT = 30.0, 1e-4
 # What it leaves undecided is repeated with a smaller tolerance, down to a smallest.
 REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
+# What takes more steps than these is tried by the dearer method first.
+CHEAP_STEPS = 1024
 
 
 def conclude(

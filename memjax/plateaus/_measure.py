@@ -26,7 +26,7 @@ from .._checks import (
 from .._typing import ScalarLike
 from ..flows import AbstractFlow, AbstractTraining
 from ..models import AbstractModel
-from ._conclusion import REFINEMENT, SMALLEST_RTOL
+from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
 from ._lanes import LaneMethod, Runs
@@ -156,6 +156,7 @@ def measure_plateau(
     for name, value in (("model", model), ("flow", flow), ("exit", exit)):
         check_float64(name, eqx.filter(value, eqx.is_inexact_array))
     check_integrator(solver, stepsize_controller)
+    own = solver is not None or stepsize_controller is not None
     rtol = as_tolerance("rtol", rtol)
     max_time = as_max_time(max_time)
     if max_steps is None:
@@ -183,7 +184,8 @@ def measure_plateau(
             f"`adjoint` must be diffrax.RecursiveCheckpointAdjoint() or diffrax.ForwardMode(), "
             f"got {shown(adjoint)}; choose one of them."
         )
-    own = solver is not None or stepsize_controller is not None
+    seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
+    compensable = seen and not own and Runs.build(flow, model, exit, {}).compensable
 
     def measured(rtol: Array, hard: bool) -> Plateau:
         if own:
@@ -201,7 +203,8 @@ def measure_plateau(
                 resolution,
             )
         times = jnp.zeros(0) if curve_times is None else curve_times
-        limit = jnp.asarray(max_steps)
+        cheap = compensable and not hard
+        limit = jnp.asarray(min(max_steps, CHEAP_STEPS) if cheap else max_steps)
         method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=hard, full=True)
         return measure_run(flow, model, exit, method, max_steps, adjoint)
 
@@ -209,9 +212,7 @@ def measure_plateau(
     plateau = _directed(measured, rtol, hard)
     # What float64 cannot resolve, twice the digits do, and what the tolerance leaves undecided a
     # smaller one decides, where that can be seen.
-    seen = stepsize_controller is None and not is_traced((plateau, rtol))
-    compensable = not own and Runs.build(flow, model, exit, {}).compensable
-    while seen:
+    while seen and not is_traced(plateau):
         code = int(plateau.result_code)
         if compensable and not hard and code in (UNRESOLVED, MAX_STEPS_REACHED):
             hard = True

@@ -91,7 +91,7 @@ def measure_run(
     last = _Trace(
         jnp.where(crossed, found.stages[:, :, 0], 0), jnp.where(crossed, found.dt[0], 1), crossed
     )
-    moved, later = _replay(displaced, condition, y, trace, last, found.slope[0], adjoint)
+    moved, later = _replay(displaced, condition, y, trace, last, adjoint)
     if not traced:
         moved, later = _refuse((moved, later), size, most_steps)
     y, time = _take_slope(y, moved), _take_slope(rows["time_reached"], later)
@@ -127,7 +127,6 @@ def _replay(
     end: Float[Array, " state"],
     trace: _Trace,
     last: _Trace,
-    slope: Float[Array, ""],
     adjoint: diffrax.AbstractAdjoint,
 ) -> tuple[Float[Array, " state"], Float[Array, ""]]:
     """The end of a run and its time as functions of the flow and the exit, from the steps that
@@ -149,10 +148,13 @@ def _replay(
     )
     y = y + _stages(last.stages, (flow, y), last.dt)[:, 2]
     # To first order the exit is met later by what the margin is above 0 there.
-    margin = condition(jnp.zeros(()), _take_slope(end, y), None)
-    later = -margin / lax.stop_gradient(jnp.where(slope == 0, 1, slope))
+    zero, (still, fixed) = jnp.zeros(()), as_constant((flow, condition))
+    velocity = still.vf(zero, end, None)
+    slope = jax.jvp(lambda y: fixed(zero, y, None), (end,), (velocity,))[1]
+    margin = condition(zero, _take_slope(end, y), None)
+    later = -margin / jnp.where(slope == 0, 1, slope)
     later = jnp.where(last.count > 0, later, 0)
-    return y + lax.stop_gradient(flow.vf(jnp.zeros(()), end, None)) * later, later
+    return y + velocity * later, later
 
 
 @eqx.filter_custom_jvp

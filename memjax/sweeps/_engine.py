@@ -121,6 +121,7 @@ class Program:
     - `method`: how lanes start, step and end.
     - `lanes`: the number of lanes.
     - `compensable`: whether what float64 leaves unresolved may be run in double-double.
+    - `most_steps`: how many steps the dearer method may take.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class Program:
         method: LaneMethod,
         lanes: int,
         compensable: bool,
+        most_steps: Array,
     ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
-        self.compensable = compensable
+        self.compensable, self.most_steps = compensable, most_steps
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
@@ -156,7 +158,8 @@ class Program:
         the digits where there are any."""
         # A lane of these costs more, and has fewer fellows.
         lanes = min(self.lanes, 8 * -(-len(cells) // 8))
-        return self._again(cells, lanes, full=True, compensated=self.compensable)
+        changes = {"full": True, "compensated": self.compensable, "max_steps": self.most_steps}
+        return self._again(cells, lanes, **changes)
 
     def refined(self, cells: np.ndarray) -> "Program":
         """Some of the cells, with a smaller tolerance."""
@@ -166,7 +169,7 @@ class Program:
     def _again(self, cells: np.ndarray, lanes: int, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        return Program(self.build, columns, method, lanes, self.compensable)
+        return Program(self.build, columns, method, lanes, self.compensable, self.most_steps)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         if (function, device) in self.compiled:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..plateaus import (
+    CHEAP_STEPS,
     LaneMethod,
     MAX_STEPS_REACHED,
     measure_plateau,
@@ -38,14 +39,15 @@ def make_programs(
     lanes: int | None,
     precision: str,
 ) -> list[Program]:
+    hard = precision == "double-double"
     method = LaneMethod(
         rtol=options.rtol,
         max_time=options.max_time,
-        max_steps=jnp.asarray(options.max_steps),
+        max_steps=jnp.asarray(options.max_steps if hard else min(options.max_steps, CHEAP_STEPS)),
         resolution=options.resolution,
         curve_times=curve_times,
-        compensated=precision == "double-double",
-        full=precision == "double-double",
+        compensated=hard,
+        full=hard,
     )
     count = len(columns[ROW])
     programs = []
@@ -58,7 +60,8 @@ def make_programs(
             )
         number = default_lanes(run, count) if lanes is None else lanes
         compensable = run.compensable and precision != "float64"
-        programs.append(Program(BuildRuns(build), columns, method, number, compensable))
+        most = jnp.asarray(options.max_steps)
+        programs.append(Program(BuildRuns(build), columns, method, number, compensable, most))
     return programs
 
 
