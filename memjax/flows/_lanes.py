@@ -1,13 +1,28 @@
 """Many displaced flows side by side, one a lane; lanes are the last axis of every array."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
-from ..curvature import DenseCurvature
-from ..losses import Linearisation, SpectralLanes
+from ..curvature import AbstractCurvature, DenseCurvature, lanczos, LanczosCurvature
+from ..losses import (
+    AbstractLoss,
+    coordinates,
+    gradient_rounding,
+    Linearisation,
+    SpectralLanes,
+    weights,
+)
 from ..numerics import over_lanes
 from ._base import DisplacedFlow
+
+# Up to this number of weights the Hessian is an array, made so many columns at once; for more it
+# is of that rank.
+_DENSE, COLUMNS, _RANK = 256, 16, 32
 
 
 class FlowLanes(eqx.Module):
@@ -25,6 +40,11 @@ class FlowLanes(eqx.Module):
         """Whether the gradient is there in double-double."""
         return False
 
+    @property
+    def closed(self) -> bool:
+        """Whether there are closed forms, so that a Hessian costs no more than some gradients."""
+        return False
+
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:
@@ -37,16 +57,23 @@ class FlowLanes(eqx.Module):
 
     def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
         """Loss, gradient and Hessian of every lane."""
-
-        def one(flow: DisplacedFlow, y: Float[Array, " n"]) -> Linearisation:
-            return Linearisation(
-                loss=flow.loss(flow.model_at(y)),
-                gradient=flow.gradient(y),
-                curvature=DenseCurvature(flow.hessian(y)),
-                noise=flow.noise(y),
-            )
-
-        return over_lanes(one)(self.flow, y)
+        gradients = lambda y: over_lanes(lambda flow, y: flow.gradient(y))(self.flow, y)
+        gradient, product = jax.linearize(gradients, y)
+        if len(y) <= _DENSE:
+            column = lambda unit: product(jnp.broadcast_to(unit[:, None], y.shape))
+            columns = lax.map(column, jnp.eye(len(y), dtype=y.dtype), batch_size=COLUMNS)
+            curvature = DenseCurvature(columns)
+        else:
+            # The flow's own direction, and something of all others.
+            anywhere = jnp.cos(jnp.arange(len(y)) + 1.0)[:, None]
+            size = jnp.sqrt(jnp.mean(gradient**2, axis=0))
+            curvature = lanczos(product, gradient + size * anywhere, _RANK)
+        if type(self.flow.loss).gradient_noise is AbstractLoss.gradient_noise:
+            moved = over_lanes(lambda flow, y: coordinates(weights(flow.model_at(y)))[0])
+            noise = gradient_rounding(_spread(curvature, moved(self.flow, y)), gradient)
+        else:
+            noise = over_lanes(lambda flow, y: flow.noise(y))(self.flow, y)
+        return Linearisation(self.loss(y), gradient, curvature, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         """The loss at one displacement of every lane."""
@@ -58,9 +85,35 @@ class FlowLanes(eqx.Module):
         return over_lanes(noise)(self.flow, y)
 
 
+def _spread(curvature: AbstractCurvature, x: Float[Array, "n lanes"]) -> Float[Array, "n lanes"]:
+    """$|H| |x|$."""
+    if isinstance(curvature, LanczosCurvature):
+        sizes = LanczosCurvature(jnp.abs(curvature.values), jnp.abs(curvature.vectors))
+    else:
+        sizes = DenseCurvature(jnp.abs(curvature.dense()))
+    return sizes.product(jnp.abs(x)[:, None])[:, 0]
+
+
 def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
-    """The loss of one run in the form of a lane: closed forms where there are any, else
-    the flow's own."""
+    """The loss of one run in the form of a lane: closed forms where there are any, else the flow's
+    own."""
     if SpectralLanes.accepts(flow.loss, flow.model):
         return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
     return FlowLanes(flow)
+
+
+def gradient_bytes(flow: DisplacedFlow, y: PyTree) -> int:
+    """The memory that one gradient of a flow passes through: that of all its intermediate
+    results, of which reverse mode keeps most."""
+    return _bytes(jax.make_jaxpr(flow.gradient)(y).jaxpr)
+
+
+def _bytes(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        total += sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
+        # What a loop keeps of its rounds it returns; other calls are only wrapped.
+        inner = equation.params.get("jaxpr") if equation.primitive.name != "scan" else None
+        if inner is not None:
+            total += _bytes(getattr(inner, "jaxpr", inner))
+    return total

@@ -6,6 +6,7 @@ from ._base import check_trained as check_trained
 from ._base import coordinates as coordinates
 from ._base import displaced as displaced
 from ._base import from_real_parts as from_real_parts
+from ._base import gradient_rounding as gradient_rounding
 from ._base import real_parts as real_parts
 from ._base import weights as weights
 from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss

@@ -92,10 +92,10 @@ class AbstractLoss(eqx.Module):
         flat, back = coordinates(free)
         gradient = jax.grad(lambda p: self._scalar(eqx.combine(back(p), fixed)))
         hessian = jax.jacfwd(gradient)(flat)
-        noise = jnp.abs(hessian) @ jnp.abs(flat) + jnp.abs(gradient(flat))
+        noise = gradient_rounding(jnp.abs(hessian) @ jnp.abs(flat), gradient(flat))
         # Of several precisions the coarsest decides.
-        unit = max((jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)), default=0.0)
-        return back(unit * noise)
+        units = [jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)]
+        return back(noise * (max(units, default=0.0) / jnp.finfo(flat.dtype).eps))
 
     def _scalar(self, model: AbstractModel) -> Float[Array, ""]:
         """The loss, which one of a user's own may have got wrong."""
@@ -116,6 +116,14 @@ class AbstractLoss(eqx.Module):
         """
         value = self(model)
         return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+def gradient_rounding(
+    turned: Float[Array, "..."], gradient: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The rounding error of a gradient that is due to that of the weights, where `turned` is the
+    product of the moduli of Hessian and weights."""
+    return jnp.finfo(gradient.dtype).eps * (turned + jnp.abs(gradient))
 
 
 def check_model(model: object) -> None:

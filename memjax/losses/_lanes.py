@@ -19,16 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature
+from ..curvature import AbstractCurvature, BlockCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
-from ..numerics import gram_factor, over_lanes, Pair, sum_over
+from ..numerics import exponential_coefficients, gram_factor, over_lanes, Pair, sum_over
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
 _DENSE, _RANK = 8, 8
+# From this width on sums over modes go through so many exponentials.
+_WIDE, _NODES = 48, 24
 
 
 class Linearisation(eqx.Module):
@@ -95,6 +97,9 @@ class SpectralLanes(eqx.Module):
     target_amplitudes: Float[Array, "terms *lanes"]
     target_rates: Float[Array, "terms *lanes"]
     remainder_norm: Float[Array, "*lanes"]
+    # The exponentials of wide models, and model minus target at the start in their terms.
+    nodes: Float[Array, "nodes *lanes"] | None
+    residue: Float[Array, "nodes *lanes"] | None
     reparametrisation: AbstractReparametrisation
     remainder: AbstractKernel | None
 
@@ -113,6 +118,10 @@ class SpectralLanes(eqx.Module):
         """The closed forms of one run, with the displacement counted from `model`."""
         active, remainder = split_target(loss.target)
         merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
+        nodes = residue = None
+        if model.width >= _WIDE:
+            nodes = _spread_out(rates)
+            residue = exponential_coefficients(merged, rates, nodes)
         return SpectralLanes(
             amplitudes=model.amplitudes,
             free_rates=model.free_rates,
@@ -122,6 +131,8 @@ class SpectralLanes(eqx.Module):
             target_amplitudes=active.amplitudes,
             target_rates=active.rates,
             remainder_norm=jnp.zeros(()) if remainder is None else remainder.squared_norm(),
+            nodes=nodes,
+            residue=residue,
             reparametrisation=model.reparametrisation,
             remainder=remainder,
         )
@@ -130,6 +141,11 @@ class SpectralLanes(eqx.Module):
     def compensable(self) -> bool:
         """Whether the gradient is there in double-double."""
         return type(self.reparametrisation) in (Direct, Exp)
+
+    @property
+    def closed(self) -> bool:
+        """Whether there are closed forms."""
+        return True
 
     def descent(
         self,
@@ -284,6 +300,22 @@ class SpectralLanes(eqx.Module):
     def _residual(self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool = False):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the
         moved rates, and with `moduli` the sums of the moduli of the terms of the first two."""
+        if self.nodes is None:
+            totals = list(self._direct(s, moves, order, moduli))
+        else:
+            totals = list(self._through_nodes(s, moves, order, moduli))
+        if self.remainder is not None:
+            tails = _transforms(self.remainder, s, order)
+            for k, tail in enumerate(tails):
+                totals[k] = totals[k] - tail
+                if moduli and k < 2:
+                    totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
+        return tuple(totals)
+
+    def _direct(
+        self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool
+    ) -> tuple[Array, ...]:
+        """`_residual` without the remainder, as sums over modes."""
         alpha, nu = moves
         width, terms = self.rates.shape[0], self.target_rates.shape[0]
         start, merged = self.rates[:, None], self.merged[:, None]
@@ -315,28 +347,73 @@ class SpectralLanes(eqx.Module):
             powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]
             powers += [jnp.abs(x) for x in powers[:2]] if moduli else []
             totals = [total + power for total, power in zip(totals, powers, strict=True)]
-        if self.remainder is not None:
-            tails = _transforms(self.remainder, s, order)
-            for k, tail in enumerate(tails):
-                totals[k] = totals[k] - tail
-                if moduli and k < 2:
-                    totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
         return sum_over(mode, width, tuple(totals))
 
+    def _through_nodes(
+        self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool
+    ) -> tuple[Array, ...]:
+        """The same through the coefficients of model minus target in orthonormal exponentials
+        (`gram_factor`), at a cost that grows with the width and not with its square.
 
-def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) -> DenseCurvature:
-    # Every entry is a power of p times what belongs to its row and column.
-    width, both = w.shape[0], jnp.concatenate([w, w])
-    factors = jnp.concatenate([jnp.ones_like(w), a_first])
-    p = 1 / (both[:, None] + both[None])
-    kind = (np.arange(2 * width) >= width).astype(int)
-    kind = (kind[:, None] + kind[None])[..., None]
-    powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
-    extra = jnp.where(kind == 2, jnp.concatenate([curved, curved])[:, None], 0)
-    extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
-    place = np.arange(2 * width) % width
-    same = (place[:, None] == place[None])[..., None]
-    return DenseCurvature(powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0))
+        What these leave out of two modes is the product of what they leave out of each, which is
+        counted with the rounding errors.
+        """
+        alpha, nu = moves
+        start, a = self.rates[:, None], self.amplitudes[:, None]
+        after, size = start + nu, len(self.rates)
+        # The transforms are asked for at the moved rates first, and perhaps at others besides.
+        zero, one = jnp.zeros_like(s), jnp.ones_like(s)
+        assert self.nodes is not None and self.residue is not None
+
+        def row(carry: tuple, node: tuple[Array, Array]) -> tuple[tuple, None]:
+            phis, at_start, change, totals = carry
+            x, residue = node
+            p, q, root = 1 / (s + x), 1 / (start + x), jnp.sqrt(2 * x)
+            own, phi = (p[:size], phis[0][:size])
+            step = 2 * x * nu * own * q
+            # The function at the moved rates, and by how much it changed on the way.
+            value = root * own * phi
+            moved = root * own * (change - at_start * nu * q)
+            terms = [alpha * value, a * moved]
+            coefficient = residue + _total(sum(terms))
+            values = [
+                root * p * phis[0],
+                root * p * (phis[1] - phis[0] * p),
+                root * p * (phis[2] - 2 * p * (phis[1] - phis[0] * p)) if order == 2 else None,
+            ]
+            sums = [total + coefficient * v for total, v in zip(totals, values, strict=False)]
+            sums = sums[: order + 1]
+            if moduli:
+                modulus = jnp.abs(residue) + _total(jnp.abs(terms[0]) + jnp.abs(terms[1]))
+                both = zip(totals[order + 1 :], values, strict=False)
+                sums += [total + modulus * jnp.abs(v) for total, v in both]
+            b, b1, b2 = (s - x) * p, 2 * x * p**2, -4 * x * p**3
+            new = [phis[0] * b, phis[1] * b + phis[0] * b1]
+            if order == 2:
+                new.append(phis[2] * b + 2 * phis[1] * b1 + phis[0] * b2)
+            change = change * b[:size] + at_start * step
+            return (tuple(new), at_start * (start - x) * q, change, tuple(sums)), None
+
+        phis = (one, zero, zero)[: max(2, order + 1)]
+        count = order + 1 + min(order + 1, 2) * moduli
+        begin = (phis, jnp.ones_like(start), jnp.zeros_like(after), (zero,) * count)
+        (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, (self.nodes, self.residue))
+        if not moduli:
+            return totals
+        left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
+        left = left * jnp.abs(phis[0]) / s / jnp.finfo(s.dtype).eps
+        return (*totals[: order + 1], totals[order + 1] + left, *totals[order + 2 :])
+
+
+def _total(x: Float[Array, "modes stages lanes"]) -> Float[Array, "stages lanes"]:
+    return sum_over(lambda j: x[j], len(x), jnp.zeros_like(x[0]))
+
+
+def _spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
+    """Rates between and around some: Chebyshev points in their logarithms."""
+    low, high = jnp.log(jnp.min(rates) / 2), jnp.log(jnp.max(rates) * 2)
+    points = np.cos((np.arange(_NODES) + 0.5) * np.pi / _NODES)
+    return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
 
 
 def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:

@@ -46,3 +46,16 @@ def gram_factor(
 
     start = (jnp.ones_like(rates), jnp.zeros_like(rates))
     return lax.scan(row, start, None, length=rank)[1]
+
+
+def exponential_coefficients(
+    amplitudes: Float[Array, " modes"], rates: Float[Array, " modes"], nodes: Float[Array, " nodes"]
+) -> Float[Array, " nodes"]:
+    """The coefficients of a sum of exponentials in the orthonormal system of these nodes, see
+    `gram_factor`."""
+
+    def row(phi: Array, x: Array) -> tuple[Array, Array]:
+        p = 1 / (rates + x)
+        return phi * (rates - x) * p, jnp.dot(amplitudes, phi * p) * jnp.sqrt(2 * x)
+
+    return lax.scan(row, jnp.ones_like(rates), nodes)[1]

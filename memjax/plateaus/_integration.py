@@ -69,7 +69,7 @@ class _State(eqx.Module):
 
 
 def default_solver() -> diffrax.AbstractSolver:
-    """The solver of [`memjax.measure_plateau`][]: Kvaerno5 with a full Newton iteration."""
+    """The solver for a controller of the user's own: Kvaerno5 with a full Newton iteration."""
     return diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
 
 

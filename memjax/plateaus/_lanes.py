@@ -86,6 +86,11 @@ class Runs(eqx.Module):
         return self.dynamics.compensable
 
     @property
+    def closed(self) -> bool:
+        """Whether Hessians are cheap."""
+        return self.dynamics.closed
+
+    @property
     def monotone(self) -> bool:
         """Whether the margin never rises."""
         return self.exit.monotone and self.flow.flow.descends

@@ -100,20 +100,24 @@ def measure_plateau(
         training such as `memjax.OptaxTraining(loss, optax.adam(1e-3))`.
     - `model`: the start, in float64.
     - `exit`: when the plateau ends.
-    - `solver`: a Diffrax solver with error estimates. Defaults to `diffrax.Kvaerno5` with a
-        full Newton iteration. A root finder built with
-        `diffrax.with_stepsize_controller_tols` is given the tolerances of every step.
-    - `stepsize_controller`: a Diffrax controller acting on the displacement. Defaults to
+    - `solver`: a Diffrax solver with error estimates. A root finder built with
+        `diffrax.with_stepsize_controller_tols` is given the tolerances of every step. By default
+        the method is that of [`memjax.sweep`][] on a single lane, with what float64 leaves
+        unresolved repeated in double-double, where the loss has closed forms and `jax.jit` and the
+        like do not stand in the way.
+    - `stepsize_controller`: a Diffrax controller acting on the displacement, for `solver` or, by
+        default, `diffrax.Kvaerno5` with a full Newton iteration. That of a `solver` alone is
         `diffrax.PIDController` with `rtol` and an `atol` that follows the gradient at the
         start. Time is local to a step, so that controllers bound to absolute times
         (`diffrax.ClipStepSizeController`) are refused.
-    - `rtol`: tolerance of the default controller, below 1, relative to the displacement of every
-        weight. The error of `time` was at most a hundred times that on the references. Where the
-        exit is met or missed by less than it tells, the run is repeated with a smaller one, or
-        `undecided` where `jax.jit` and the like do not allow that.
+    - `rtol`: tolerance, below 1, relative to the displacement of every weight. The error of `time`
+        was at most a hundred times that on the references. Where the exit is met or missed by less
+        than it tells, the run is repeated with a smaller one, or `undecided` where `jax.jit` and
+        the like do not allow that.
     - `max_time`: training time after which to stop. Defaults to 1e300.
     - `max_steps`: number of attempted steps after which to stop. Defaults to 4096, and to a
-        million updates of a discrete training.
+        million updates of a discrete training. For its derivatives the steps of a run are kept,
+        which bounds their number for models of thousands of weights.
     - `saveat`: `diffrax.SaveAt(ts=times)` to record the training curve at increasing times
         (log-spaced ones, say `jnp.geomspace(1e-1, 1e9, 100)`).
     - `throw`: whether to raise if there is no answer: `unresolved`, `undecided`, `invalid`,

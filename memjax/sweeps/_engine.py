@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from ..flows import COLUMNS, gradient_bytes
 from ..numerics import choose
 from ..plateaus import LaneMethod, Lanes, REFINEMENT, RUNNING, Runs
 
@@ -314,14 +315,29 @@ def cores() -> int:
 
 
 def default_lanes(run: Runs, count: int) -> int:
-    """The number of lanes for runs of this size, `count` of them in all."""
+    """The number of lanes for runs of this size, `count` of them in all.
+
+    As many as fit in a core's cache, or in 2 GB of an accelerator (measured), where a gradient of
+    their models does not need more than that for what automatic differentiation keeps.
+    """
     n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
-    if jax.default_backend() == "cpu":
-        # Where the matrices of all lanes stay in a core's cache (measured).
-        number = 256 if n <= 8 else 64 if n <= 32 else 8
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu:
+        number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 8
         workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
         workers = len(jax.local_devices())
+    if not run.closed:
+        y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
+        each = eqx.filter_eval_shape(lambda flow, y: _Size(gradient_bytes(flow, y)), run.flow, y)
+        number = min(number, int((2e8 if on_cpu else 8e9) // max(1, COLUMNS * each.bytes)))
     # A small sweep is shared among all workers; whole vectors have eight lanes.
-    return max(8, min(number, -(-count // (8 * workers)) * 8))
+    number = min(number, -(-count // (8 * workers)) * 8)
+    return max(1 if number < 8 else 8, number // 8 * 8 if number >= 8 else number)
+
+
+class _Size(eqx.Module):
+    """A number that is known while shapes are."""
+
+    bytes: int = eqx.field(static=True)

@@ -57,11 +57,12 @@ def sweep(
     and those that leave their plateau are replaced by the next runs. The method is that of
     [`memjax.RadauIIA5`][], in the displacement from the start, with closed-form
     gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
-    `DiagonalLinearRNN`) and with automatic ones elsewhere. Memory is bounded by the lanes, and
-    three programs are compiled for every combination of the static axes, whatever the size of
-    the grid. What is not a [`memjax.GradientFlow`][] (other flows, discrete training), or has
-    a `solver` or `stepsize_controller` of your own, goes through [`memjax.measure_plateau`][]
-    run by run instead, which is much slower.
+    `DiagonalLinearRNN`) and with automatic ones elsewhere: as arrays up to 256 weights, on a space
+    of 32 dimensions beyond. Memory is bounded by the lanes, and three programs are compiled for
+    every combination of the static axes, whatever the size of the grid. Runs that take more than
+    1,024 steps begin anew with Newton's iteration on the Jacobians of all stages. A discrete
+    training, and what has a `solver` or `stepsize_controller` of your own, goes through
+    [`memjax.measure_plateau`][] run by run instead, which is much slower.
 
     A measurement that fails is a cell with its `result`, not an exception. An interrupt
     (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
@@ -80,7 +81,7 @@ def sweep(
     - `solver`, `stepsize_controller`, `max_time`, `max_steps`, `resolution`: as in
         [`memjax.measure_plateau`][].
     - `rtol`: tolerance, relative to the displacement of every weight. Defaults to 1e-5, with
-        which the error of `time` was at most 2e-4 on the references (1e-6 for runs through
+        which the error of `time` was at most 2e-4 on the references (1e-6 for runs that go through
         [`memjax.measure_plateau`][]).
     - `curve_times`: increasing training times at which every cell records its loss, as the
         variable `curve_loss` over the dimension `training_time`.
