@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..curvature import AbstractCurvature, BlockCurvature
+from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
 from ..numerics import exponential_coefficients, gram_factor, over_lanes, Pair, sum_over
@@ -30,7 +30,7 @@ from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLos
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
 _DENSE, _RANK = 8, 8
 # From this width on sums over modes go through so many exponentials.
-_WIDE, _NODES = 48, 24
+_WIDE, _NODES = 96, 24
 
 
 class Linearisation(eqx.Module):
@@ -414,6 +414,21 @@ def _spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
     low, high = jnp.log(jnp.min(rates) / 2), jnp.log(jnp.max(rates) * 2)
     points = np.cos((np.arange(_NODES) + 0.5) * np.pi / _NODES)
     return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
+
+
+def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) -> DenseCurvature:
+    # Every entry is a power of p times what belongs to its row and column.
+    width, both = w.shape[0], jnp.concatenate([w, w])
+    factors = jnp.concatenate([jnp.ones_like(w), a_first])
+    p = 1 / (both[:, None] + both[None])
+    kind = (np.arange(2 * width) >= width).astype(int)
+    kind = (kind[:, None] + kind[None])[..., None]
+    powers = jnp.where(kind == 0, 2 * p, jnp.where(kind == 1, -2 * p**2, 4 * p**3))
+    extra = jnp.where(kind == 2, jnp.concatenate([curved, curved])[:, None], 0)
+    extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
+    place = np.arange(2 * width) % width
+    same = (place[:, None] == place[None])[..., None]
+    return DenseCurvature(powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0))
 
 
 def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:

@@ -29,6 +29,7 @@ from ..flows import (
     recall,
     Solve,
     step_response,
+    symmetrise,
 )
 from ..flows import (
     jacobian as flow_jacobian,
@@ -454,7 +455,7 @@ class LaneMethod(eqx.Module):
                     for k, each in enumerate(here)
                 ]
                 solve = couple_arrays(whole, RADAU.inverse, rate)
-            return stages, -solve(defect)
+            return stages, symmetrise(runs.flow, -solve(defect), runs.size)
 
         return update
 

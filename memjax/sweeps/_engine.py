@@ -323,7 +323,7 @@ def default_lanes(run: Runs, count: int) -> int:
     n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
-        number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 8
+        number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 16
         workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
