@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..curvature import AbstractCurvature, DenseCurvature, lanczos, LanczosCurvature
 from ..losses import (
@@ -55,19 +55,34 @@ class FlowLanes(eqx.Module):
 
         return over_lanes(one)(self.flow, y)
 
-    def linearise(self, y: Float[Array, "n lanes"], low: Array | None = None) -> Linearisation:
-        """Loss, gradient and Hessian of every lane."""
+    def linearise(
+        self,
+        y: Float[Array, "n lanes"],
+        low: Array | None = None,
+        kept: AbstractCurvature | None = None,
+        due: Bool[Array, ""] | None = None,
+    ) -> Linearisation:
+        """Loss, gradient and Hessian of every lane.
+
+        **Arguments:**
+
+        - `kept`: Hessians from nearby, to be used again unless `due`: they cost more than all the
+            rest of a step.
+        """
         gradients = lambda y: over_lanes(lambda flow, y: flow.gradient(y))(self.flow, y)
         gradient, product = jax.linearize(gradients, y)
-        if len(y) <= _DENSE:
-            column = lambda unit: product(jnp.broadcast_to(unit[:, None], y.shape))
-            columns = lax.map(column, jnp.eye(len(y), dtype=y.dtype), batch_size=COLUMNS)
-            curvature = DenseCurvature(columns)
-        else:
+
+        def fresh() -> AbstractCurvature:
+            if len(y) <= _DENSE:
+                column = lambda unit: product(jnp.broadcast_to(unit[:, None], y.shape))
+                columns = lax.map(column, jnp.eye(len(y), dtype=y.dtype), batch_size=COLUMNS)
+                return DenseCurvature(columns)
             # The flow's own direction, and something of all others.
             anywhere = jnp.cos(jnp.arange(len(y)) + 1.0)[:, None]
             size = jnp.sqrt(jnp.mean(gradient**2, axis=0))
-            curvature = lanczos(product, gradient + size * anywhere, _RANK)
+            return lanczos(product, gradient + size * anywhere, _RANK)
+
+        curvature = fresh() if kept is None else lax.cond(due, fresh, lambda: kept)
         if type(self.flow.loss).gradient_noise is AbstractLoss.gradient_noise:
             moved = over_lanes(lambda flow, y: coordinates(weights(flow.model_at(y)))[0])
             noise = gradient_rounding(_spread(curvature, moved(self.flow, y)), gradient)

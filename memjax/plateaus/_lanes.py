@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature import couple, couple_arrays
+from ..curvature import AbstractCurvature, couple, couple_arrays
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
@@ -60,6 +60,8 @@ from ._rounding import Ledger, sign_patterns, smallest_displacement
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
 _ITERATIONS, _KAPPA = 2, 0.5
+# Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
+_ITERATIONS_WITHOUT, _SLOW = 5, 0.1
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
@@ -184,6 +186,9 @@ class Lanes(eqx.Module):
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
     direction: Float[Array, "n lanes"]
+    # Where Hessians are dear: the last, and which lanes want another.
+    curvature: AbstractCurvature | None
+    stale: Bool[Array, " lanes"]
     ledger: Ledger
     num_steps: Int[Array, " lanes"]
     num_accepted_steps: Int[Array, " lanes"]
@@ -200,6 +205,16 @@ class Exit(NamedTuple):
     slope: Float[Array, " lanes"]
     dt: Float[Array, " lanes"]
     stages: Float[Array, "state 3 lanes"]
+
+
+class _Stages(NamedTuple):
+    """The increments of the stages of a step, whether Newton's iteration converged, after how many
+    updates, and the largest ratio of two of them."""
+
+    increments: Float[Array, "state 3 lanes"]
+    converged: Bool[Array, " lanes"]
+    iterations: Int[Array, " lanes"]
+    rate: Float[Array, " lanes"]
 
 
 class LaneMethod(eqx.Module):
@@ -260,6 +275,8 @@ class LaneMethod(eqx.Module):
             after_rejection=count > 0,
             result=result.astype(jnp.int32),
             direction=jnp.broadcast_to(direction, (n, lanes)),
+            curvature=None if runs.closed else here.curvature,
+            stale=count > 0,
             ledger=Ledger.open(zero),
             num_steps=count,
             num_accepted_steps=count,
@@ -275,15 +292,19 @@ class LaneMethod(eqx.Module):
         """One attempted step of every lane that is running."""
         running = state.result == RUNNING
         y, dt = state.y, state.dt
-        # Made anew in every step: to carry a Hessian a lane along costs more.
-        here = self._linearise(runs, y, state.low)
+        # Made anew in every step where there are closed forms: to carry one along costs more.
+        if state.curvature is None:
+            here = self._linearise(runs, y, state.low)
+        else:
+            due = jnp.any(running & state.stale)
+            here = runs.dynamics.linearise(y[: runs.size], None, state.curvature, due)
         n, mu = runs.size, RADAU.real / dt
         velocity = runs.velocity(here.gradient, y)
         jacobian = linearise_flow(runs.flow, y, here.gradient, here.curvature, dt / 2)
         solve = jacobian.solver(mu)
         response, resist = step_response(runs.flow, y, here.curvature, mu, solve)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
-        stages, converged, iterations = self._stages(
+        stages, converged, iterations, rate = self._stages(
             runs, state, jacobian, solve, response.definite, scale
         )
         y1, low = _moved(y, state.low, stages[:, 2])
@@ -384,6 +405,8 @@ class LaneMethod(eqx.Module):
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
             direction=direction / _norm(direction),
+            curvature=None if runs.closed else here.curvature,
+            stale=rate > _SLOW,
             ledger=ledger,
             num_steps=num_steps,
             num_accepted_steps=state.num_accepted_steps + 1,
@@ -391,9 +414,10 @@ class LaneMethod(eqx.Module):
         )
         new = self._record(runs, new, state.time, jnp.where(advance, dt, 0), polynomial, y)
         stay = eqx.tree_at(
-            lambda s: (s.dt, s.result, s.after_rejection, s.num_steps),
+            lambda s: (s.dt, s.result, s.after_rejection, s.num_steps, s.curvature, s.stale),
             state,
-            (next_dt, new.result, ~keep, num_steps),
+            (next_dt, new.result, ~keep, num_steps, new.curvature, ~sound),
+            is_leaf=lambda x: x is None,
         )
         # The step that crosses the exit is kept for what it says of the way there.
         at_exit = eqx.tree_at(
@@ -411,9 +435,8 @@ class LaneMethod(eqx.Module):
         solve: Solve,
         definite: Bool[Array, " lanes"],
         scale: Float[Array, "n lanes"],
-    ) -> tuple[Float[Array, "n 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
-        """The increments of the stages, whether Newton's iteration converged, and after how
-        many updates."""
+    ) -> _Stages:
+        """The increments of the stages."""
         dt = state.dt
         # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
         # with an error that is already small, and may be short.
@@ -437,7 +460,8 @@ class LaneMethod(eqx.Module):
         open_ = definite & ~idle
         if self.full:
             return _newton(self._full_update(runs, state), predicted, open_, idle, scale, 10)
-        return _newton(frozen, predicted, open_, idle, scale, _ITERATIONS)
+        most = _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
+        return _newton(frozen, predicted, open_, idle, scale, most)
 
     def _full_update(self, runs: Runs, state: Lanes) -> Callable[[Array], tuple[Array, Array]]:
         """Newton's update with the Jacobian of every stage: where modes approach each other, the
@@ -644,7 +668,7 @@ class LaneMethod(eqx.Module):
         jacobian = linearise_flow(runs.flow, state.y, here.gradient, here.curvature, span / 2)
         solve = jacobian.solver(RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
-        stages, converged, _ = self._stages(runs, again, jacobian, solve, definite, scale)
+        stages, converged, *_ = self._stages(runs, again, jacobian, solve, definite, scale)
         sought = jnp.stack([evaluate(state.polynomial, theta * c) for c in RADAU.times], axis=1)
         stages = jnp.where(converged, stages, sought)
         y = state.y + stages[:, 2]
@@ -678,9 +702,8 @@ def _newton(
     done: Bool[Array, " lanes"],
     scale: Float[Array, "state lanes"],
     most: int,
-) -> tuple[Float[Array, "state 3 lanes"], Bool[Array, " lanes"], Int[Array, " lanes"]]:
-    """The stages by Newton's iteration from a guess, whether it converged, and after how many
-    updates.
+) -> _Stages:
+    """The stages by Newton's iteration from a guess.
 
     **Arguments:**
 
@@ -691,7 +714,7 @@ def _newton(
     """
 
     def iterate(carry: tuple) -> tuple:
-        k, stages, last, converged, failed, iterations = carry
+        k, stages, last, converged, failed, iterations, slowest = carry
         recalled, change = update(stages)
         going = ~converged & ~failed
         size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
@@ -702,13 +725,14 @@ def _newton(
         bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
         stages = jnp.where(going & ~bad, recalled + change, stages)
         converged, failed = converged | (going & small), failed | (going & bad)
-        return k + 1, stages, size, converged, failed, iterations + going
+        slowest = jnp.where(going & (k > 0), jnp.maximum(slowest, rate), slowest)
+        return k + 1, stages, size, converged, failed, iterations + going, slowest
 
     zero = jnp.zeros_like(scale[0])
-    start = (0, stages, zero + jnp.inf, done, ~going & ~done, zero.astype(jnp.int32))
+    start = (0, stages, zero + jnp.inf, done, ~going & ~done, zero.astype(jnp.int32), zero)
     more = lambda carry: (carry[0] < most) & jnp.any(~carry[3] & ~carry[4])
-    _, stages, _, converged, _, iterations = lax.while_loop(more, iterate, start)
-    return stages, converged, iterations
+    _, stages, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
+    return _Stages(stages, converged, iterations, slowest)
 
 
 def _restarted(
