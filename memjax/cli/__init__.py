@@ -1,7 +1,9 @@
 """The command line: thin commands over the public API."""
 
 import dataclasses
+import hashlib
 import os
+import platform
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -54,12 +56,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
+def _keep_compiled() -> None:
+    """Keep what is compiled for the next time, in the user's folder for caches, unless JAX has been
+    told where to keep it or not to.
+
+    Code for one processor may not run on another, and a home may be shared: every kind of machine
+    has a folder of its own.
+    """
+    told = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    # What jax 0.6 reads back on a CPU computes something else.
+    if told or tuple(map(int, jax.__version__.split(".")[:2])) < (0, 10):
+        return
+    try:
+        kind = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0]
+    except (OSError, IndexError):
+        kind = platform.processor()
+    machine = hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
+    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    folder = Path(home) if home else Path.home() / ".cache"
+    folder = folder / "memjax" / f"jax-{jax.__version__}-{machine}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def _configure() -> None:
     """Settings of the process, and the environment variables of others that would stop it late."""
     jax.config.update("jax_enable_x64", True)
     # NaN is what stands where there is no answer.
     jax.config.update("jax_debug_nans", False)
     jax.config.update("jax_debug_infs", False)
+    _keep_compiled()
     try:
         jax.devices()
     except Exception as error:

@@ -41,7 +41,6 @@ class Pool(eqx.Module):
     cell: Int[Array, " lanes"]
 
 
-@eqx.filter_jit
 def start_batch(
     build: Callable[..., Runs], method: LaneMethod, varied: dict[str, Array], cell: Array
 ) -> Pool:
@@ -52,7 +51,6 @@ def start_batch(
     return Pool(runs, eqx.tree_at(lambda s: s.result, lanes, result), cell)
 
 
-@eqx.filter_jit
 def advance(
     method: LaneMethod, pool: Pool, batch: Pool, ended: Pool, taken: Array, size: Array
 ) -> tuple[Pool, Pool, Array]:
@@ -98,13 +96,22 @@ def advance(
     return eqx.combine(pool, fixed[0]), eqx.combine(ended, fixed[2]), taken
 
 
-@eqx.filter_jit
 def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
     """What the lanes of a pool measured, lanes first."""
     rows, _ = method.finish(pool.runs, pool.lanes)
     # A sweep keeps the losses of its curves only.
     rows.pop("curve_distance", None)
     return rows
+
+
+# What runs once a run may run slower where there are few of them, and compiles twice as fast then.
+_QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+_FEW = 2048
+_FAST = {function: eqx.filter_jit(function) for function in (start_batch, advance, collect)}
+_QUICK = _FAST | {
+    function: eqx.filter_jit(function, compiler_options=_QUICKLY)
+    for function in (start_batch, collect)
+}
 
 
 def _take(tree: Any, index: Array) -> Any:
@@ -173,10 +180,12 @@ class Program:
         return Program(self.build, columns, method, lanes, self.compensable, self.most_steps)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
+        on_cpu = jax.default_backend() == "cpu"
+        compiled = (_QUICK if on_cpu and self.count < _FEW else _FAST)[function]
         if (function, device) in self.compiled:
-            return function(*arguments)
+            return compiled(*arguments)
         with self.compiling[function]:
-            out = function(*arguments)
+            out = compiled(*arguments)
             self.compiled.add((function, device))
         return out
 
