@@ -340,7 +340,7 @@ def default_lanes(run: Runs, count: int) -> int:
     if not run.closed:
         y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
         each = eqx.filter_eval_shape(lambda flow, y: _Size(gradient_bytes(flow, y)), run.flow, y)
-        number = min(number, int((2e8 if on_cpu else 8e9) // max(1, COLUMNS * each.bytes)))
+        number = min(number, int((5e7 if on_cpu else 8e9) // max(1, COLUMNS * each.bytes)))
     # A small sweep is shared among all workers; whole vectors have eight lanes.
     number = min(number, -(-count // (8 * workers)) * 8)
     return max(1 if number < 8 else 8, number // 8 * 8 if number >= 8 else number)

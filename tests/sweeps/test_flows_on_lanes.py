@@ -1,0 +1,59 @@
+"""Flows with memory on lanes, against a general integrator of the same equations."""
+
+import diffrax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import memjax as mj
+from memjax.solvers import StageNewton
+
+SPEC = mj.PlateauSweep(widths=(2,), start="on-plateau", jitter=0.02, curve_points=0)
+KVAERNO = diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(StageNewton)())
+
+
+class Averaged(mj.AbstractFlow):
+    """Not pointwise by its own account, so that whole Jacobians are eliminated."""
+
+    loss: mj.AbstractLoss
+
+    def auxiliary(self, gradient):
+        return jnp.zeros_like(gradient)
+
+    def rates(self, gradient, average):
+        return -average, (gradient - average) / 0.3
+
+    def resistance(self, average, dt):
+        return (1 + 0.3 / dt) / dt
+
+    def coasting(self, average):
+        return -0.3 * average
+
+
+FLOWS = {
+    "heavy ball": lambda loss: mj.HeavyBall(loss, 1.0),
+    "without friction": lambda loss: mj.HeavyBall(loss, 0.0),
+    "Nesterov": mj.Nesterov,
+    "Adam": mj.Adam,
+    "preconditioned": lambda loss: mj.PreconditionedFlow(
+        loss, lx.DiagonalLinearOperator(jnp.array([1.0, 2.0, 0.5, 1.0]))
+    ),
+    "averaged": Averaged,
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", FLOWS)
+def test_times_are_those_of_a_general_integrator(name):
+    def build(omega):
+        loss = mj.WhiteNoiseLoss(SPEC.target(omega))
+        return FLOWS[name](loss), SPEC.model(omega, 2, 0), mj.RelativeLossDrop(0.02)
+
+    omegas = [1 / 4, 1 / 10]
+    cells = mj.sweep(build, {"omega": omegas}, progress=False)
+    for omega, time in zip(omegas, np.asarray(cells["time"]), strict=True):
+        general = mj.measure_plateau(*build(omega), solver=KVAERNO)
+        np.testing.assert_allclose(time, general.time, rtol=2e-5)
+        single = mj.measure_plateau(*build(omega))
+        np.testing.assert_allclose(single.time, general.time, rtol=2e-5)
