@@ -140,7 +140,16 @@ class SpectralLanes(eqx.Module):
     @property
     def compensable(self) -> bool:
         """Whether the gradient is there in double-double."""
-        return type(self.reparametrisation) in (Direct, Exp)
+        return _has_pairs(self.reparametrisation)
+
+    @staticmethod
+    def compensates(loss: Any, model: AbstractModel) -> bool:
+        """Whether it would be there for a loss and a model."""
+        return (
+            SpectralLanes.accepts(loss, model)
+            and isinstance(model, DiagonalLinearRNN)
+            and _has_pairs(model.reparametrisation)
+        )
 
     @property
     def closed(self) -> bool:
@@ -403,6 +412,10 @@ class SpectralLanes(eqx.Module):
         left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
         left = left * jnp.abs(phis[0]) / s / jnp.finfo(s.dtype).eps
         return (*totals[: order + 1], totals[order + 1] + left, *totals[order + 2 :])
+
+
+def _has_pairs(reparametrisation: AbstractReparametrisation) -> bool:
+    return type(reparametrisation) in (Direct, Exp)
 
 
 def _total(x: Float[Array, "modes stages lanes"]) -> Float[Array, "stages lanes"]:

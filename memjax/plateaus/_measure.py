@@ -25,11 +25,12 @@ from .._checks import (
 )
 from .._typing import ScalarLike
 from ..flows import AbstractFlow, AbstractTraining
+from ..losses import SpectralLanes
 from ..models import AbstractModel
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
-from ._lanes import LaneMethod, Runs
+from ._lanes import LaneMethod
 from ._outcomes import (
     MAX_STEPS_REACHED,
     Model,
@@ -189,7 +190,7 @@ def measure_plateau(
             f"got {shown(adjoint)}; choose one of them."
         )
     seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
-    compensable = seen and not own and Runs.build(flow, model, exit, {}).compensable
+    compensable = seen and not own and SpectralLanes.compensates(flow.loss, model)
 
     def measured(rtol: Array, hard: bool) -> Plateau:
         if own:
@@ -209,7 +210,9 @@ def measure_plateau(
         times = jnp.zeros(0) if curve_times is None else curve_times
         cheap = compensable and not hard
         limit = jnp.asarray(min(max_steps, CHEAP_STEPS) if cheap else max_steps)
-        method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=hard, full=True)
+        # Where nothing can be repeated the dearer iteration is the first.
+        full = hard or not seen
+        method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=hard, full=full)
         return measure_run(flow, model, exit, method, max_steps, adjoint)
 
     hard = False
