@@ -9,6 +9,7 @@ from ._discrete import StochasticGradientFlow as StochasticGradientFlow
 from ._gradient import GradientFlow as GradientFlow
 from ._gradient import PreconditionedFlow as PreconditionedFlow
 from ._lanes import COLUMNS as COLUMNS
+from ._lanes import DENSE as DENSE
 from ._lanes import FlowLanes as FlowLanes
 from ._lanes import gradient_bytes as gradient_bytes
 from ._lanes import lanes_of as lanes_of

@@ -22,7 +22,7 @@ from ._base import DisplacedFlow
 
 # Up to this number of weights the Hessian is an array, made so many columns at once; for more it
 # is of that rank.
-_DENSE, COLUMNS, _RANK = 256, 16, 32
+DENSE, COLUMNS, _RANK = 256, 16, 32
 
 
 class FlowLanes(eqx.Module):
@@ -73,7 +73,7 @@ class FlowLanes(eqx.Module):
         gradient, product = jax.linearize(gradients, y)
 
         def fresh() -> AbstractCurvature:
-            if len(y) <= _DENSE:
+            if len(y) <= DENSE:
                 column = lambda unit: product(jnp.broadcast_to(unit[:, None], y.shape))
                 columns = lax.map(column, jnp.eye(len(y), dtype=y.dtype), batch_size=COLUMNS)
                 return DenseCurvature(columns)

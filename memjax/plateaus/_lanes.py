@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature import AbstractCurvature, couple, couple_arrays
+from ..curvature import AbstractCurvature, couple, couple_arrays, LanczosCurvature
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
     acceleration,
+    DENSE,
     DisplacedFlow,
     FlowLanes,
     GradientFlow,
@@ -92,6 +93,11 @@ class Runs(eqx.Module):
     def closed(self) -> bool:
         """Whether Hessians are cheap."""
         return self.dynamics.closed
+
+    @property
+    def can_harden(self) -> bool:
+        """Whether the Jacobians of all stages fit into memory."""
+        return self.closed or self.size <= DENSE
 
     @property
     def monotone(self) -> bool:
@@ -589,6 +595,11 @@ class LaneMethod(eqx.Module):
 
         def look(args: tuple) -> tuple[Array, Array]:
             curvature, gradient, noise, scale, coasting, symmetry = args
+            if isinstance(curvature, LanczosCurvature):
+                # Of so many weights nothing is known but the ends of the spectrum.
+                lowest = jnp.min(curvature.values) / jnp.max(jnp.abs(curvature.values))
+                resting = lowest > trusted_curvature(len(gradient), gradient.dtype)
+                return jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32), lowest
             hessian = curvature.dense()
             resting, _ = comes_to_rest(
                 hessian, gradient, noise, scale, coasting=coasting, symmetry=symmetry

@@ -24,8 +24,8 @@ from .._checks import (
     valid_or_nan,
 )
 from .._typing import ScalarLike
-from ..flows import AbstractFlow, AbstractTraining
-from ..losses import SpectralLanes
+from ..flows import AbstractFlow, AbstractTraining, DENSE
+from ..losses import coordinates, SpectralLanes, weights
 from ..models import AbstractModel
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
@@ -190,7 +190,9 @@ def measure_plateau(
             f"got {shown(adjoint)}; choose one of them."
         )
     seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
-    compensable = seen and not own and SpectralLanes.compensates(flow.loss, model)
+    closed = SpectralLanes.accepts(flow.loss, model)
+    compensable = SpectralLanes.compensates(flow.loss, model)
+    can_harden = seen and not own and (closed or coordinates(weights(model))[0].size <= DENSE)
 
     def measured(rtol: Array, hard: bool) -> Plateau:
         if own:
@@ -208,11 +210,12 @@ def measure_plateau(
                 resolution,
             )
         times = jnp.zeros(0) if curve_times is None else curve_times
-        cheap = compensable and not hard
+        cheap = can_harden and not hard
         limit = jnp.asarray(min(max_steps, CHEAP_STEPS) if cheap else max_steps)
         # Where nothing can be repeated the dearer iteration is the first.
-        full = hard or not seen
-        method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=hard, full=full)
+        full = hard or (closed and not seen)
+        twice = hard and compensable
+        method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=twice, full=full)
         return measure_run(flow, model, exit, method, max_steps, adjoint)
 
     hard = False
@@ -221,7 +224,8 @@ def measure_plateau(
     # smaller one decides, where that can be seen.
     while seen and not is_traced(plateau):
         code = int(plateau.result_code)
-        if compensable and not hard and code in (UNRESOLVED, MAX_STEPS_REACHED):
+        stuck = code == MAX_STEPS_REACHED or (compensable and code == UNRESOLVED)
+        if can_harden and not hard and stuck:
             hard = True
         elif code == UNDECIDED and rtol > SMALLEST_RTOL:
             rtol = rtol * REFINEMENT

@@ -129,6 +129,7 @@ class Program:
     - `method`: how lanes start, step and end.
     - `lanes`: the number of lanes.
     - `compensable`: whether what float64 leaves unresolved may be run in double-double.
+    - `can_harden`: whether there is a dearer method for what this one does not finish.
     - `most_steps`: how many steps the dearer method may take.
     """
 
@@ -139,10 +140,11 @@ class Program:
         method: LaneMethod,
         lanes: int,
         compensable: bool,
+        can_harden: bool,
         most_steps: Array,
     ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
-        self.compensable, self.most_steps = compensable, most_steps
+        self.compensable, self.can_harden, self.most_steps = compensable, can_harden, most_steps
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
@@ -156,28 +158,24 @@ class Program:
         """The tolerance."""
         return float(self.method.rtol)
 
-    @property
-    def can_harden(self) -> bool:
-        """Whether there is a dearer method for what this one did not finish."""
-        return not self.method.full
-
     def hardened(self, cells: np.ndarray) -> "Program":
         """Some of the cells by the dearer method: Newton's iteration with all Jacobians, and twice
         the digits where there are any."""
         # A lane of these costs more, and has fewer fellows.
         lanes = min(self.lanes, 8 * -(-len(cells) // 8))
         changes = {"full": True, "compensated": self.compensable, "max_steps": self.most_steps}
-        return self._again(cells, lanes, **changes)
+        return self._again(cells, lanes, False, **changes)
 
     def refined(self, cells: np.ndarray) -> "Program":
         """Some of the cells, with a smaller tolerance."""
         rtol = self.method.rtol * REFINEMENT
-        return self._again(cells, self.lanes, rtol=rtol)
+        return self._again(cells, self.lanes, self.can_harden, rtol=rtol)
 
-    def _again(self, cells: np.ndarray, lanes: int, **changes: Any) -> "Program":
+    def _again(self, cells: np.ndarray, lanes: int, can_harden: bool, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        return Program(self.build, columns, method, lanes, self.compensable, self.most_steps)
+        fixed = self.compensable, can_harden, self.most_steps
+        return Program(self.build, columns, method, lanes, *fixed)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         on_cpu = jax.default_backend() == "cpu"

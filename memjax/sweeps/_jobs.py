@@ -43,7 +43,7 @@ def make_programs(
     method = LaneMethod(
         rtol=options.rtol,
         max_time=options.max_time,
-        max_steps=jnp.asarray(options.max_steps if hard else min(options.max_steps, CHEAP_STEPS)),
+        max_steps=jnp.asarray(options.max_steps),
         resolution=options.resolution,
         curve_times=curve_times,
         compensated=hard,
@@ -60,8 +60,11 @@ def make_programs(
             )
         number = default_lanes(run, count) if lanes is None else lanes
         compensable = run.compensable and precision != "float64"
-        most = jnp.asarray(options.max_steps)
-        programs.append(Program(BuildRuns(build), columns, method, number, compensable, most))
+        can_harden = run.can_harden and not hard
+        steps = jnp.asarray(min(options.max_steps, CHEAP_STEPS))
+        first = dataclasses.replace(method, max_steps=steps) if can_harden else method
+        fixed = compensable, can_harden, method.max_steps
+        programs.append(Program(BuildRuns(build), columns, first, number, *fixed))
     return programs
 
 
