@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import matplotlib.figure
 import matplotlib.image
 import numpy as np
@@ -500,3 +501,17 @@ def test_approximate_refuses_in_one_line(content, options, match, tmp_path, caps
     error = capsys.readouterr().err
     assert match in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch):
+    code = "import jax; from memjax.cli import main; main(['--version']); "
+    code += "print(jax.config.jax_compilation_cache_dir)"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    recent = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 10)
+    kept = str(tmp_path / "memjax") in out.stdout
+    assert kept == recent
+    # Whoever says where has the last word.
+    assert str(tmp_path) not in told.stdout or not recent

@@ -63,21 +63,24 @@ def _keep_compiled() -> None:
     Code for one processor may not run on another, and a home may be shared: every kind of machine
     has a folder of its own.
     """
-    told = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    told, enabled = (
+        getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    )
     # What jax 0.6 reads back on a CPU computes something else.
-    if told or tuple(map(int, jax.__version__.split(".")[:2])) < (0, 10):
+    if told or not enabled or tuple(map(int, jax.__version__.split(".")[:2])) < (0, 10):
         return
     try:
         kind = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0]
     except (OSError, IndexError):
         kind = platform.processor()
     machine = hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    folder = Path(home) if home else Path.home() / ".cache"
-    folder = folder / "memjax" / f"jax-{jax.__version__}-{machine}"
+    given = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     try:
+        home = Path(given) if given else Path.home() / ".cache"
+        folder = home / "memjax" / f"jax-{jax.__version__}-{machine}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))

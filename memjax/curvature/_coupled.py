@@ -28,8 +28,9 @@ def couple(
 
     A function from $b$ to $x$, both of shape `(n, stages, *lanes)`.
     """
-    if all(isinstance(curvature, BlockCurvature) for curvature in curvatures):
-        solve = couple_blocks(curvatures, weights, rate)
+    blocks = [curvature for curvature in curvatures if isinstance(curvature, BlockCurvature)]
+    if len(blocks) == len(curvatures):
+        solve = couple_blocks(blocks, weights, rate)
 
         def apply(right: Array) -> Array:
             # Blocks join the stages of a mode, so that weights come stage by stage.

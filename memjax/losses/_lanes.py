@@ -384,7 +384,7 @@ class SpectralLanes(eqx.Module):
             value = root * own * phi
             moved = root * own * (change - at_start * nu * q)
             terms = [alpha * value, a * moved]
-            coefficient = residue + _total(sum(terms))
+            coefficient = residue + _total(terms[0] + terms[1])
             values = [
                 root * p * phis[0],
                 root * p * (phis[1] - phis[0] * p),

@@ -302,6 +302,7 @@ class LaneMethod(eqx.Module):
         if state.curvature is None:
             here = self._linearise(runs, y, state.low)
         else:
+            assert isinstance(runs.dynamics, FlowLanes)
             due = jnp.any(running & state.stale)
             here = runs.dynamics.linearise(y[: runs.size], None, state.curvature, due)
         n, mu = runs.size, RADAU.real / dt
@@ -460,7 +461,8 @@ class LaneMethod(eqx.Module):
             )
             change = -RADAU.real_column[:, None] * first[:, None]
             change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
-            return stages, change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
+            change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
+            return stages, jnp.asarray(change)
 
         idle = state.result != RUNNING
         open_ = definite & ~idle

@@ -6,6 +6,7 @@ collects what the replaced lanes measured. A finished batch is one item of a str
 """
 
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -107,11 +108,14 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 # What runs once a run may run slower where there are few of them, and compiles twice as fast then.
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 _FEW = 2048
-_FAST = {function: eqx.filter_jit(function) for function in (start_batch, advance, collect)}
-_QUICK = _FAST | {
-    function: eqx.filter_jit(function, compiler_options=_QUICKLY)
-    for function in (start_batch, collect)
+_FAST: dict[Any, Callable[..., Any]] = {
+    start_batch: eqx.filter_jit(start_batch),
+    advance: eqx.filter_jit(advance),
+    collect: eqx.filter_jit(collect),
 }
+# Equinox hands options on to JAX, of which its annotations know nothing.
+_quickly: Any = functools.partial(eqx.filter_jit, compiler_options=_QUICKLY)  # pyright: ignore
+_QUICK = _FAST | {start_batch: _quickly(start_batch), collect: _quickly(collect)}
 
 
 def _take(tree: Any, index: Array) -> Any:
