@@ -52,11 +52,14 @@ def conclude(
     - `resolution`: the largest error due to rounding that an answer may have.
     """
     crossed = (result == CROSSED) | (result == EXITED)
-    moving = time > 0
+    # A crossing that rounding puts before the start is none.
+    lost = (result == CROSSED) & ~(time > 0)
+    moving = (time > 0) | lost
     rounding = ledger.relative(time, distance)
     # How far the rounding of the loss itself moves the exit.
     blur = margin_noise / jnp.where(slope == 0, 1, jnp.abs(slope) * time)
     rounding = jnp.where(crossed & moving, jnp.maximum(rounding, blur), rounding)
+    rounding = jnp.where(lost, jnp.inf, rounding)
 
     result = jnp.where(crossed, EXITED, result)
     result = jnp.where(result == RUNNING, MAX_STEPS_REACHED, result)

@@ -259,6 +259,8 @@ class LaneMethod(eqx.Module):
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
         sound = sound & jnp.all(jnp.isfinite(velocity), axis=0)
+        # Traced arguments out of their range are NaN.
+        sound = sound & (self.rtol > 0) & (self.max_time > 0)
         still = jnp.all(here.gradient == 0, axis=0) & jnp.all(runs.coasting(y) == 0, axis=0)
         result = jnp.where(still, RESTING, RUNNING)
         result = jnp.where(margin <= 0, EXITED, result)
