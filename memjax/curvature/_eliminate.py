@@ -27,6 +27,8 @@ def invert_real(a: Float[Array, "n n *lanes"]) -> tuple[Array, Float[Array, "*la
         return jnp.where(here, jnp.where(there, one, row), others), jnp.minimum(smallest, pivot)
 
     start = (a, jnp.full(a.shape[2:], jnp.inf, a.dtype))
+    if n == 0:  # not even traced
+        return start
     return lax.fori_loop(0, n, sweep, start, unroll=n <= _WRITTEN_OUT)
 
 
@@ -66,4 +68,6 @@ def invert_complex(
             jnp.where(here, jnp.where(there, imaginary, row_y), others_y),
         )
 
+    if n == 0:
+        return x, y
     return lax.fori_loop(0, n, sweep, (x, y), unroll=n <= _WRITTEN_OUT)

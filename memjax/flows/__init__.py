@@ -15,7 +15,7 @@ from ._lanes import gradient_bytes as gradient_bytes
 from ._lanes import lanes_of as lanes_of
 from ._linearised import AbstractLinearisedFlow as AbstractLinearisedFlow
 from ._linearised import acceleration as acceleration
-from ._linearised import jacobian as jacobian
+from ._linearised import flow_jacobian as flow_jacobian
 from ._linearised import linearise_flow as linearise_flow
 from ._linearised import recall as recall
 from ._linearised import Solve as Solve

@@ -118,9 +118,10 @@ def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
 
 
 def gradient_bytes(flow: DisplacedFlow, y: PyTree) -> int:
-    """The memory that one gradient of a flow passes through: that of all its intermediate
-    results, of which reverse mode keeps most."""
-    return _bytes(jax.make_jaxpr(flow.gradient)(y).jaxpr)
+    """The memory that one gradient of a flow, given as shapes, passes through: that of all its
+    intermediate results, of which reverse mode keeps most."""
+    jaxpr, *_ = eqx.filter_make_jaxpr(lambda flow, y: flow.gradient(y))(flow, y)
+    return _bytes(jaxpr.jaxpr)
 
 
 def _bytes(jaxpr: Any) -> int:

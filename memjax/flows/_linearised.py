@@ -193,12 +193,12 @@ def _eye(matrices: Array) -> Array:
 
 
 class _Parts:
-    """Where weights, memories and scalars stand in the state of a pointwise flow, of which every
-    leaf of `auxiliary` has the shape of a run or lanes besides, last."""
+    """Where weights, memories and scalars stand in the state of a pointwise flow, whose
+    `auxiliary` has lanes as the last axis of every leaf."""
 
-    def __init__(self, auxiliary: PyTree, size: int, lanes: int) -> None:
+    def __init__(self, auxiliary: PyTree, size: int) -> None:
         leaves, self.structure = jax.tree.flatten(auxiliary)
-        shapes = [leaf.shape[: leaf.ndim - lanes] for leaf in leaves]
+        shapes = [leaf.shape[:-1] for leaf in leaves]
         self.size, self.own = size, [shape == (size,) for shape in shapes]
         for shape in shapes:
             if shape not in ((), (size,)):
@@ -259,7 +259,7 @@ class _Parts:
 def _pointwise(
     flow: DisplacedFlow, y: Array, gradient: Array, curvature: AbstractCurvature, ahead: Array
 ) -> _LinearisedPointwiseFlow:
-    parts = _Parts(flow.auxiliary, len(gradient), 1)
+    parts = _Parts(flow.auxiliary, len(gradient))
 
     def one(flow: DisplacedFlow, y: Array, gradient: Array, ahead: Array) -> tuple[Array, ...]:
         memories, scalars = parts.split(y)
@@ -297,12 +297,16 @@ def recall(
     if not flow.flow.pointwise or flow.auxiliary is None:
         return stages
     size, count = len(gradients), len(times)
-    parts = _Parts(flow.auxiliary, size, 1)
+    parts = _Parts(flow.auxiliary, size)
 
     def one(flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array) -> Array:
         memories, scalars = parts.split(y)
         speeds = parts.rates(flow.flow, gradients[:, 0], memories, scalars)[2]
         moves = [speed * dt * times for speed in speeds]
+        for place, move in zip(parts.scalars, moves, strict=True):
+            stages = stages.at[place[0]].set(move)
+        if not memories:
+            return stages
         gained, _ = parts.split(stages)
         values, slopes = [], []
         for k in range(count):
@@ -325,8 +329,6 @@ def recall(
         change = change.reshape(count, memory, size)
         for k, place in enumerate(parts.memories):
             stages = stages.at[place].add(change[:, k].T)
-        for place, move in zip(parts.scalars, moves, strict=True):
-            stages = stages.at[place[0]].set(move)
         return stages
 
     return over_lanes(one)(flow, y, gradients, stages, dt)
@@ -340,7 +342,7 @@ def symmetrise(
     symmetry = over_lanes(lambda flow: flow.symmetry())(flow)
     if symmetry is None:
         return change
-    for place in [np.arange(size), *_Parts(flow.auxiliary, size, 1).memories]:
+    for place in [np.arange(size), *_Parts(flow.auxiliary, size).memories]:
         change = change.at[place].set(multiply(symmetry, change[place]))
     return change
 
@@ -369,10 +371,10 @@ class _LinearisedGeneralFlow(AbstractLinearisedFlow):
 def _general(
     flow: DisplacedFlow, y: Array, gradient: Array, curvature: AbstractCurvature
 ) -> _LinearisedGeneralFlow:
-    return _LinearisedGeneralFlow(jacobian(flow, y, gradient, curvature))
+    return _LinearisedGeneralFlow(flow_jacobian(flow, y, gradient, curvature))
 
 
-def jacobian(
+def flow_jacobian(
     flow: DisplacedFlow,
     y: Float[Array, "state lanes"],
     gradient: Float[Array, "weights lanes"],

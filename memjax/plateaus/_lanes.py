@@ -23,6 +23,7 @@ from ..flows import (
     acceleration,
     DENSE,
     DisplacedFlow,
+    flow_jacobian,
     FlowLanes,
     GradientFlow,
     lanes_of,
@@ -31,9 +32,6 @@ from ..flows import (
     Solve,
     step_response,
     symmetrise,
-)
-from ..flows import (
-    jacobian as flow_jacobian,
 )
 from ..losses import Linearisation, SpectralLanes
 from ..models import AbstractModel

@@ -105,7 +105,8 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
     return rows
 
 
-# What runs once a run may run slower where there are few of them, and compiles twice as fast then.
+# What runs once a run may run slower where there are few of them: it compiles in two thirds of the
+# time then, and takes four times as long.
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 _FEW = 2048
 _FAST: dict[Any, Callable[..., Any]] = {
@@ -328,8 +329,8 @@ def cores() -> int:
 def default_lanes(run: Runs, count: int) -> int:
     """The number of lanes for runs of this size, `count` of them in all.
 
-    As many as fit in a core's cache, or in 2 GB of an accelerator (measured), where a gradient of
-    their models does not need more than that for what automatic differentiation keeps.
+    As many as fit in a core's cache (measured), or in 2 GB of an accelerator; fewer where automatic
+    differentiation would keep more than 50 MB a core, or 8 GB of an accelerator.
     """
     n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
     on_cpu = jax.default_backend() == "cpu"
@@ -341,14 +342,8 @@ def default_lanes(run: Runs, count: int) -> int:
         workers = len(jax.local_devices())
     if not run.closed:
         y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
-        each = eqx.filter_eval_shape(lambda flow, y: _Size(gradient_bytes(flow, y)), run.flow, y)
-        number = min(number, int((5e7 if on_cpu else 8e9) // max(1, COLUMNS * each.bytes)))
+        each = COLUMNS * gradient_bytes(run.flow, y)
+        number = min(number, int((5e7 if on_cpu else 8e9) // max(1, each)))
     # A small sweep is shared among all workers; whole vectors have eight lanes.
     number = min(number, -(-count // (8 * workers)) * 8)
-    return max(1 if number < 8 else 8, number // 8 * 8 if number >= 8 else number)
-
-
-class _Size(eqx.Module):
-    """A number that is known while shapes are."""
-
-    bytes: int = eqx.field(static=True)
+    return number // 8 * 8 if number >= 8 else max(1, number)

@@ -31,6 +31,28 @@ class Averaged(mj.AbstractFlow):
         return -0.3 * average
 
 
+class Slowing(mj.AbstractFlow):
+    """Remembers a time and nothing of the weights: gradient flow in the time log(1 + t)."""
+
+    loss: mj.AbstractLoss
+
+    @property
+    def pointwise(self):
+        return True
+
+    def auxiliary(self, gradient):
+        return jnp.zeros(())
+
+    def rates(self, gradient, time):
+        return -gradient / (1 + time), jnp.ones(())
+
+    def resistance(self, time, dt):
+        return (1 + time) / dt
+
+    def coasting(self, time):
+        return jnp.zeros(())
+
+
 FLOWS = {
     "heavy ball": lambda loss: mj.HeavyBall(loss, 1.0),
     "without friction": lambda loss: mj.HeavyBall(loss, 0.0),
@@ -57,3 +79,15 @@ def test_times_are_those_of_a_general_integrator(name):
         np.testing.assert_allclose(time, general.time, rtol=2e-5)
         single = mj.measure_plateau(*build(omega))
         np.testing.assert_allclose(single.time, general.time, rtol=2e-5)
+
+
+def test_a_memory_of_time_alone():
+    def build(flow, omega):
+        loss = mj.WhiteNoiseLoss(SPEC.target(omega))
+        return flow(loss), SPEC.model(omega, 2, 0), mj.RelativeLossDrop(0.02)
+
+    slow, plain = (
+        mj.sweep(lambda omega, f=f: build(f, omega), {"omega": [1 / 4]}, progress=False)
+        for f in (Slowing, mj.GradientFlow)
+    )
+    np.testing.assert_allclose(np.log1p(slow["time"]), plain["time"], rtol=1e-5)
