@@ -11,9 +11,11 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..curvature import AbstractCurvature, DenseCurvature, lanczos, LanczosCurvature
 from ..losses import (
     AbstractLoss,
+    AbstractLossLanes,
     coordinates,
     gradient_rounding,
     Linearisation,
+    OscillatingLanes,
     SpectralLanes,
     weights,
 )
@@ -25,31 +27,22 @@ from ._base import DisplacedFlow
 DENSE, COLUMNS, _RANK = 256, 16, 32
 
 
-class FlowLanes(eqx.Module):
-    """The loss of any displaced flow, mapped over lanes.
-
-    An instance holds one run; mapped over runs with the new axis last it holds lanes, and only
-    then do its methods apply. `memjax.losses.SpectralLanes` has the same methods; it
-    alone knows what to do with `low`, the part of a displacement below float64.
-    """
+class FlowLanes(AbstractLossLanes):
+    """The loss of any displaced flow, by automatic differentiation."""
 
     flow: DisplacedFlow
 
     @property
     def compensable(self) -> bool:
-        """Whether the gradient is there in double-double."""
         return False
 
     @property
     def closed(self) -> bool:
-        """Whether there are closed forms, so that a Hessian costs no more than some gradients."""
         return False
 
     def descent(
         self, y: Float[Array, "n stages lanes"], low: Array | None = None
     ) -> Float[Array, "n stages lanes"]:
-        """Minus the gradient at several displacements of every lane."""
-
         def one(flow: DisplacedFlow, y: Float[Array, "n stages"]) -> Array:
             return jax.vmap(lambda y: -flow.gradient(y), -1, -1)(y)
 
@@ -91,11 +84,9 @@ class FlowLanes(eqx.Module):
         return Linearisation(self.loss(y), gradient, curvature, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-        """The loss at one displacement of every lane."""
         return over_lanes(lambda flow, y: flow.loss(flow.model_at(y)))(self.flow, y)
 
     def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-        """An estimate of the rounding error of `loss`."""
         noise = lambda flow, y: flow.loss.value_noise(flow.model_at(y))
         return over_lanes(noise)(self.flow, y)
 
@@ -109,11 +100,12 @@ def _spread(curvature: AbstractCurvature, x: Float[Array, "n lanes"]) -> Float[A
     return sizes.product(jnp.abs(x)[:, None])[:, 0]
 
 
-def lanes_of(flow: DisplacedFlow) -> SpectralLanes | FlowLanes:
+def lanes_of(flow: DisplacedFlow) -> AbstractLossLanes:
     """The loss of one run in the form of a lane: closed forms where there are any, else the flow's
     own."""
-    if SpectralLanes.accepts(flow.loss, flow.model):
-        return SpectralLanes.build(flow.loss, flow.model)  # pyright: ignore
+    for form in (SpectralLanes, OscillatingLanes):
+        if form.accepts(flow.loss, flow.model):
+            return form.build(flow.loss, flow.model)  # pyright: ignore
     return FlowLanes(flow)
 
 

@@ -11,8 +11,10 @@ from ._base import real_parts as real_parts
 from ._base import weights as weights
 from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss
 from ._function import FunctionLoss as FunctionLoss
-from ._lanes import Linearisation as Linearisation
+from ._lane_base import AbstractLossLanes as AbstractLossLanes
+from ._lane_base import Linearisation as Linearisation
 from ._lanes import SpectralLanes as SpectralLanes
+from ._oscillating import OscillatingLanes as OscillatingLanes
 from ._sampled_path import SampledPathLoss as SampledPathLoss
 from ._sampled_path import TemporalWeight as TemporalWeight
 from ._stationary_noise import StationaryNoiseLoss as StationaryNoiseLoss

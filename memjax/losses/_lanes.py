@@ -1,7 +1,4 @@
-"""The closed forms of the white-noise loss for many displacements side by side.
-
-Lanes, independent training runs, are the last axis of every array, which is how vector units
-and accelerators want them. Arrays of stages have one axis more before it.
+"""The closed forms of the white-noise loss of diagonal models for many displacements side by side.
 
 Where a start lies off the plateau, or a flow comes back to one, terms of order one cancel to a
 gradient that may be below their rounding. So gradients can also be had from displacements of
@@ -13,41 +10,24 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature
+from ..curvature import BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
 from ..numerics import exponential_coefficients, gram_factor, over_lanes, Pair, sum_over
 from ..reparam import AbstractReparametrisation, Direct, Exp
 from ..targets import AbstractKernel, GaussianBump, KernelSum
+from ._lane_base import AbstractLossLanes, Linearisation
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
 _DENSE, _RANK = 8, 8
 # From this width on sums over modes go through so many exponentials.
 _WIDE, _NODES = 96, 24
-
-
-class Linearisation(eqx.Module):
-    """Everything that a step needs to know of a loss at one state of every lane.
-
-    **Attributes:**
-
-    - `loss`: shape `(lanes,)`.
-    - `gradient`: shape `(n, lanes)`.
-    - `curvature`: the Hessian.
-    - `noise`: an estimate of the rounding error of the gradient, shape `(n, lanes)`.
-    """
-
-    loss: Float[Array, "*lanes"]
-    gradient: Float[Array, "n *lanes"]
-    curvature: AbstractCurvature
-    noise: Float[Array, "n *lanes"]
 
 
 class _Moved(NamedTuple):
@@ -80,13 +60,11 @@ class _ResidualPairs(NamedTuple):
     m1: Array
 
 
-class SpectralLanes(eqx.Module):
+class SpectralLanes(AbstractLossLanes):
     r"""The white-noise loss of diagonal models, as a function of the displacement.
 
     The weights are amplitudes and free rates, in this order; every difference is formed
-    without cancellation, so that displacements may be as small as floats get. An instance
-    holds one run; mapped over runs with the new axis last it holds lanes, and only then do its
-    methods apply.
+    without cancellation, so that displacements may be as small as floats get.
     """
 
     amplitudes: Float[Array, "width *lanes"]
@@ -139,12 +117,11 @@ class SpectralLanes(eqx.Module):
 
     @property
     def compensable(self) -> bool:
-        """Whether the gradient is there in double-double."""
         return _has_pairs(self.reparametrisation)
 
     @staticmethod
     def compensates(loss: Any, model: AbstractModel) -> bool:
-        """Whether it would be there for a loss and a model."""
+        """Whether gradients in double-double are there for a loss and a model."""
         return (
             SpectralLanes.accepts(loss, model)
             and isinstance(model, DiagonalLinearRNN)
@@ -153,7 +130,6 @@ class SpectralLanes(eqx.Module):
 
     @property
     def closed(self) -> bool:
-        """Whether there are closed forms."""
         return True
 
     def descent(
@@ -161,8 +137,6 @@ class SpectralLanes(eqx.Module):
         y: Float[Array, "n stages lanes"],
         low: Float[Array, "n stages lanes"] | None = None,
     ) -> Float[Array, "n stages lanes"]:
-        """Minus the gradient at several displacements of every lane, each `y` or, with twice
-        the digits, the unevaluated sum `y + low`."""
         if low is not None:
             return -self._compensated(y, low)[0]
         at = self._move(y)
@@ -172,11 +146,7 @@ class SpectralLanes(eqx.Module):
     def linearise(
         self, y: Float[Array, "n lanes"], low: Float[Array, "n lanes"] | None = None
     ) -> Linearisation:
-        """Loss, gradient and Hessian at one displacement of every lane.
-
-        Only the gradient, and with it `noise`, gains from `low`: loss and Hessian are those of
-        `y`.
-        """
+        # Only the gradient, and with it the noise, gains from `low`.
         at = self._move(y[:, None])
         e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(at.rates, at.moves, 2, moduli=True))
         a, w = at.amplitudes[:, 0], at.rates[:, 0]
@@ -200,14 +170,12 @@ class SpectralLanes(eqx.Module):
         return Linearisation(self.loss(y), gradient, curvature, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-        """The loss at one displacement of every lane."""
         terms = self._loss_terms(y)
         return self.remainder_norm + jnp.sum(
             terms.modes * (terms.transforms - 2 * terms.tails), axis=0
         )
 
     def loss_noise(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-        """An estimate of the rounding error of `loss`."""
         terms = self._loss_terms(y, moduli=True)
         sizes = jnp.abs(terms.modes) * (terms.moduli + 2 * jnp.abs(terms.tails))
         return 8 * jnp.finfo(y.dtype).eps * (self.remainder_norm + jnp.sum(sizes, axis=0))

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Float, Inexact, PyTree, Real
 
 from .._checks import as_horizon, as_positive, check_instance, is_traced, shown
 from .._typing import ArrayLike, ScalarLike
@@ -243,8 +243,15 @@ def residual_modes(
     terms that cancel up to rounding in every sum they enter. But merging is right for one
     value of the rates only, so that derivatives have to be taken of the modes as they are.
     """
-    b = jnp.concatenate([amplitudes, -active.amplitudes])
-    v = jnp.concatenate([rates, active.rates])
+    return merge_modes(
+        jnp.concatenate([amplitudes, -active.amplitudes]), jnp.concatenate([rates, active.rates])
+    )
+
+
+def merge_modes(
+    b: Inexact[Array, " modes"], v: Inexact[Array, " modes"]
+) -> tuple[Array, Array, Array]:
+    """Amplitudes with those of equal rate merged into the first of them, amplitudes, and rates."""
     equal = v[:, None] == v[None, :]
     first = jnp.argmax(equal, axis=1)
     return jnp.zeros_like(b).at[first].add(b), b, v

@@ -26,6 +26,7 @@ from ._searches import find_all as find_all
 from ._searches import golden_section as golden_section
 from ._searches import sign_changes as sign_changes
 from ._special import complex_exponential_moment as complex_exponential_moment
+from ._special import complex_gaussian_moments as complex_gaussian_moments
 from ._special import exponential_increments as exponential_increments
 from ._special import exponential_moment as exponential_moment
 from ._special import gaussian_moment as gaussian_moment

@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import erfc
 from jax.typing import ArrayLike
@@ -272,6 +273,89 @@ def _gaussian_moment_jvp(k, primals, tangents):
         by_parts = out / width + width * curvature
         out_dot = out_dot + jnp.where(against_zero, direct, by_parts) * width_dot
     return out, out_dot
+
+
+def complex_gaussian_moments(
+    order: int, s: Complex[Array, "..."], center: Array, width: Array
+) -> tuple[Complex[Array, "..."], ...]:
+    r"""All of $M_0, \dots, M_k$ of `gaussian_moment` for a complex Laplace variable.
+
+    In float64 the error is about 1e-13 relative to the larger of the two parts of which $M_k$ is
+    made where $\operatorname{Re} z < 0$: the whole Gaussian, and what of it would lie at negative
+    times. The derivative of $M_k$ in `s` is $-M_{k+1}$.
+
+    **Arguments:**
+
+    - `order`: The largest power $k$.
+    - `s`: The Laplace variable, of a real part of 0 or more.
+    - `center`, `width`: As in `gaussian_moment`.
+
+    **Returns:**
+
+    The tuple of `order + 1` arrays of the broadcast shape of the arguments.
+    """
+    scale = width * math.sqrt(2)
+    z = (s * width**2 - center) / scale
+    reflected = z.real < 0
+    own = _half_line_moments(order, jnp.where(reflected, -z, z))
+    # Of u^k exp(-u^2 - 2 z u) over the whole line, without exp(z^2).
+    whole = [jnp.full_like(z, math.sqrt(math.pi))]
+    for k in range(order):
+        whole.append((k / 2 * whole[k - 1] if k > 0 else 0) - z * whole[k])
+    # Half of each exponential on either side: products underflow only if the result does.
+    half = jnp.exp(s * (s * width**2 / 2 - center) / 2)
+    edge = jnp.exp(-((center / width) ** 2) / 4)
+    moments = []
+    for k in range(order + 1):
+        factor = scale ** (k + 1)
+        tail = edge * (factor * own[k]) * edge
+        full = half * (factor * whole[k]) * half
+        moments.append(jnp.where(reflected, full - (-1) ** k * tail, tail))
+    return tuple(moments)
+
+
+# Inside this radius a rational approximation serves, outside a continued fraction of so many terms.
+_RADIUS, _COMPLEX_TERMS = 6.5, 20
+
+
+def _rational(terms: int) -> tuple[float, np.ndarray]:
+    """The length and the coefficients, highest power first, of Weideman's approximation of the
+    Faddeeva function (SIAM J. Numer. Anal. 31, 1994)."""
+    length = math.sqrt(terms / math.sqrt(2))
+    angles = np.arange(1 - 2 * terms, 2 * terms) * np.pi / (2 * terms)
+    t = length * np.tan(angles / 2)
+    samples = np.concatenate([[0.0], np.exp(-(t**2)) * (length**2 + t**2)])
+    coefficients = np.fft.fft(np.fft.fftshift(samples)).real / (4 * terms)
+    return length, coefficients[terms:0:-1]
+
+
+# With 40 terms the relative error is 8e-16 inside the radius, in the right half plane.
+_LENGTH, _COEFFICIENTS = _rational(40)
+
+
+def _half_line_moments(order: int, z: Complex[Array, "..."]) -> list[Array]:
+    r"""$I_0, \dots, I_k$ of `gaussian_moment` at $\operatorname{Re} z \ge 0$."""
+    inside = jnp.abs(z) < _RADIUS
+    near = jnp.where(inside, z, 0)
+    denominator = 1 / (_LENGTH + near)
+    ratio, value = (_LENGTH - near) * denominator, jnp.zeros_like(near)
+    for coefficient in _COEFFICIENTS:
+        value = value * ratio + coefficient
+    root = math.sqrt(math.pi)
+    upwards = [(root * value * denominator + 0.5) * denominator]
+    for k in range(order):
+        first = 1.0 if k == 0 else k * upwards[k - 1]
+        upwards.append(first / 2 - near * upwards[k])
+
+    far = jnp.where(inside, _RADIUS, z)
+    quotient, quotients = jnp.zeros_like(far), []
+    for k in reversed(range(1, order + _COMPLEX_TERMS + 1)):
+        quotient = k / 2 / (far + quotient)
+        quotients.append(quotient)
+    fraction = [1 / (2 * (far + quotient))]
+    for k in range(order):
+        fraction.append(fraction[k] * quotients[-1 - k])
+    return [jnp.where(inside, a, b) for a, b in zip(upwards, fraction, strict=True)]
 
 
 def gaussian_transform(

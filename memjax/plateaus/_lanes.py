@@ -33,7 +33,7 @@ from ..flows import (
     step_response,
     symmetrise,
 )
-from ..losses import Linearisation, SpectralLanes
+from ..losses import AbstractLossLanes, Linearisation
 from ..models import AbstractModel
 from ..numerics import choose, fast_two_sum, over_lanes, two_sum
 from ..solvers import RADAU
@@ -70,7 +70,7 @@ _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 class Runs(eqx.Module):
     """What a lane measures. An instance is built for one run and mapped with lanes last."""
 
-    dynamics: SpectralLanes | FlowLanes
+    dynamics: AbstractLossLanes
     flow: DisplacedFlow
     exit: AbstractExit
     record: dict[str, Array]

@@ -15,6 +15,8 @@ from ._base import total as total
 from ._base import WindowedKernel as WindowedKernel
 from ._box import Box as Box
 from ._bump import GaussianBump as GaussianBump
+from ._complex import complex_transforms as complex_transforms
+from ._complex import has_complex_transforms as has_complex_transforms
 from ._exponential import ExponentialSum as ExponentialSum
 from ._exponential import kernel_of_modes as kernel_of_modes
 from ._exponential import split_exponential as split_exponential

@@ -1,11 +1,13 @@
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Complex, Float, Real
 
 from .._typing import ScalarLike
-from ..numerics import exponential_moment
+from ..numerics import complex_exponential_moment, exponential_moment
 from ._base import AbstractKernel, as_window, Memory
+from ._complex import complex_transforms
 
 
 class Box(AbstractKernel):
@@ -65,3 +67,18 @@ class Box(AbstractKernel):
         """How much of the box lies before `end`."""
         length = self.stop - self.start
         return length if end is None else jnp.clip(end - self.start, 0, length)
+
+
+@complex_transforms.register(Box)
+def _(box: Box, s: Complex[Array, "..."], order: int) -> tuple[Array, ...]:
+    length = box.stop - box.start
+    moments = [
+        length ** (k + 1) * complex_exponential_moment(k, s * length) for k in range(order + 1)
+    ]
+    decay = jnp.exp(-s * box.start)
+    # Of powers of the time, counted from the start of the box.
+    powers = [
+        sum(math.comb(k, j) * box.start ** (k - j) * moments[j] for j in range(k + 1))
+        for k in range(order + 1)
+    ]
+    return tuple((-1) ** k * decay * power for k, power in enumerate(powers))

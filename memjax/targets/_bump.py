@@ -1,7 +1,7 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Complex, Float, Real
 
 from .._checks import (
     as_float_array,
@@ -13,8 +13,14 @@ from .._checks import (
     valid_or_nan,
 )
 from .._typing import ArrayLike
-from ..numerics import gaussian_moment, gaussian_moments, gaussian_transform
+from ..numerics import (
+    complex_gaussian_moments,
+    gaussian_moment,
+    gaussian_moments,
+    gaussian_transform,
+)
 from ._base import AbstractKernel, Memory
+from ._complex import complex_transforms
 from ._product import register_inner_product
 
 
@@ -99,6 +105,12 @@ class GaussianBump(AbstractKernel):
             1, 0.0, -center, self.width
         )
         return self.amplitude * (gaussian_moment(1, 0.0, t - center, self.width) - before)
+
+
+@complex_transforms.register(GaussianBump)
+def _(bump: GaussianBump, s: Complex[Array, "..."], order: int) -> tuple[Array, ...]:
+    moments = complex_gaussian_moments(order, s, 1 / bump.omega, bump.width)
+    return tuple((-1) ** k * bump.amplitude * moment for k, moment in enumerate(moments))
 
 
 @register_inner_product(GaussianBump, GaussianBump)

@@ -4,6 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+from memjax.numerics import complex_gaussian_moments
 from memjax.numerics._special import exponential_moment, gaussian_moment, gaussian_transform
 
 # Compiled once and used at many points.
@@ -208,3 +209,23 @@ def test_gaussian_transform_cut_before_inside_and_past_the_peak(s, horizon):
 def test_gaussian_transform_over_nothing_is_zero():
     for center in (-1.0, 0.0, 5.0):
         assert gaussian_transform(0.7, center, 0.5, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "center, width", [(0.0, 0.5), (1.0, 0.5), (5.0, 0.3), (20.0, 0.5), (60.0, 2.0)]
+)
+def test_moments_at_complex_arguments(center, width):
+    rng = np.random.default_rng(0)
+    size = np.repeat([0.01, 1.0, 8.0], 8)
+    s = rng.uniform(0.05, 3, 24) + 1j * size * rng.normal(size=24)
+    values = complex_gaussian_moments(2, jnp.asarray(s), jnp.asarray(center), jnp.asarray(width))
+    for k, value in enumerate(values):
+        for at, found in zip(s, np.asarray(value), strict=True):
+            with mp.workdps(60):
+                at, T, sigma = mp.mpc(complex(at)), mp.mpf(center), mp.mpf(width)
+                z = (at * sigma**2 - T) / (sigma * mp.sqrt(2))
+                own = [mp.sqrt(mp.pi) / 2 * mp.exp(z**2) * mp.erfc(z)]
+                own += [mp.mpf(1) / 2 - z * own[0]]
+                own += [own[0] / 2 - z * own[1]]
+                exact = (sigma * mp.sqrt(2)) ** (k + 1) * mp.exp(-((T / sigma) ** 2) / 2) * own[k]
+                assert abs(mp.mpc(complex(found)) - exact) < 1e-11 * abs(exact)
