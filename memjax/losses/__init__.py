@@ -13,6 +13,7 @@ from ._coloured_noise import ColouredNoiseLoss as ColouredNoiseLoss
 from ._function import FunctionLoss as FunctionLoss
 from ._lane_base import AbstractLossLanes as AbstractLossLanes
 from ._lane_base import Linearisation as Linearisation
+from ._lanes import DENSE_WIDTH as DENSE_WIDTH
 from ._lanes import SpectralLanes as SpectralLanes
 from ._oscillating import OscillatingLanes as OscillatingLanes
 from ._sampled_path import SampledPathLoss as SampledPathLoss

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..curvature import BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
@@ -25,7 +25,7 @@ from ._lane_base import AbstractLossLanes, Linearisation
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
-_DENSE, _RANK = 8, 8
+DENSE_WIDTH, _RANK = 8, 8
 # From this width on sums over modes go through so many exponentials.
 _WIDE, _NODES = 96, 24
 
@@ -80,6 +80,8 @@ class SpectralLanes(AbstractLossLanes):
     residue: Float[Array, "nodes *lanes"] | None
     reparametrisation: AbstractReparametrisation
     remainder: AbstractKernel | None
+    # Which modes are there, and no padding.
+    present: Bool[Array, "width *lanes"] | None = None
 
     @staticmethod
     def accepts(loss: Any, model: AbstractModel) -> bool:
@@ -115,6 +117,34 @@ class SpectralLanes(AbstractLossLanes):
             remainder=remainder,
         )
 
+    def padded(self, width: int) -> "SpectralLanes":
+        """The same with as many modes, those added without an amplitude and without a move."""
+        size = len(self.rates)
+        added = width - size
+        none = jnp.zeros(added, self.rates.dtype)
+        insert = lambda x: jnp.concatenate([x[:size], none, x[size:]])
+        # Close to a rate of the model's own, and no two alike.
+        near = lambda x: jnp.concatenate([x, _beside(x[0], added)])
+        return dataclasses.replace(
+            self,
+            amplitudes=insert(self.amplitudes),
+            free_rates=near(self.free_rates),
+            rates=near(self.rates),
+            merged=insert(self.merged),
+            merged_low=insert(self.merged_low),
+            present=jnp.arange(width) < size,
+        )
+
+    @property
+    def width(self) -> int:
+        """The number of modes."""
+        return len(self.rates)
+
+    @property
+    def can_pad(self) -> bool:
+        """Whether `padded` serves: the sums of wide models go through rates of their own."""
+        return self.nodes is None
+
     @property
     def compensable(self) -> bool:
         return _has_pairs(self.reparametrisation)
@@ -138,10 +168,10 @@ class SpectralLanes(AbstractLossLanes):
         low: Float[Array, "n stages lanes"] | None = None,
     ) -> Float[Array, "n stages lanes"]:
         if low is not None:
-            return -self._compensated(y, low)[0]
+            return self._of_present(-self._compensated(y, low)[0])
         at = self._move(y)
         e0, e1 = self._residual(at.rates, at.moves, 1)
-        return -2 * jnp.concatenate([e0, at.amplitudes * e1 * at.slopes[0]])
+        return self._of_present(-2 * jnp.concatenate([e0, at.amplitudes * e1 * at.slopes[0]]))
 
     def linearise(
         self, y: Float[Array, "n lanes"], low: Float[Array, "n lanes"] | None = None
@@ -154,11 +184,17 @@ class SpectralLanes(AbstractLossLanes):
 
         a_first = a * first
         crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
-        if a.shape[0] <= _DENSE:
-            curvature = _dense_curvature(w, a_first, crossed, curved)
+        if a.shape[0] <= DENSE_WIDTH:
+            hessian = _dense_hessian(w, a_first, crossed, curved)
+            if self.present is not None:
+                both = jnp.concatenate([self.present, self.present])
+                hessian = jnp.where(both[:, None] & both, hessian, 0)
+            curvature = DenseCurvature(hessian)
         else:
             blocks = jnp.stack([jnp.stack([0 * w, crossed]), jnp.stack([crossed, curved])])
             factor = gram_factor(w, a_first, min(_RANK, 2 * a.shape[0]))
+            if self.present is not None:
+                blocks, factor = (jnp.where(self.present, x, 0) for x in (blocks, factor))
             curvature = BlockCurvature(blocks, math.sqrt(2) * factor)
         if low is None:
             unit = 8 * jnp.finfo(y.dtype).eps
@@ -167,7 +203,14 @@ class SpectralLanes(AbstractLossLanes):
             noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]) + 2 * lost
         else:
             gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
+        gradient, noise = (self._of_present(x[:, None])[:, 0] for x in (gradient, noise))
         return Linearisation(self.loss(y), gradient, curvature, noise)
+
+    def _of_present(self, x: Float[Array, "n stages lanes"]) -> Float[Array, "n stages lanes"]:
+        """What belongs to weights that are there."""
+        if self.present is None:
+            return x
+        return jnp.where(jnp.concatenate([self.present, self.present])[:, None], x, 0)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         terms = self._loss_terms(y)
@@ -397,7 +440,12 @@ def _spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
     return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
 
 
-def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) -> DenseCurvature:
+def _beside(x: Float[Array, ""], count: int) -> Float[Array, " count"]:
+    """Numbers close to one."""
+    return x + 1e-9 * (1 + jnp.abs(x)) * (1 + jnp.arange(count))
+
+
+def _dense_hessian(w: Array, a_first: Array, crossed: Array, curved: Array) -> Array:
     # Every entry is a power of p times what belongs to its row and column.
     width, both = w.shape[0], jnp.concatenate([w, w])
     factors = jnp.concatenate([jnp.ones_like(w), a_first])
@@ -409,7 +457,7 @@ def _dense_curvature(w: Array, a_first: Array, crossed: Array, curved: Array) ->
     extra = jnp.where(kind == 1, jnp.concatenate([crossed, crossed])[:, None], extra)
     place = np.arange(2 * width) % width
     same = (place[:, None] == place[None])[..., None]
-    return DenseCurvature(powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0))
+    return powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0)
 
 
 def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:

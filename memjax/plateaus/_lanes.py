@@ -6,6 +6,7 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,13 +34,21 @@ from ..flows import (
     step_response,
     symmetrise,
 )
-from ..losses import AbstractLossLanes, Linearisation
+from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..numerics import choose, fast_two_sum, over_lanes, two_sum
 from ..solvers import RADAU
 from ._conclusion import conclude
 from ._crossing import Crossing, first_crossing
-from ._exits import AbstractExit, ExitCondition, TrainingState
+from ._exits import (
+    AbstractExit,
+    ExitCondition,
+    FirstOf,
+    LossChange,
+    ParameterDistance,
+    RelativeLossDrop,
+    TrainingState,
+)
 from ._outcomes import (
     CONVERGED,
     CROSSED,
@@ -76,11 +85,71 @@ class Runs(eqx.Module):
     record: dict[str, Array]
     # The number of weights, after which a state holds what else its flow remembers.
     size: int = eqx.field(static=True)
+    # Which numbers of a state are padding.
+    absent: Bool[Array, "state *lanes"] | None = None
 
     @staticmethod
     def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
         displaced = flow.displaced(model)
         return Runs(lanes_of(displaced), displaced, exit, record, displaced.size)
+
+    @property
+    def width(self) -> int | None:
+        """The number of modes of one run that may be padded, `None` of one that may not."""
+        simple = (RelativeLossDrop, LossChange, ParameterDistance)
+        exits = self.exit.exits if isinstance(self.exit, FirstOf) else (self.exit,)
+        if not (isinstance(self.dynamics, SpectralLanes) and self.dynamics.can_pad):
+            return None
+        if not (self.flow.flow.pointwise and all(type(exit) in simple for exit in exits)):
+            return None
+        return self.dynamics.width
+
+    def padded(self, width: int) -> "Runs":
+        """One run with modes added that have no effect and do not move, so that runs of several
+        widths share what is compiled."""
+        assert isinstance(self.dynamics, SpectralLanes)
+        dynamics, size = self.dynamics.padded(width), self.size // 2
+        model = eqx.tree_at(
+            lambda model: (model.amplitudes, model.free_rates),
+            self.flow.model,
+            (dynamics.amplitudes, dynamics.free_rates),
+        )
+
+        def widen(leaf: Array) -> Array:
+            if leaf.shape != (2 * size,):
+                return leaf
+            return jnp.pad(leaf.reshape(2, size), ((0, 0), (0, width - size))).ravel()
+
+        auxiliary = jax.tree.map(widen, self.flow.auxiliary)
+        whole = jax.tree.map(jnp.ones_like, (jnp.zeros(2 * size), self.flow.auxiliary))
+        absent = [widen(leaf).ravel() == 0 for leaf in jax.tree.leaves(whole)]
+        flow = DisplacedFlow(self.flow.flow, model, auxiliary)
+        return Runs(dynamics, flow, self.exit, self.record, 2 * width, jnp.concatenate(absent))
+
+    def places(self) -> Int[Array, "weights *lanes"] | Int[np.ndarray, "weights 1"]:
+        """The number of every weight among those of its run."""
+        if self.absent is None:
+            return np.arange(self.size)[:, None]
+        return jnp.cumsum(~self.absent[: self.size], axis=0) - 1
+
+    def mean(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
+        """The mean over the weights or the state of every lane, and over further axes."""
+        if self.absent is None:
+            return jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+        count = jnp.sum(~self.absent[: len(x)], axis=0)
+        return jnp.sum(x, axis=tuple(range(x.ndim - 1))) / (count * math.prod(x.shape[1:-1]))
+
+    def rms(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
+        """The root of the mean square over the weights or the state of every lane."""
+        return jnp.sqrt(self.mean(x**2))
+
+    def anywhere(self) -> Float[Array, "weights *lanes"] | Float[np.ndarray, "weights 1"]:
+        """A direction of length one, which is at right angles to none in particular."""
+        if self.absent is None:
+            direction = np.cos(self.places() + 1.0)
+            return direction / np.linalg.norm(direction)
+        direction = jnp.where(self.absent[: self.size], 0, jnp.cos(self.places() + 1.0))
+        return direction / _norm(direction)
 
     @property
     def compensable(self) -> bool:
@@ -253,7 +322,7 @@ class LaneMethod(eqx.Module):
         velocity = runs.velocity(here.gradient, y)
         turn = acceleration(runs.flow, y, here.gradient, here.curvature)
         floor = over_lanes(smallest_displacement)(runs.flow, velocity, turn, fastest)
-        direction = _anywhere(n)
+        direction = runs.anywhere()
         margin = runs.margin(here.loss, here.loss, y)
         sound = jnp.isfinite(here.loss) & ~jnp.isnan(margin)
         sound = sound & jnp.all(jnp.isfinite(velocity), axis=0)
@@ -324,7 +393,7 @@ class LaneMethod(eqx.Module):
         error = solve((defect + velocity)[:, None])[:, 0]
         # The step to rest, what errors of the gradient do to the step, and the slowest direction.
         sides = [here.gradient, resist(state.direction)]
-        sides += [sign[:, None] * here.noise for sign in sign_patterns(n)]
+        sides += [sign * here.noise for sign in sign_patterns(runs.places())]
         solved = response(jnp.stack(sides, axis=1))
         to_rest, shaken = solved[:, 0], jnp.max(jnp.abs(solved[:, 2:]), axis=1)
 
@@ -339,10 +408,10 @@ class LaneMethod(eqx.Module):
         # across.
         growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real * (1 - 1 / size), 0)
         # A direction that was damped for long, and starts to grow, must still be found.
-        direction = direction / size + 1e-2 * _anywhere(n)
+        direction = direction / size + 1e-2 * runs.anywhere()
 
         bound = self.rtol * (state.floor + jnp.maximum(jnp.abs(y), jnp.abs(y1)))
-        size_of_error = _rms(error / (bound + jnp.finfo(y.dtype).tiny))
+        size_of_error = runs.rms(error / (bound + jnp.finfo(y.dtype).tiny))
         # A longer step would damp what escapes, and sit on a saddle for ever: past a growth of r
         # the factor changes its sign, and long before that the step no longer resolves it.
         sound = converged & response.definite & (growth <= 1) & jnp.isfinite(size_of_error)
@@ -365,7 +434,7 @@ class LaneMethod(eqx.Module):
         coasting = runs.coasting(y)
         away = (jnp.abs(to_rest) + jnp.abs(coasting)) / scale[:n]
         resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
-        resting = resting & response.definite & (_rms(away) <= 1)
+        resting = resting & response.definite & (runs.rms(away) <= 1)
         silent = jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
         resting = resting | (silent & ~jnp.any(jnp.abs(coasting) > scale[:n], axis=0))
         advance = keep & ~crossed & ~resting
@@ -385,11 +454,11 @@ class LaneMethod(eqx.Module):
         ledger = state.ledger.add(
             dt,
             moved=length(stages[:n, 2]),
-            tolerances=_rms(stages[:n, 2] / scale[:n]),
+            tolerances=runs.rms(stages[:n, 2] / scale[:n]),
             shaken=length(shaken),
             lost=0.0 if self.compensated else jnp.finfo(y.dtype).eps * length(y1[:n]),
             growth=jnp.clip(growth, 0, 1),
-            peak=_rms(shaken / scale[:n]),
+            peak=runs.rms(shaken / scale[:n]),
         )
         nearer = keep & (jnp.abs(crossing.nearest) < jnp.abs(state.nearest))
         nearest = jnp.where(nearer, crossing.nearest, state.nearest)
@@ -467,9 +536,9 @@ class LaneMethod(eqx.Module):
         idle = state.result != RUNNING
         open_ = definite & ~idle
         if self.full:
-            return _newton(self._full_update(runs, state), predicted, open_, idle, scale, 10)
+            return _newton(runs, self._full_update(runs, state), predicted, open_, idle, scale, 10)
         most = _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
-        return _newton(frozen, predicted, open_, idle, scale, most)
+        return _newton(runs, frozen, predicted, open_, idle, scale, most)
 
     def _full_update(self, runs: Runs, state: Lanes) -> Callable[[Array], tuple[Array, Array]]:
         """Newton's update with the Jacobian of every stage: where modes approach each other, the
@@ -617,6 +686,9 @@ class LaneMethod(eqx.Module):
         ended = (state.result != CROSSED) & (state.result != EXITED)
         symmetry = over_lanes(lambda flow: flow.symmetry())(runs.flow)
         scale, coasting = scale[: runs.size], runs.coasting(state.y)
+        if runs.absent is not None:
+            # So that a mean over all weights is one over those that are there.
+            scale = scale / jnp.sqrt(runs.mean(jnp.ones_like(scale)))
         sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry)
         return lax.map(one, (ended, *jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)))
 
@@ -709,6 +781,7 @@ class LaneMethod(eqx.Module):
 
 
 def _newton(
+    runs: Runs,
     update: Callable[[Array], tuple[Array, Array]],
     stages: Float[Array, "state 3 lanes"],
     going: Bool[Array, " lanes"],
@@ -730,7 +803,7 @@ def _newton(
         k, stages, last, converged, failed, iterations, slowest = carry
         recalled, change = update(stages)
         going = ~converged & ~failed
-        size = jnp.sqrt(jnp.mean((change / scale[:, None]) ** 2, axis=(0, 1)))
+        size = runs.rms(change / scale[:, None])
         rate = size / last
         small = size <= _KAPPA
         left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
@@ -763,16 +836,6 @@ def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"
     return theta * (c1 + theta * (c2 + theta * c3))
 
 
-def _anywhere(n: int) -> np.ndarray:
-    """A direction of length one, which is at right angles to none in particular."""
-    direction = np.cos(np.arange(n) + 1.0)
-    return (direction / np.linalg.norm(direction))[:, None]
-
-
 def _norm(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
     square = jnp.sum(x**2, axis=0)
     return jnp.where(square > 0, jnp.sqrt(square), 1)
-
-
-def _rms(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-    return jnp.sqrt(jnp.mean(x**2, axis=0))

@@ -4,12 +4,14 @@ Every matrix is scaled to a unit diagonal before it is factorised: on a plateau 
 spread over more decades than a float has digits, and only the scaled factors keep the small ones.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import inverse_root
 from ..flows import DisplacedFlow
@@ -70,11 +72,11 @@ def step_response(
     return definite, StepResponse(factor, scale, resistance)
 
 
-def sign_patterns(size: int) -> Float[np.ndarray, "4 n"]:
-    """Four patterns of signs. Errors of a gradient are as large as their estimates, of signs that
-    nobody knows: what they do to a step is taken as the largest over these."""
-    index = np.arange(size)
-    return np.stack([np.where(index // block % 2 == 0, 1.0, -1.0) for block in (1, 2, 4, 8)])
+def sign_patterns(places: Int[Any, "n *lanes"]) -> list[Any]:
+    """Four patterns of signs, of weights with these numbers. Errors of a gradient are as large as
+    their estimates, of signs that nobody knows: what they do to a step is taken as the largest over
+    these."""
+    return [1.0 - 2.0 * (places // block % 2) for block in (1, 2, 4, 8)]
 
 
 def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float[Array, ""]:
@@ -94,7 +96,7 @@ def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float
 
 def step_noise(response: StepResponse, noise: Float[Array, " n"]) -> Float[Array, " n"]:
     """By how much errors of the gradient of the size of `noise` move a step."""
-    shaken = [jnp.abs(response(sign * noise)) for sign in sign_patterns(len(noise))]
+    shaken = [jnp.abs(response(sign * noise)) for sign in sign_patterns(np.arange(len(noise)))]
     return jnp.max(jnp.stack(shaken), axis=0)
 
 

@@ -45,10 +45,14 @@ class Build:
 
 @dataclasses.dataclass(frozen=True)
 class BuildRuns:
+    """The run of one cell, with modes added up to a width if there is one."""
+
     build: Build
+    width: int | None = None
 
     def __call__(self, varied: dict[str, Array]) -> Runs:
-        return Runs.build(*self.build(varied))
+        runs = Runs.build(*self.build(varied))
+        return runs if self.width is None else runs.padded(self.width)
 
 
 def one_cell(columns: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:

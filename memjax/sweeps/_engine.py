@@ -1,8 +1,8 @@
 """The lane engine: a queue of runs over a fixed number of lanes.
 
-Three programs do all the work of a sweep, whatever its size: one starts a batch of runs, one
-advances all lanes and, on the device, replaces those that ended from the batch, and one
-collects what the replaced lanes measured. A finished batch is one item of a stream.
+A few programs do all the work of a sweep, whatever its size: one builds a batch of runs, one
+starts it, one advances all lanes and, on the device, replaces those that ended from the batch, and
+one collects what the replaced lanes measured. A finished batch is one item of a stream.
 """
 
 import dataclasses
@@ -42,11 +42,13 @@ class Pool(eqx.Module):
     cell: Int[Array, " lanes"]
 
 
-def start_batch(
-    build: Callable[..., Runs], method: LaneMethod, varied: dict[str, Array], cell: Array
-) -> Pool:
+def build_batch(build: Callable[..., Runs], varied: dict[str, Array]) -> Runs:
+    """A batch of runs."""
+    return eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
+
+
+def start_batch(method: LaneMethod, runs: Runs, cell: Array) -> Pool:
     """A batch of runs at their starts; `cell` is -1 where there is none."""
-    runs = eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
     lanes = method.start(runs)
     result = jnp.where(cell >= 0, lanes.result, _IDLE)
     return Pool(runs, eqx.tree_at(lambda s: s.result, lanes, result), cell)
@@ -110,13 +112,31 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 _FEW = 2048
 _FAST: dict[Any, Callable[..., Any]] = {
+    build_batch: eqx.filter_jit(build_batch),
     start_batch: eqx.filter_jit(start_batch),
     advance: eqx.filter_jit(advance),
     collect: eqx.filter_jit(collect),
 }
 # Equinox hands options on to JAX, of which its annotations know nothing.
 _quickly: Any = functools.partial(eqx.filter_jit, compiler_options=_QUICKLY)  # pyright: ignore
-_QUICK = _FAST | {start_batch: _quickly(start_batch), collect: _quickly(collect)}
+_QUICK = _FAST | {f: _quickly(f) for f in (build_batch, start_batch, collect)}
+
+# The first to call a program compiles it, the others wait for it; programs with arguments of the
+# same structure share it.
+_COMPILING: dict[Any, threading.Lock] = {}
+_COMPILED: set[Any] = set()
+
+
+def _call(compiled: Callable, device: Any, *arguments: Any) -> Any:
+    leaves, structure = jax.tree.flatten(arguments)
+    kinds = [(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves]
+    key = compiled, device, structure, tuple(kinds)
+    if key in _COMPILED:
+        return compiled(*arguments)
+    with _COMPILING.setdefault(key, threading.Lock()):
+        out = compiled(*arguments)
+        _COMPILED.add(key)
+    return out
 
 
 def _take(tree: Any, index: Array) -> Any:
@@ -153,10 +173,6 @@ class Program:
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
-        # The first to call a program compiles it, the others wait for it.
-        functions = (start_batch, advance, collect)
-        self.compiling = {function: threading.Lock() for function in functions}
-        self.compiled: set[tuple[Any, Any]] = set()
 
     @property
     def rtol(self) -> float:
@@ -185,12 +201,7 @@ class Program:
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         on_cpu = jax.default_backend() == "cpu"
         compiled = (_QUICK if on_cpu and self.count < _FEW else _FAST)[function]
-        if (function, device) in self.compiled:
-            return compiled(*arguments)
-        with self.compiling[function]:
-            out = compiled(*arguments)
-            self.compiled.add((function, device))
-        return out
+        return _call(compiled, device, *arguments)
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""
@@ -202,7 +213,8 @@ class Program:
         cell = np.where(np.arange(self.lanes) < size, rows, -1)
         varied = {name: column[rows] for name, column in self.columns.items()}
         varied, cell = jax.device_put((varied, cell), device)
-        return self.call(start_batch, device, self.build, self.method, varied, cell), size
+        runs = self.call(build_batch, device, self.build, varied)
+        return self.call(start_batch, device, self.method, runs, cell), size
 
     def run(self, device: Any, stopped: threading.Event) -> Iterator[tuple[np.ndarray, dict]]:
         """Work on the queue until it is empty: the numbers of cells and their rows, by the

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..losses import DENSE_WIDTH
 from ..plateaus import (
     CHEAP_STEPS,
     LaneMethod,
@@ -51,8 +52,10 @@ def make_programs(
     )
     count = len(columns[ROW])
     programs = []
-    for build in builds:
-        run = eqx.filter_eval_shape(BuildRuns(build), one_cell(columns))
+    shape = lambda build: eqx.filter_eval_shape(build, one_cell(columns))
+    whole = [BuildRuns(build) for build in builds]
+    for build in _pad([(build, shape(build).width) for build in whole], count):
+        run = shape(build)
         if method.compensated and not run.compensable:
             raise ValueError(
                 "`precision` must not be 'double-double' for a loss or model without closed "
@@ -64,8 +67,34 @@ def make_programs(
         steps = jnp.asarray(min(options.max_steps, CHEAP_STEPS))
         first = dataclasses.replace(method, max_steps=steps) if can_harden else method
         fixed = compensable, can_harden, method.max_steps
-        programs.append(Program(BuildRuns(build), columns, first, number, *fixed))
+        programs.append(Program(build, columns, first, number, *fixed))
     return programs
+
+
+# What it takes to compile the programs of one more width, and a step of a lane for each mode, both
+# in seconds; runs take some 250 steps (measured on a CPU).
+_COMPILE, _STEP, _STEPS = 10.0, 2e-6, 250
+
+
+def _pad(builds: list[tuple[BuildRuns, int | None]], count: int) -> list[BuildRuns]:
+    """The builds of programs for `count` runs each, with modes added up to a common width where
+    steps of wider models are cheaper than another compilation."""
+    widths = {width for _, width in builds if width is not None}
+
+    def common(width: int) -> int:
+        # Not across the width at which Hessians change their form.
+        alike = {other for other in widths if (other <= DENSE_WIDTH) == (width <= DENSE_WIDTH)}
+        cheap = {o for o in alike if 0 < (o - width) * _STEP * _STEPS * count < _COMPILE}
+        return max({width, *cheap})
+
+    to = {width: common(width) for width in widths}
+    shared = {other for width, other in to.items() if other != width}
+    return [
+        dataclasses.replace(build, width=to[width])
+        if width is not None and to[width] in shared
+        else build
+        for build, width in builds
+    ]
 
 
 def climb(jobs: list[Any], run: Callable[[list[Any]], Stream]) -> Stream:
