@@ -24,6 +24,7 @@ from ..plateaus import (
     AbstractExit,
     Runs,
 )
+from ._engine import compiled
 from ._grid import ROW
 from ._variables import CURVE, MEMORY, TIMES, VARIABLES
 
@@ -119,7 +120,6 @@ def _build_in_the_open(build: "Build", cell: dict[str, Any]) -> tuple:
         raise type(error)(f"{error} (In the cell {where}.)") from error
 
 
-@eqx.filter_jit
 def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"]:
     def bad(cell: dict[str, Array]) -> Bool[Array, ""]:
         leaves = jax.tree.leaves(eqx.filter(build(cell)[:3], eqx.is_inexact_array))
@@ -137,7 +137,9 @@ def _suspicious_cells(build: "Build", columns: dict[str, np.ndarray]) -> np.ndar
     found = np.zeros(count, bool)
     for start in range(0, count, length):
         rows = np.minimum(np.arange(start, start + length), count - 1)
-        out = _find_nan(build, {name: jnp.asarray(c[rows]) for name, c in columns.items()})
+        out = compiled(_find_nan, count)(
+            build, {name: jnp.asarray(c[rows]) for name, c in columns.items()}
+        )
         found[start : start + length] = np.asarray(out)[: count - start]
     return found
 

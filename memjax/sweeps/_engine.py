@@ -111,15 +111,20 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 # time then, and takes four times as long.
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 _FEW = 2048
-_FAST: dict[Any, Callable[..., Any]] = {
-    build_batch: eqx.filter_jit(build_batch),
-    start_batch: eqx.filter_jit(start_batch),
-    advance: eqx.filter_jit(advance),
-    collect: eqx.filter_jit(collect),
-}
-# Equinox hands options on to JAX, of which its annotations know nothing.
-_quickly: Any = functools.partial(eqx.filter_jit, compiler_options=_QUICKLY)  # pyright: ignore
-_QUICK = _FAST | {f: _quickly(f) for f in (build_batch, start_batch, collect)}
+
+
+def compiled(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A function compiled for a sweep of so many runs."""
+    few = jax.default_backend() == "cpu" and count < _FEW
+    return _compiled(function, few and function is not advance)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], quickly: bool) -> Callable[..., Any]:
+    # Equinox hands options on to JAX, of which its annotations know nothing.
+    options: Any = {"compiler_options": _QUICKLY} if quickly else {}
+    return eqx.filter_jit(function, **options)
+
 
 # The first to call a program compiles it, the others wait for it; programs with arguments of the
 # same structure share it.
@@ -127,14 +132,14 @@ _COMPILING: dict[Any, threading.Lock] = {}
 _COMPILED: set[Any] = set()
 
 
-def _call(compiled: Callable, device: Any, *arguments: Any) -> Any:
+def _call(function: Callable, device: Any, *arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
     kinds = [(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves]
-    key = compiled, device, structure, tuple(kinds)
+    key = function, device, structure, tuple(kinds)
     if key in _COMPILED:
-        return compiled(*arguments)
+        return function(*arguments)
     with _COMPILING.setdefault(key, threading.Lock()):
-        out = compiled(*arguments)
+        out = function(*arguments)
         _COMPILED.add(key)
     return out
 
@@ -199,9 +204,7 @@ class Program:
         return Program(self.build, columns, method, lanes, *fixed)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
-        on_cpu = jax.default_backend() == "cpu"
-        compiled = (_QUICK if on_cpu and self.count < _FEW else _FAST)[function]
-        return _call(compiled, device, *arguments)
+        return _call(compiled(function, self.count), device, *arguments)
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""
@@ -216,13 +219,18 @@ class Program:
         runs = self.call(build_batch, device, self.build, varied)
         return self.call(start_batch, device, self.method, runs, cell), size
 
-    def run(self, device: Any, stopped: threading.Event) -> Iterator[tuple[np.ndarray, dict]]:
+    def run(
+        self, device: Any, stopped: threading.Event, helping: bool = False
+    ) -> Iterator[tuple[np.ndarray, dict]]:
         """Work on the queue until it is empty: the numbers of cells and their rows, by the
-        batch, in the order in which they finish."""
+        batch, in the order in which they finish. A worker that is `helping` compiles what comes
+        last first, while another compiles what comes first."""
         with self.lock:
             if self.next == self.count:
                 return
         pool, _ = self.batch(device)
+        if helping:
+            self.call(collect, device, self.method, pool)
         late = None
         while not stopped.is_set():
             batch, size = self.batch(device)
@@ -293,7 +301,9 @@ def stream(programs: list[Program]) -> Stream:
         try:
             with context:
                 for index in order:
-                    for cell, rows in programs[index].run(device, stopped):
+                    # Another worker on the same device.
+                    helping = worker >= len(devices) and worker % 2 == 1
+                    for cell, rows in programs[index].run(device, stopped, helping):
                         results.put((index, cell, rows))
         except BaseException as error:
             results.put(error)
