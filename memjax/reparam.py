@@ -25,6 +25,7 @@ from ._checks import (
     valid_or_nan,
 )
 from ._typing import ArrayLike, ScalarLike
+from .numerics import double_double as dd
 from .numerics import gauss_rule
 
 
@@ -73,6 +74,25 @@ class AbstractReparametrisation(eqx.Module):
         Forming the two rates and subtracting them would leave only the digits of the
         difference that reach above the rounding of the rates.
         """
+
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair] | None:
+        r"""The displacement with twice the digits, and the slope $\varphi'(v + \Delta)$.
+
+        What float64 does not resolve is integrated anew with it. `None`, the default, if there is
+        no such form.
+
+        **Arguments:**
+
+        - `rates`: the rates $\varphi(v)$, which stand for the free weights, any shape.
+        - `change`: $\Delta$, the unevaluated sum of two arrays of that shape.
+
+        **Returns:**
+
+        Two such sums, with relative errors of about 1e-30.
+        """
+        return None
 
     def slope(self, free: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         r"""The derivative $\varphi'(v)$ of the rates in the free weights, elementwise.
@@ -219,6 +239,11 @@ class Direct(AbstractReparametrisation):
     ) -> Float[Array, "*#shape"]:
         return change
 
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        return change, dd.from_float(jnp.ones_like(rates))
+
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
@@ -254,6 +279,12 @@ class Exp(AbstractReparametrisation):
     ) -> Float[Array, "*#shape"]:
         return jnp.exp(self.gain * free) * jnp.expm1(self.gain * change)
 
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        moved = dd.multiply_float(dd.expm1(dd.multiply_float(change, self.gain)), rates)
+        return moved, dd.multiply_float(_moved(rates, moved), self.gain)
+
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
@@ -287,6 +318,14 @@ class Softplus(AbstractReparametrisation):
         far = jnp.logaddexp(-jax.nn.softplus(free), change - jax.nn.softplus(-free))
         return jnp.where(ordinary, near, far)
 
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        sigmoid = lambda rates: dd.negative(dd.expm1(dd.negative(rates)))
+        growth = dd.multiply(sigmoid(dd.from_float(rates)), dd.expm1(change))
+        moved = dd.log1p(dd.fast_two_sum(*growth))
+        return moved, sigmoid(_moved(rates, moved))
+
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
@@ -315,6 +354,17 @@ class Inverse(AbstractReparametrisation):
         # In this order no factor overflows unless a rate does.
         moved = free + change
         return -(change / free / moved) * ((2 * free + change) / free / moved)
+
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        free = dd.sqrt(dd.reciprocal(dd.from_float(rates)))
+        shrunk = dd.reciprocal(dd.two_sum(*dd.add(free, change)))
+        square = dd.fast_two_sum(*dd.multiply(shrunk, shrunk))
+        twice = dd.add(dd.scale(free, 2.0), change)
+        moved = dd.multiply_float(dd.multiply(change, dd.two_sum(*twice)), -rates)
+        slope = dd.scale(dd.multiply(square, shrunk), -2.0)
+        return dd.fast_two_sum(*dd.multiply(moved, square)), dd.fast_two_sum(*slope)
 
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
@@ -366,6 +416,23 @@ class Best(AbstractReparametrisation):
         moved = free + change
         return -(self.a * change * self(free)) * ((2 * free + change) * self(moved))
 
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        square = dd.add_float(dd.reciprocal(dd.from_float(rates)), -self.b)
+        square = dd.multiply(dd.two_sum(*square), dd.reciprocal(dd.from_float(self.a)))
+        # The largest rate is a rounding above 1/b or below it.
+        least = square[0] > 0
+        free = dd.sqrt((jnp.where(least, square[0], 0), jnp.where(least, square[1], 0)))
+        after = dd.two_sum(*dd.add(free, change))
+        divisor = dd.add_float(dd.multiply_float(dd.multiply(after, after), self.a), self.b)
+        rate = dd.reciprocal(dd.fast_two_sum(*divisor))
+        twice = dd.add(dd.scale(free, 2.0), change)
+        moved = dd.multiply(dd.multiply(change, dd.two_sum(*twice)), rate)
+        moved = dd.multiply_float(dd.multiply_float(moved, -self.a), rates)
+        slope = dd.multiply(dd.multiply(rate, rate), dd.multiply_float(after, -2 * self.a))
+        return dd.fast_two_sum(*moved), dd.fast_two_sum(*slope)
+
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
     ) -> Float[Array, "*shape"]:
@@ -395,6 +462,18 @@ class Tanh(AbstractReparametrisation):
         self, free: Float[Array, "*#shape"], change: Float[Array, "*#shape"]
     ) -> Float[Array, "*#shape"]:
         return -jnp.sinh(change) * _sech(free) * _sech(free + change)
+
+    def displaced_pair(
+        self, rates: Float[Array, "*shape"], change: dd.Pair
+    ) -> tuple[dd.Pair, dd.Pair]:
+        rest = dd.add_float(dd.from_float(-rates), 2.0)
+        growth = dd.multiply(dd.two_sum(*rest), dd.expm1(dd.scale(change, 2.0)))
+        growth = dd.fast_two_sum(*growth)
+        quotient = dd.multiply(growth, dd.reciprocal(dd.two_sum(*dd.add_float(growth, 2.0))))
+        moved = dd.fast_two_sum(*dd.multiply_float(quotient, -rates))
+        after = _moved(rates, moved)
+        slope = dd.multiply(after, dd.two_sum(*dd.add_float(after, -2.0)))
+        return moved, dd.fast_two_sum(*slope)
 
     def _largest_growth(
         self, radii: Float[Array, "*shape"], low: float, high: float
@@ -468,6 +547,11 @@ class Elementwise(AbstractReparametrisation):
             weight * slope(free + node * short) for node, weight in zip(*_GAUSS, strict=True)
         )
         return jnp.where(small, short * mean, difference)
+
+
+def _moved(rates: Array, move: dd.Pair) -> dd.Pair:
+    """The rates after a displacement."""
+    return dd.two_sum(*dd.add_float(move, rates))
 
 
 def as_radii(radii: Any) -> Float[Array, "..."]:

@@ -7,7 +7,6 @@ twice the digits.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from ..curvature import BlockCurvature, DenseCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
 from ..numerics import double_double as dd
 from ..numerics import exponential_coefficients, gram_factor, over_lanes, Pair, sum_over
-from ..reparam import AbstractReparametrisation, Direct, Exp
+from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._lane_base import AbstractLossLanes, Linearisation
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
@@ -255,11 +254,12 @@ class SpectralLanes(AbstractLossLanes):
         high, low = dd.two_sum(y, low)
         alpha, change = (high[:width], low[:width]), (high[width:], low[width:])
         start = jnp.broadcast_to(self.rates[:, None], alpha[0].shape)
-        nu, slope = _displaced_rates(self.reparametrisation, start, change)
+        displacement = self.reparametrisation.displaced_pair(start, change)
+        assert displacement is not None
+        nu, slope = displacement
         # What may have cancelled enters products, which drop the product of the lower parts.
         rates = dd.two_sum(*dd.add_float(nu, start))
         rates = (jnp.where(rates[0] > 0, rates[0], jnp.nan), rates[1])
-        slope = slope(rates)
         amplitudes = dd.two_sum(*dd.add_float(alpha, self.amplitudes[:, None]))
 
         e0, e1, m0, m1 = self._residual_pairs(rates, alpha, nu)
@@ -426,7 +426,8 @@ class SpectralLanes(AbstractLossLanes):
 
 
 def _has_pairs(reparametrisation: AbstractReparametrisation) -> bool:
-    return type(reparametrisation) in (Direct, Exp)
+    kind = type(reparametrisation)
+    return kind.displaced_pair is not AbstractReparametrisation.displaced_pair
 
 
 def _total(x: Float[Array, "modes stages lanes"]) -> Float[Array, "stages lanes"]:
@@ -470,23 +471,6 @@ def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:
 
     total = jax.lax.fori_loop(0, rates.shape[0], take, dd.from_float(jnp.zeros_like(merged)))
     return jnp.add(*dd.add_float(total, -merged))
-
-
-def _displaced_rates(
-    reparametrisation: AbstractReparametrisation, start: Array, change: Pair
-) -> tuple[Pair, Callable[[Pair], Pair]]:
-    """By how much rates change with the free weights, and the derivative in these as a function
-    of the rates."""
-    if type(reparametrisation) is Direct:
-        return change, lambda rates: dd.from_float(jnp.ones_like(rates[0]))
-    if type(reparametrisation) is Exp:
-        gain = reparametrisation.gain
-        growth = dd.expm1(dd.multiply_float(change, gain))
-        return dd.multiply_float(growth, start), lambda rates: dd.multiply_float(rates, gain)
-    raise TypeError(
-        "`reparametrisation` must be memjax.Direct() or memjax.Exp() in double-double "
-        f'arithmetic, got {type(reparametrisation).__name__}; pass precision="float64".'
-    )
 
 
 def _at(pair: Pair, index: Any) -> Pair:

@@ -140,6 +140,22 @@ def expm1(a: Pair) -> Pair:
     return lax.fori_loop(0, _DOUBLINGS, double, fast_two_sum(*multiply(small, total)))
 
 
+def log1p(a: Pair) -> Pair:
+    """`log(1 + a)`, to all digits of a pair however small `a` is, for `a` above -1 and a result up
+    to 64 in modulus: one step of Newton's iteration from the rounded logarithm."""
+    first = jnp.log1p(a[0])
+    power = expm1(from_float(first))
+    left = jnp.add(*two_sum(*add(a, negative(power))))
+    return first, left / (1 + a[0])
+
+
+def sqrt(a: Pair) -> Pair:
+    """The square root of a pair that is not negative: one step of Newton's iteration."""
+    first = jnp.sqrt(a[0])
+    left = jnp.add(*two_sum(*add(a, negative(two_product(first, first)))))
+    return first, left / jnp.where(first > 0, 2 * first, 1)
+
+
 def _halves(a: Array) -> Pair:
     """A number as the sum of its upper half, rounded to nearest, and the rest."""
     # On integers, since the usual multiplication with 2**27 + 1 does not survive fusing.
