@@ -1,0 +1,99 @@
+"""The time of a step on lanes for each flow in continuous time, and for complex modes, over that of
+gradient flow of a real diagonal model of the same width, in one process.
+
+Run `python benchmarks/flows.py`; README.md next to this file says what is measured and how to read
+the result.
+"""
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import memjax as mj
+from plateau_sweep import machine, versions
+
+HERE = Path(__file__).resolve().parent
+FLOWS: dict[str, Callable[[Any], Any]] = {
+    "gradient-flow": mj.GradientFlow,
+    "heavy-ball": lambda loss: mj.HeavyBall(loss, 1.0),
+    "nesterov": mj.Nesterov,
+    "adam": mj.Adam,
+}
+
+
+class Build:
+    """The start of `memjax.PlateauSweep` under one flow, or as a complex model whose modes do not
+    turn, which has the same times."""
+
+    def __init__(self, width: int, method: str) -> None:
+        self.width, self.method = width, method
+        self.specification = mj.PlateauSweep(widths=(width,))
+
+    def __call__(self, omega: Any, seed: Any) -> tuple[Any, Any, Any]:
+        model = self.specification.model(omega, self.width, seed)
+        if self.method == "complex":
+            zero = jnp.zeros_like(model.amplitudes)
+            model = mj.ComplexDiagonalRNN(model.amplitudes, zero, model.rates, zero)
+        flow = FLOWS.get(self.method, mj.GradientFlow)
+        loss = mj.WhiteNoiseLoss(self.specification.target(omega))
+        level = mj.GaussianBump(omega, 1.0, 0.5).squared_norm()
+        return flow(loss), model, mj.RelativeLossDrop(0.02, level)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--widths", type=int, nargs="+", default=(4, 16))
+    parser.add_argument("--runs", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "flows.json")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    axes = {"omega": 1 / np.linspace(4, 14, max(1, options.runs // 4)), "seed": range(4)}
+    rows = []
+    for width in options.widths:
+        builds = {method: Build(width, method) for method in (*FLOWS, "complex")}
+        measure = lambda build: mj.sweep(build, axes, progress=False)
+        cells = {method: measure(build) for method, build in builds.items()}
+        seconds = {method: [] for method in builds}
+        # In turns, so that what else the machine does is the same for all.
+        for _ in range(options.repeats):
+            for method, build in builds.items():
+                begin = time.process_time()
+                cells[method] = measure(build)
+                seconds[method].append(time.process_time() - begin)
+        base = None
+        for method, found in cells.items():
+            steps = int(found["num_steps"].sum())
+            step = min(seconds[method]) / steps
+            base = base or step
+            row = {
+                "width": width,
+                "method": method,
+                "runs": int(found["time"].size),
+                "share_exited": float(np.mean(found["result"] == 0)),
+                "steps_per_run": steps / found["time"].size,
+                "microseconds_per_step": 1e6 * step,
+                "over_gradient_flow": step / base,
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
