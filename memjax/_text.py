@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -35,9 +36,9 @@ def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
     """A decorator of dataclasses: `print` shows a result with one field a line, and a notebook
     shows a table of them.
 
-    Fields that are `None`, and functions, are left out. A class that has a `__str__` of its own
-    keeps it, as a report in plain words, where all arrays are numbers: those that JAX traces, and
-    batches, are shown by their fields.
+    Fields that are `None`, and functions, are left out; of a mapping every entry has a line. A
+    class that has a `__str__` of its own keeps it, as a report in plain words, where all arrays are
+    numbers: those that JAX traces, and batches, are shown by their fields.
 
     **Arguments:**
 
@@ -82,7 +83,9 @@ def _rows(result: Any, fields: Mapping[str, Callable[[Any], Any]]) -> Iterator[t
                 value = fields[field.name](result)
             except _UNSAID:
                 pass
-        if value is not None and (not callable(value) or eqx.is_array(value)):
+        if isinstance(value, Mapping):
+            yield from ((str(name), describe(entry)) for name, entry in value.items())
+        elif value is not None and not inspect.isroutine(value):
             yield field.name, describe(value)
 
 
@@ -121,8 +124,6 @@ def describe(value: Any) -> str:
         return _describe_array(value)
     if isinstance(value, (bool, int, float, complex)):
         return _number(value, 7)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {describe(entry)}" for name, entry in value.items())
     if isinstance(value, (tuple, list)):
         if value and all(isinstance(entry, str) for entry in value):
             return ", ".join(value)
@@ -170,9 +171,10 @@ def _describe_range(values: np.ndarray) -> str:
     if np.iscomplexobj(values):
         return ", complex"
     finite = values[np.isfinite(values)]
-    text = f", from {_number(finite.min().item(), 4)} to {_number(finite.max().item(), 4)}"
-    others = values.size - finite.size
-    return (text if finite.size else "") + (f", {others} not finite" if others else "")
+    text, others = "", values.size - finite.size
+    if finite.size:
+        text = f", from {_number(finite.min().item(), 4)} to {_number(finite.max().item(), 4)}"
+    return text + (f", {others} not finite" if others else "")
 
 
 def _number(value: Any, digits: int) -> str:

@@ -81,7 +81,7 @@ def test_a_plateau_says_how_long_it_was_and_how_it_ended():
     found = rows(text)
     assert float(found["time"]) == pytest.approx(1556.4653871234, rel=1e-6)
     assert found["result"] == "exited: The exit condition was met."
-    assert found["stats"] == "num_steps 312, num_rejected_steps 4"
+    assert found["num_steps"] == "312" and found["num_rejected_steps"] == "4"
     assert "DiagonalLinearRNN" in found["model"] and "LossCurve" in found["curve"]
     assert max(map(len, text.splitlines())) <= 100
 
@@ -130,12 +130,11 @@ def test_batches_are_written_entry_by_entry_and_their_outcomes_counted():
 def test_what_jax_traces_is_written_by_its_shape():
     seen = []
 
-    @jax.jit
     def look(value):
         seen.append((str(value), value._repr_html_()))
         return value.time
 
-    look(plateau())
+    jax.jit(look)(plateau())
     jax.vmap(look)(jax.vmap(plateau)(jnp.arange(1.0, 4.0)))
     jax.grad(lambda time: look(plateau(time)))(1.0)
     assert len(seen) == 3
@@ -215,7 +214,6 @@ def test_fields_without_content_and_functions_are_left_out():
         (1 + 2j, "1+2j"),
         (jnp.asarray([[1j]]), "shape (1, 1), complex"),
         ((), "none"),
-        ({"a": 1.5, "b": jnp.asarray(2)}, "a 1.5, b 2"),
     ],
 )
 def test_values_in_a_line(value, text):

@@ -204,7 +204,7 @@ def test_figures_refuse_fits_and_axes_that_do_not_belong():
 
 def test_curves_along_any_axis_say_which_they_are():
     figure = viz.plot_loss_curves(sweep_of_ones_own(), axis="delay", memories=3, width=4)
-    assert labels(figure) == ["delay = 2", "delay = 8", "delay = 12"]
+    assert labels(figure) == ["delay = 2", "delay = 6", "delay = 12"]
     assert figure.axes[0].get_title(loc="left") == "delta = 0.01, m = 4, copy = 0"
 
 
