@@ -46,7 +46,7 @@ def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
     """
 
     def decorate(cls: _Class) -> _Class:
-        report = None if cls.__str__ is object.__str__ else cls.__str__
+        report: Any = None if cls.__str__ is object.__str__ else cls.__str__
 
         def write_report(self: Any) -> str | None:
             if report is None or is_traced(self):

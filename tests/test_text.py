@@ -185,6 +185,34 @@ def test_a_report_of_ones_own_is_kept_but_for_batches():
     assert jax.jit(lambda own: (str(own), own.value)[1])(Own(jnp.asarray(2.0))) == 2
 
 
+def diagnosis():
+    steps = jnp.arange(1, 6)
+    model = mj.DiagonalLinearRNN([0.5, 0.5], [1.0, 0.1])
+    signal = mj.GradientSignal(
+        steps, jnp.exp(-2.0 * steps), jnp.zeros(5), eqx.filter(model, eqx.is_array), 4
+    )
+    return mj.Diagnosis(
+        "DiagonalLinearRNN", jnp.asarray(4.0), jnp.asarray(1.0), 3, signal,
+        jnp.exp(-1.0 * steps), jnp.asarray(4.6), "plateau", "the signal is faint", (), None,
+    )  # fmt: skip
+
+
+def test_reports_in_words_are_kept_too():
+    found = diagnosis()
+    assert str(found).startswith("DiagonalLinearRNN, 4 trained weights, at lag 4")
+    assert "Verdict: PLATEAU" in found._repr_html_() and found._repr_html_().startswith("<pre>")
+    seen = []
+    jax.jit(lambda value: (seen.append(str(value)), value.lag)[1])(found)
+    jax.vmap(lambda value: (seen.append(str(value)), value.lag)[1])(
+        jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), found)
+    )
+    seen.append(str(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), found)))
+    for text in seen:
+        assert text.startswith("Diagnosis\n") and rows(text)["verdict"] == "plateau"
+    assert rows(seen[0])["lag"] == "float64[], traced"
+    assert rows(seen[2])["lag"].split() == ["4", "4"]
+
+
 def test_fields_without_content_and_functions_are_left_out():
     @readable()
     @dataclasses.dataclass

@@ -162,7 +162,7 @@ def _select(
                 f"`{name}` must be one of {shown(values)}, got {shown(value)}; choose one."
             )
     words, places = [], {}
-    for name in (name for name in dims if name not in kept):
+    for name in (str(name) for name in dims if name not in kept):
         values = dataset[name].values.tolist()
         places[name] = values.index(select[name]) if name in select else 0
         if len(values) > 1:
@@ -199,7 +199,7 @@ def _check_fit(fit: "xr.Dataset", x: "xr.DataArray") -> None:
 def _law_at(fit: "xr.Dataset", cells: "xr.Dataset") -> "xr.Dataset":
     """The fit, without a correction, that is of some cells."""
     law = fit.sel(correction="none")
-    for name in law["slope"].dims:
+    for name in map(str, law["slope"].dims):
         values = law[name].values.tolist()
         value = cells[name].item() if name in cells.coords and cells[name].ndim == 0 else None
         if value not in values:
@@ -292,8 +292,8 @@ def plot_loss_curves(
     """
     check_integer("memories", memories)
     x = find_axis(dataset, axis)
-    needed = dict.fromkeys(("loss", "time_reached"), dataset["time"].dims)
-    needed["curve_loss"] = (*dataset["time"].dims, "training_time")
+    dims = dataset["time"].dims
+    needed = {"loss": dims, "time_reached": dims, "curve_loss": (*dims, "training_time")}
     check_dataset("dataset", dataset, needed, "memjax.sweep with `curve_times`")
     if seed is not None:
         select["seed"] = seed
