@@ -37,6 +37,11 @@ def find_axis(
     # Over the same dimensions, each of the other's.
     check_dataset("dataset", dataset, {"result": dataset["time"].dims}, "memjax.sweep")
     check_dataset("dataset", dataset, {"time": dataset["result"].dims}, "memjax.sweep")
+    if dataset["time"].size == 0:
+        raise ValueError(
+            f"`dataset` must hold at least one cell, got {shown(dict(dataset['time'].sizes))}; "
+            "select less strictly."
+        )
     known = _find_numbers(dataset)
     if name is None:
         name = _choose(dataset, known, pool)

@@ -99,6 +99,7 @@ def test_too_few_memories_give_nan_and_not_a_slope():
         (lambda d: d.drop_vars("time"), "variable 'time'"),
         (lambda d: d.assign(result=d["result"][0]), "must have 'result' over 'omega', 'seed', got"),
         (lambda d: d.assign(time=d["time"][0]), "must have 'time' over 'omega', 'seed', got"),
+        (lambda d: d.isel(seed=[]), "at least one cell, got {'omega': 3, 'seed': 0}"),
         (lambda d: d.assign_coords(omega=list("abc")), "must have an axis of numbers, got"),
         (lambda d: d.assign_coords(omega=[0.1, 0.0, 0.2]), "finite values of 'memory', got inf"),
         (lambda d: d.assign_coords(omega=[0.1, -0.1, 0.2]), "positive values of 'memory', got -10"),
