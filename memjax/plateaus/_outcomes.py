@@ -69,8 +69,9 @@ RUNNING, CROSSED, RESTING = -1, -2, -3
 FAILED = (MAX_STEPS_REACHED, UNRESOLVED, DIVERGED, UNDECIDED, INVALID)
 
 
-def _name_result(code: Int[Array, "..."]) -> Any:
+def _name_result(result: Any) -> Any:
     """How a measurement ended, in words; of a batch, how many ended how."""
+    (code,) = jax.tree.leaves(result)
     if is_traced(code):
         return code
     codes = np.asarray(code)
@@ -97,7 +98,7 @@ class LossCurve(eqx.Module):
     distance: Float[Array, " times"]
 
 
-@readable(result=lambda plateau: _name_result(plateau.result_code))
+@readable(result=lambda plateau: _name_result(plateau.result))
 class Plateau(eqx.Module, Generic[Model]):
     r"""A measured plateau.
 

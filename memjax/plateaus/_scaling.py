@@ -155,8 +155,9 @@ def fit_scaling_law(
     - `dataset`: a sweep, with variables `time` and `result`.
     - `axis`: the name of the axis $x$: a dimension of numbers, such as `"delay"`, or a coordinate
         of numbers along one dimension, such as `"memory"`, which is one over `omega` where it is
-        not assigned. Defaults to the memory where there is one, and elsewhere to the only axis of
-        several numbers that is not pooled.
+        not assigned. (Against `"omega"` itself the published law is no straight line.) Defaults to
+        the memory where there is one, and elsewhere to the only axis of several numbers that is
+        not pooled.
     - `axis_range`: the range of the axis to use. By default the larger half of the values at which
         every pooled cell exited, at least four of them: at shorter memories there is no plateau
         yet, and at longer ones the runs that did not exit would bias the fit.
