@@ -69,7 +69,9 @@ def _find_numbers(dataset: "xr.Dataset") -> dict[str, "xr.DataArray"]:
         for name, values in dataset.coords.items()
         if values.ndim == 1 and values.dims[0] in dims and values.dtype.kind in "iuf"
     }
-    if MEMORY not in found and OMEGA in found:
+    # Where sweeps of different memories were joined, the coordinate has holes, or two dimensions.
+    whole = MEMORY in found and (found[MEMORY].dims != (OMEGA,) or found[MEMORY].notnull().all())
+    if OMEGA in found and not whole:
         with np.errstate(divide="ignore"):
             memory = (1 / found[OMEGA]).rename(MEMORY)
         found[MEMORY] = memory.assign_attrs(long_name="memory 1/omega", units="clock")

@@ -260,6 +260,23 @@ def test_cells_that_are_missing_from_joined_sweeps_are_not_used():
     np.testing.assert_allclose(fit["slope"].sel(width=3), 0.5, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"coords": "different", "compat": "equals"}, {"coords": "minimal", "compat": "override"}],
+)
+def test_sweeps_of_different_memories_that_are_joined_keep_them(options):
+    parts = []
+    for width, memories in [(2, np.arange(8.0, 20.0, 2.0)), (4, np.arange(8.0, 32.0, 2.0))]:
+        part = law(0.7, 0.0, memories).assign_coords(memory=("omega", memories))
+        parts.append(part.expand_dims(width=[width]))
+    options = options | {"join": "outer", "combine_attrs": "drop_conflicts"}
+    joined = xr.concat(parts, "width", **options)
+    assert joined["memory"].ndim == 2 or joined["memory"].isnull().any()
+    fit = mj.fit_scaling_law(joined).sel(correction="none")
+    np.testing.assert_allclose(fit["slope"], 0.7)
+    np.testing.assert_allclose(fit["memory_high"], [18, 30])
+
+
 def test_the_old_name_of_the_range_goes_on_for_a_release():
     dataset = law(0.7, 0.0, np.arange(8, 32, 2))
     with pytest.warns(DeprecationWarning, match="`memory_range`.*write `axis_range`"):
