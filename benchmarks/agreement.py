@@ -814,7 +814,7 @@ def sweeps() -> Iterator[Case]:
                 f"scaling law, range {bounds}",
                 lambda bounds=bounds: {
                     name: values.values
-                    for name, values in mj.fit_scaling_law(dataset, memory_range=bounds).items()
+                    for name, values in mj.fit_scaling_law(dataset, axis_range=bounds).items()
                 },
             )
     one = lambda start: mj.DiagonalLinearRNN(jnp.asarray(start)[None], jnp.ones(1))

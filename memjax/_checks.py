@@ -8,7 +8,7 @@ measurement as `invalid`, while `check_` functions let it pass.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -385,7 +385,7 @@ def as_list(name: str, value: Any, wanted: str) -> list[Any]:
 
 
 def check_dataset(
-    name: str, value: Any, needed: Mapping[Any, Collection[str]], source: str
+    name: str, value: Any, needed: Mapping[Any, Collection[Hashable]], source: str
 ) -> None:
     """Refuse anything but a dataset with certain variables, each over certain dimensions."""
     check_instance(name, value, xr.Dataset, "an xarray.Dataset", f"pass that of {source}")

@@ -55,8 +55,52 @@ def test_fit_as_json_and_as_table(run, capsys):
     dataset = mj.load_dataset(run)
     x, y = dataset["memory"].values, np.log(dataset["time"].values.squeeze())
     assert rows[0]["slope"] == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-9)
-    assert main(["fit", str(run), "--memory-range", "8", "9"]) == 0
+    assert main(["fit", str(run), "--axis-range", "8", "9"]) == 0
     assert "too few" in capsys.readouterr().out
+
+
+def test_the_old_name_of_the_range_says_the_new_one(run, capsys):
+    assert main(["fit", str(run), "--memory-range", "8", "9"]) == 0
+    out, err = capsys.readouterr()
+    assert "too few" in out and "--axis-range" in err
+    assert main(["fit", str(run), "--memory-range", "8", "9", "--axis-range", "8", "9"]) == 2
+    assert "`memory_range` must not be given with `axis_range`" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A sweep of one's own over delays and widths, with cells that are not finished."""
+    delay, width = np.arange(2.0, 14.0, 2.0), np.array([2, 4])
+    time = np.exp(0.1 * width * delay[:, None])
+    result = np.zeros(time.shape, np.int8)
+    result[-1, 1], time[-1, 1] = -1, np.nan
+    dims = ("delay", "width")
+    variables = {"time": time, "result": result, "time_reached": time}
+    dataset = xr.Dataset(
+        {name: (dims, values) for name, values in variables.items()},
+        {"delay": delay, "width": width},
+    )
+    return mj.save_dataset(dataset, tmp_path_factory.mktemp("own") / "sweep")
+
+
+def test_fit_and_plot_take_any_axis(store, tmp_path, capsys):
+    assert main(["fit", str(store), "--axis", "delay", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose([row["slope"] for row in rows], [0.2, 0.4])
+    assert [row["delay_high"] for row in rows] == [12, 10]
+    assert main(["fit", str(store), "--axis", "delay"]) == 0
+    text = capsys.readouterr().out
+    assert "log(time) = slope * delay + constant" in text and "m=4" in text and "5 exited" in text
+    assert "omega" not in text
+    out = tmp_path / "law.png"
+    assert main(["plot", str(store), "--axis", "delay", "--out", str(out)]) == 0
+    assert matplotlib.image.imread(out).std() > 0.01
+    capsys.readouterr()
+    for command in (["fit", str(store)], ["plot", str(store), "--out", "x.png"]):
+        assert main(command) == 2
+        assert "`axis` must be given" in capsys.readouterr().err
+        assert main([*command, "--axis", "widht"]) == 2
+        assert "did you mean 'width'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("figure", ["law", "curves"])
@@ -122,7 +166,7 @@ def test_specifications_give_defaults_that_options_override(tmp_path, capsys):
 
 def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
     path = tmp_path / "spec.toml"
-    path.write_text("memory_range = [8, 10]\nconfidence = 0.5\n")
+    path.write_text("axis_range = [8, 10]\nconfidence = 0.5\n")
     assert main(["fit", str(run), "--spec", str(path), "--json"]) == 0
     narrow = json.loads(capsys.readouterr().out)[0]
     assert main(["fit", str(run), "--json"]) == 0
@@ -133,7 +177,8 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "x.png")}
     for text, match in [
         ("confidence = 'high'", "`confidence` must be a number"),
-        ("memory_range = [8]", "`memory_range` must have 2 values"),
+        ("axis_range = [8]", "`axis_range` must have 2 values"),
+        ("axis = 1", "`axis` must be text"),
         ("json = 1", "`json` must be True or False"),
         ("datset = 'x'", "did you mean 'dataset'"),
     ]:

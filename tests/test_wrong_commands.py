@@ -32,8 +32,8 @@ RIGHT = {
     "approximate": ["response.csv", "--error", "0.1"],
 }
 SIGNED = {
-    "amplitudes", "bump_amplitude", "target_amplitudes", "memory_range", "min_rate", "seed",
-    "seeds",
+    "amplitudes", "axis_range", "bump_amplitude", "target_amplitudes", "memory_range", "min_rate",
+    "seed", "seeds",
 }  # fmt: skip
 ZERO = SIGNED | {"curve_points", "jitter"}
 # Checked together with others, or of no effect here.

@@ -343,7 +343,8 @@ constructors(
     RelativeLossDrop={"delta": 0.1, "reference": 1.0},
     fit_scaling_law={
         "dataset": sweep_dataset,
-        "memory_range": (8.0, 20.0),
+        "axis": "memory",
+        "axis_range": (8.0, 20.0),
         "pool": ["seed"],
         "confidence": 0.95,
     },  # fmt: skip
@@ -767,9 +768,9 @@ for name, reproduction in mj.REPRODUCTIONS.items():
     add(f"plot.{name}", lambda reproduction=reproduction: reproduction.plot, dataset=None)
 figure("plot_approximation", dataset=fitted_dataset, log_time=False)
 figure("plot_approximation_errors", errors=errors_dataset, log_neurons=False)
-figure("plot_loss_curves", dataset=curves_dataset, memories=2, seed=0)
+figure("plot_loss_curves", dataset=curves_dataset, axis="memory", memories=2, seed=0)
 figure("plot_memory_functions", memories=lambda: {"a": memory()})
-figure("plot_plateau_law", dataset=curves_dataset, fit=None)
+figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=None)
 
 # --- What is not judged -------------------------------------------------------------------------
 
@@ -851,7 +852,7 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "NonlinearRNN.bias": SIGNED,
     "StateSpaceLayer.bias": SIGNED,
     "DiagonalNonlinearRNN.bias": SIGNED,
-    "fit_scaling_law.memory_range": {"numbers"},
+    "fit_scaling_law.axis_range": {"numbers"},
     "fit_scaling_law.pool": {"empty list"},
     "crossings.errors": {"many axes", "with NaN", "with infinity"},
     "estimate_lag.ys": SIGNED,

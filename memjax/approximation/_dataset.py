@@ -61,9 +61,13 @@ def approximation_dataset(
         attributes["samples"] = best.samples
     if best.samples == "points":
         values[~np.isin(np.asarray(moments), np.asarray(kernel.times))] = np.nan  # pyright: ignore
+    size = f"sum of {best.order} exponential" + ("s" if best.order > 1 else "")
     return xr.Dataset(
-        {"kernel": ("time", values), "fit": ("time", np.asarray(fit))},
-        {"time": np.asarray(moments)},
+        {
+            "kernel": ("time", values, {"long_name": "kernel"}),
+            "fit": ("time", np.asarray(fit), {"long_name": size}),
+        },
+        {"time": ("time", np.asarray(moments), {"units": "the kernel's time"})},
         attributes,
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from .._checks import as_list, as_positive, check_flag, check_integer
+from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..targets import AbstractKernel
 from ._arguments import make_search
@@ -14,6 +15,7 @@ from ._search import extend_rates
 from ._sum import BestExponentialSum, Norm, Samples
 
 
+@readable()
 class NeuronsNeeded(eqx.Module):
     r"""How many neurons a memory needs.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from .._checks import as_integers, as_positive_array, shown
 from .._deprecation import renamed_attribute
 from .._lazy import scipy
+from .._text import readable
 from .._typing import ArrayLike
 from ..numerics import fit_line
 from ..targets import AbstractKernel, split_exponential, state_space
@@ -19,6 +20,7 @@ from ._search import extend_rates
 _CLEAR = 1e-12  # below this share of its maximum a derivative may be rounding
 
 
+@readable()
 class ApproximationRate(eqx.Module):
     r"""The direct approximation theorem measured for a kernel, beside the best sums found.
 

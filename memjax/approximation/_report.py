@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Real
 
 from .._checks import as_plain, as_share
-from .._text import format_table
+from .._text import format_table, readable
 from .._typing import ArrayLike, ScalarLike
 from ..models import ComplexDiagonalRNN
 from ..targets import AbstractKernel, SampledKernel
@@ -23,6 +23,7 @@ _ALSO = (1, 2, 4, 8, 16)
 _SPREADS = {"standard_errors": "error", "low": "low", "high": "high"}
 
 
+@readable()
 class Approximation(eqx.Module):
     """How many neurons a response needs and with which weights, from [`memjax.approximate`][].
 

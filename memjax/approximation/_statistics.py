@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from .._checks import as_plain, as_share
 from .._lazy import scipy
+from .._text import format_table, readable
 from .._typing import ScalarLike
 from ._distance import EPS, Terms
 from ._grid import triangular
@@ -14,6 +15,7 @@ from ._grid import triangular
 _CHUNK = 2**15  # samples at once
 
 
+@readable()
 class FitStatistics(eqx.Module):
     r"""How well samples determine the parameters of a sum that was fitted to them.
 
@@ -68,6 +70,18 @@ class FitStatistics(eqx.Module):
         half = quantile * jnp.sqrt(jnp.diagonal(self.covariance))
         low, high = self._by_name(self.estimates - half), self._by_name(self.estimates + half)
         return {name: (low[name], high[name]) for name in low}
+
+    def __str__(self) -> str:
+        columns = (self.estimates, jnp.sqrt(jnp.diagonal(self.covariance)))
+        rows = [
+            [name, f"{float(value):.10g}", f"{float(error):.3g}"]
+            for name, value, error in zip(self.names, *columns, strict=True)
+        ]
+        return (
+            f"{format_table(['parameter', 'estimate', 'std. error'], rows)}\n"
+            f"Residual standard deviation {float(self.residual_deviation):.6g} with "
+            f"{int(self.degrees_of_freedom)} degrees of freedom."
+        )
 
     def _by_name(self, values: Float[Array, " parameters"]) -> dict[str, Array]:
         found = {}

@@ -3,6 +3,7 @@ from typing import Literal
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
+from .._text import readable
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
 from ._statistics import FitStatistics
 
@@ -12,6 +13,7 @@ Samples = Literal["points", "linear"]
 SAMPLES = ("points", "linear")
 
 
+@readable()
 class BestExponentialSum(eqx.Module):
     r"""The best sum of exponentials that was found for a kernel.
 

@@ -15,7 +15,7 @@ from .._text import format_table
 from ..flows import GradientFlow
 from ..losses import WhiteNoiseLoss
 from ..models import DiagonalLinearRNN
-from ..plateaus import fit_scaling_law, measure_plateau, OUTCOMES
+from ..plateaus import fit_scaling_law, measure_plateau, MEMORY, OUTCOMES
 from ..reparam import ReparametrisationName, REPARAMETRISATIONS
 from ..sweeps import (
     check_output,
@@ -165,15 +165,20 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Fit log time against memory to the dataset of a sweep.
+    """Fit log time against the memory, or another axis, to the dataset of a sweep.
 
-    Example: memjax fit results/plateau-sweep --memory-range 16 30
+    Example: memjax fit results/plateau-sweep --axis memory --axis-range 16 30
     """
 
     dataset: Annotated[Path, tyro.conf.Positional]
     """Folder that `memjax sweep` wrote, or a Zarr store."""
+    axis: str | None = None
+    """Axis of the sweep, or coordinate along one, to fit against; by default the memory, and where
+    there is none, the only axis of several numbers."""
+    axis_range: tuple[float, float] | None = None
+    """Smallest and largest value of the axis to use; by default the larger half that exited."""
     memory_range: tuple[float, float] | None = None
-    """Shortest and longest memory 1/omega to use; by default the longer half that exited."""
+    """The old name of --axis-range, for one more release."""
     confidence: float = 0.95
     """Level of the confidence intervals."""
     spec: Path | None = None
@@ -182,8 +187,17 @@ class Fit:
     """Print JSON instead of a table."""
 
     def run(self) -> int:
+        between = self.axis_range
+        if self.memory_range is not None:
+            if between is not None:
+                raise ValueError(
+                    f"`memory_range` must not be given with `axis_range`, got "
+                    f"{self.memory_range}; it is its old name."
+                )
+            between = self.memory_range
+            print("memjax: warning: --memory-range is now --axis-range.", file=sys.stderr)
         dataset = load_dataset(self.dataset)
-        fit = fit_scaling_law(dataset, memory_range=self.memory_range, confidence=self.confidence)
+        fit = fit_scaling_law(dataset, self.axis, axis_range=between, confidence=self.confidence)
         show(self.json, _list_records(fit), _tabulate_fit(fit, dataset))
         return 0
 
@@ -201,6 +215,8 @@ class Plot:
     """File to write; its ending (.png, .pdf, .svg) decides the format."""
     figure: Literal["law", "curves"] = "law"
     """The law (time against memory) or the curves (loss against time)."""
+    axis: str | None = None
+    """Axis of the sweep, or coordinate along one, in place of the memory."""
     overwrite: bool = False
     """Replace the file if it exists."""
     spec: Path | None = None
@@ -213,7 +229,7 @@ class Plot:
         dataset = load_dataset(self.dataset)
         draw = {"law": viz.plot_plateau_law, "curves": viz.plot_loss_curves}[self.figure]
         ending = self.out.suffix.lstrip(".")
-        figure = draw(dataset)
+        figure = draw(dataset, axis=self.axis)
         if ending not in figure.canvas.get_supported_filetypes():
             raise ValueError(
                 f"`out` must end in .png, .pdf or .svg, got {str(self.out)!r}; name a format."
@@ -229,8 +245,9 @@ def _list_records(fit: "xr.Dataset") -> list[Any]:
 
 
 def _count_outcomes(dataset: "xr.Dataset") -> dict[str, int]:
-    counts = np.bincount(dataset["result"].values.ravel(), minlength=len(OUTCOMES))
-    return dict(zip(OUTCOMES, counts.tolist(), strict=True))
+    # Cells that are not finished have a code below these, and those that are missing none at all.
+    result = dataset["result"].values
+    return {name: int(np.sum(result == code)) for code, name in enumerate(OUTCOMES)}
 
 
 def _write(value: Any) -> str:
@@ -239,11 +256,11 @@ def _write(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def _find_groups(dataset: "xr.Dataset", apart: Sequence[str]) -> list[dict[str, Any]]:
-    dims = [str(dim) for dim in dataset["time"].dims if dim not in apart]
-    indices = np.ndindex(*(dataset.sizes[dim] for dim in dims))
+def _find_groups(values: "xr.DataArray", apart: Sequence[str]) -> list[dict[str, Any]]:
+    dims = [str(dim) for dim in values.dims if dim not in apart]
+    indices = np.ndindex(*(values.sizes[dim] for dim in dims))
     return [
-        {dim: dataset[dim].values[i] for dim, i in zip(dims, index, strict=True)}
+        {dim: values[dim].values[i] for dim, i in zip(dims, index, strict=True)}
         for index in indices
     ]
 
@@ -257,7 +274,7 @@ def _label_group(group: dict[str, Any], groups: list[dict[str, Any]]) -> str:
 
 def _tabulate_times(dataset: "xr.Dataset") -> str:
     """Median plateau times: a row a memory, a column a group."""
-    groups = _find_groups(dataset, ("omega", "seed"))
+    groups = _find_groups(dataset["time"], ("omega", "seed"))
     rows = []
     for index in np.argsort(dataset["memory"].values):
         row = [f"{dataset['memory'].values[index]:g}"]
@@ -276,38 +293,36 @@ def _tabulate_times(dataset: "xr.Dataset") -> str:
 
 
 def _tabulate_fit(fit: "xr.Dataset", dataset: "xr.Dataset") -> str:
-    """Fitted exponents beside the published bound."""
-    groups = _find_groups(dataset, ("omega", "seed"))
+    """Fitted exponents, against the memory beside the published bound."""
+    axis, level = fit.attrs["axis"], f"{100 * fit.attrs['confidence']:g} %"
+    law = axis == MEMORY
+    groups = _find_groups(fit["slope"], ("correction",))
+    names = {"none": f"slope [{level}]", "omega^2": "with omega^2"}
+    corrections = [name for name in names if name in fit["correction"]]
+    bounded = law and "decay_rate" in dataset
+    header = ["group", "1/omega" if law else axis, *(names[name] for name in corrections)]
+    header += ["bound c0", "2 mean c0"] if bounded else []
     rows = []
     for group in groups:
-        law = fit.sel(group)
-        counts = _count_outcomes(dataset.sel(group))
-        cells = []
-        for correction in ("none", "omega^2"):
-            one = law.sel(correction=correction)
-            values = [float(one[f"slope{end}"]) for end in ("", "_low", "_high")]
+        one, cells = fit.sel(group), dataset.sel(group)
+        low, high = float(one[f"{axis}_low"]), float(one[f"{axis}_high"])
+        row = [_label_group(group, groups), f"{low:g}..{high:g}"]
+        for correction in corrections:
+            ends = (one[f"slope{end}"].sel(correction=correction) for end in ("", "_low", "_high"))
+            values = [float(value) for value in ends]
             finite = np.isfinite(values[0])
-            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*values) if finite else "too few")
-        rate = float(law["decay_rate"]) if "decay_rate" in law else np.nan
-        mean = float(dataset.sel(group)["decay_rate"].mean()) if "decay_rate" in dataset else np.nan
-        low, high = float(law["memory_low"]), float(law["memory_high"])
+            row.append("{:.3f} [{:.3f}, {:.3f}]".format(*values) if finite else "too few")
+        if bounded:
+            mean = float(cells["decay_rate"].mean())
+            row += [f"{float(one['decay_rate']):.3f}", f"{2 * mean:.3f}"]
+        counts = _count_outcomes(cells)
         others = [f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n]
-        rows.append(
-            [
-                _label_group(group, groups),
-                f"{low:g}..{high:g}",
-                *cells,
-                f"{rate:.3f}",
-                f"{2 * mean:.3f}",
-            ]
-            + [", ".join(others)]
-        )
-    level = f"{100 * fit.attrs['confidence']:g} %"
-    header = [
-        "group", "1/omega", f"slope [{level}]", "with omega^2", "bound c0", "2 mean c0", "runs",
-    ]  # fmt: skip
+        rows.append([*row, ", ".join(others)])
+    table = format_table([*header, "runs"], rows)
+    if not law:
+        return f"Law: log(time) = slope * {axis} + constant\n{table}\n"
     return (
-        f"Law: log(time) = slope / omega + constant\n{format_table(header, rows)}\n\n"
+        f"Law: log(time) = slope / omega + constant\n{table}\n\n"
         "The published bound omega^2 exp(c0/omega) makes the slope at least c0, the smallest rate\n"
         "in play, as omega -> 0. It is not attained: for one silent mode (m one above the number\n"
         "of target exponentials) the slope tends to 2 c0, from below in the plain fit. Several\n"

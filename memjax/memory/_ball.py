@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._text import readable
+
 Ball = Literal["max", "operator"]
 
 
@@ -16,6 +18,7 @@ class Effort(NamedTuple):
     draws: int
 
 
+@readable()
 class PerturbationErrors(eqx.Module):
     r"""What becomes of a model's error when its weights are perturbed, by radius.
 

@@ -16,6 +16,7 @@ from .._checks import (
     shown,
 )
 from .._deprecation import renamed_attribute
+from .._text import readable
 from .._typing import ArrayLike
 from ..numerics import fit_line, Line
 from ._memory_function import MemoryFunction
@@ -35,6 +36,7 @@ _GROWING = 1.02  # what rounding and noise may take off a growing rate
 _SCORE = 2.0
 
 
+@readable()
 @dataclasses.dataclass(frozen=True)
 class MemoryDecay:
     r"""How a memory function decays, as far as its values tell.

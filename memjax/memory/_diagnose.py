@@ -15,6 +15,7 @@ from .._checks import (
     check_integer,
 )
 from .._deprecation import warn_deprecated
+from .._text import readable
 from .._typing import ArrayLike
 from ..models import AbstractModel
 from ..targets import HasKernel
@@ -36,6 +37,7 @@ Verdict = Literal["no plateau", "slow", "plateau", "undecided"]
 _VISIBLE, _FAINT, _EFFORT = 0.1, 0.01, 1e4
 
 
+@readable()
 class Remedy(eqx.Module):
     """A change of the model that was tried, and what came of it.
 
@@ -54,6 +56,7 @@ class Remedy(eqx.Module):
     reason: str = eqx.field(static=True)
 
 
+@readable()
 class Diagnosis(eqx.Module):
     r"""Whether training will see a dependency at a lag, from [`memjax.diagnose`][].
 

@@ -9,12 +9,14 @@ from jaxtyping import Array, Float, PyTree
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
 from .._checks import as_plain, as_tolerance, check_callable, check_choice, check_integer, is_traced
+from .._text import readable
 from ..losses import AbstractLoss, check_trained, coordinates, displaced, FunctionLoss, weights
 
 # A dense Hessian of this many weights takes 32 MB and about a second.
 _DENSE = 2000
 
 
+@readable()
 class HessianSpectrum(eqx.Module):
     """Eigenvalues and eigenvectors of the Hessian of a loss over the trained weights.
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import as_finite_array, as_plain, as_positive, as_share, check_integer
 from .._lazy import scipy
+from .._text import readable
 from .._typing import ArrayLike
 
 # Up to this many coefficients the normal equations are solved at once, in about a second.
@@ -14,6 +15,7 @@ _MOST = 2000
 _RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
 
 
+@readable()
 class LagEstimate(eqx.Module):
     """How far back the outputs of a data set depend on its inputs.
 

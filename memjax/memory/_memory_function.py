@@ -23,6 +23,7 @@ from .._checks import (
 from .._deprecation import moved_arguments
 from .._lazy import xr
 from .._paths import as_steps, as_times, even_step, integrating
+from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..models import AbstractModel
 from ..targets import AbstractKernel, HasKernel, Teacher
@@ -35,6 +36,7 @@ Normalisation: TypeAlias = Literal["relative", "shifted"]
 _MOST = 1e8  # steps of a warm-up
 
 
+@readable()
 class MemoryFunction(eqx.Module):
     r"""The memory function of a functional, at given times.
 
@@ -279,16 +281,25 @@ def memory_dataset(memories: Mapping[str, MemoryFunction]) -> "xr.Dataset":
             "`memories` must hold at least one memory function, got none; make one by "
             "memjax.memory_function."
         )
-    parts = []
+    clock, parts = {"units": "clock"}, []
     for label, memory in memories.items():
         hint = "make them by memjax.memory_function"
         check_instance("memories", memory, MemoryFunction, "memory functions", hint)
         variables = {
-            "memory": ("time", np.asarray(memory.values)),
-            "bounded": ("time", np.asarray(memory.bounded, float)),
-            "half_time": float(memory.half_time()),
+            "memory": ("time", np.asarray(memory.values), {"long_name": "memory function"}),
+            "bounded": (
+                "time",
+                np.asarray(memory.bounded, float),
+                {"long_name": "whether the supremum was found"},
+            ),
+            "half_time": (
+                (),
+                float(memory.half_time()),
+                {"long_name": "time after which less than half is left"} | clock,
+            ),
         }
-        part = xr.Dataset(variables, {"time": np.asarray(memory.ts)})
+        since = {"long_name": "time since the input changed"} | clock
+        part = xr.Dataset(variables, {"time": ("time", np.asarray(memory.ts), since)})
         parts.append(part.expand_dims(functional=[label]))
     return cast("xr.Dataset", xr.concat(parts, "functional", join="outer"))
 

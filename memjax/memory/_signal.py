@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Real
 
 from .._checks import as_integers, as_key, as_plain, as_positive, check_integer, said
+from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..losses import check_trained, coordinates, real_parts, weights
 from ..models import trainable, weight_name
@@ -19,6 +20,7 @@ from ._sensitivity import squared_lengths
 MOST = 2**31 - 1
 
 
+@readable()
 class GradientSignal(eqx.Module):
     r"""What a dependency at each lag adds to the gradient of the squared loss.
 

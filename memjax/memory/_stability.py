@@ -15,6 +15,7 @@ from .._checks import (
     shown,
 )
 from .._lazy import scipy
+from .._text import readable
 from .._typing import ArrayLike
 from ..numerics import fit_line
 from ..reparam import AbstractReparametrisation, as_radii
@@ -23,6 +24,7 @@ from ._perturbation import as_curve_radii
 Verdict = Literal["stable", "unstable", "undecided"]
 
 
+@readable()
 class StabilityCriterion(eqx.Module):
     r"""The stability criterion of a reparametrisation, from [`memjax.stability_criterion`][].
 
@@ -130,6 +132,7 @@ def _find_largest_finite(growth: Any) -> float:
     return low
 
 
+@readable()
 class StabilityRadius(eqx.Module):
     r"""The radius up to which models stay good, by width, from [`memjax.stability_radius`][].
 

@@ -1,5 +1,8 @@
 """Plateaus: exit conditions and the measurement of how long training takes to meet them."""
 
+from ._axis import find_axis as find_axis
+from ._axis import MEMORY as MEMORY
+from ._axis import OMEGA as OMEGA
 from ._conclusion import CHEAP_STEPS as CHEAP_STEPS
 from ._conclusion import REFINEMENT as REFINEMENT
 from ._conclusion import SMALLEST_RTOL as SMALLEST_RTOL
@@ -17,6 +20,7 @@ from ._measure import as_max_time as as_max_time
 from ._measure import check_integrator as check_integrator
 from ._measure import measure_plateau as measure_plateau
 from ._outcomes import DIVERGED as DIVERGED
+from ._outcomes import EXITED as EXITED
 from ._outcomes import FAILED as FAILED
 from ._outcomes import LossCurve as LossCurve
 from ._outcomes import MAX_STEPS_REACHED as MAX_STEPS_REACHED

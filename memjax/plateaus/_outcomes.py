@@ -1,12 +1,15 @@
 """How a measurement ends, and what it gives: the same for flows, lanes and discrete training."""
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._checks import is_traced
+from .._text import readable
 from ..models import AbstractModel
 
 Model = TypeVar("Model", bound=AbstractModel)
@@ -66,6 +69,20 @@ RUNNING, CROSSED, RESTING = -1, -2, -3
 FAILED = (MAX_STEPS_REACHED, UNRESOLVED, DIVERGED, UNDECIDED, INVALID)
 
 
+def _name_result(result: Any) -> Any:
+    """How a measurement ended, in words; of a batch, how many ended how."""
+    (code,) = jax.tree.leaves(result)
+    if is_traced(code):
+        return code
+    codes = np.asarray(code)
+    if codes.ndim == 0:
+        name = OUTCOMES[int(codes)]
+        return f"{name}: {RESULTS[getattr(RESULTS, name)]}"
+    counts = {name: int(np.sum(codes == place)) for place, name in enumerate(OUTCOMES)}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+@readable()
 class LossCurve(eqx.Module):
     r"""A training curve at given times; NaN after the end of the measurement.
 
@@ -81,6 +98,7 @@ class LossCurve(eqx.Module):
     distance: Float[Array, " times"]
 
 
+@readable(result=lambda plateau: _name_result(plateau.result))
 class Plateau(eqx.Module, Generic[Model]):
     r"""A measured plateau.
 

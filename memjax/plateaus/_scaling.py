@@ -1,4 +1,5 @@
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,19 @@ from .._checks import (
     as_positive,
     as_positive_array,
     as_share,
-    check_dataset,
     is_traced,
     shown,
     valid_or_nan,
 )
+from .._deprecation import renamed_arguments
 from .._lazy import scipy, xr
 from .._typing import ArrayLike, ScalarLike
 from ..numerics import fit_line
 from ..targets import AbstractKernel, check_kernel, KernelSum, split_exponential
+from ._axis import find_axis, MEMORY
+from ._outcomes import EXITED
 
 CORRECTIONS = ("none", "omega^2")
-_SWEEP = "memjax.sweep over 'omega'"
 
 
 def plateau_lower_bound(
@@ -124,112 +126,168 @@ def plateau_asymptotics(
     return jnp.exp(-value) / slope**2
 
 
+@renamed_arguments(memory_range="axis_range")
 def fit_scaling_law(
     dataset: "xr.Dataset",
+    axis: str | None = None,
     *,
-    memory_range: tuple[float, float] | None = None,
+    axis_range: tuple[float, float] | None = None,
     pool: Sequence[Hashable] = ("seed",),
     confidence: float = 0.95,
 ) -> "xr.Dataset":
-    r"""Fit $\log\tau = c_0/\omega + \text{const}$ to the plateau times of a sweep.
+    r"""Fit $\log\tau = c x + \text{const}$ to the plateau times of a sweep, along one of its axes.
 
     Ordinary least squares over the cells that exited, for every combination of the dimensions
-    other than `omega` and those pooled; once as it stands and once with the published
-    algebraic factor, $\log\tau = c_0/\omega + 2\log\omega + \text{const}$. At moderate memory
-    the first slope reads too low and the second too high: the difference tells how far the
-    law's limit still is.
+    other than that of the axis and those pooled. Against the memory $x = 1/\omega$ the slope is
+    the exponent $c_0$ of the law, and there is a second fit with the published algebraic factor,
+    $\log\tau = c_0/\omega + 2\log\omega + \text{const}$. At moderate memory the first slope
+    reads too low and the second too high: the difference tells how far the law's limit still is.
+
+    !!! Example
+
+        ```python
+        dataset = mj.sweep(build, {"delay": delays, "width": [2, 4], "seed": range(8)})
+        fit = mj.fit_scaling_law(dataset, "delay")  # one for each width
+        ```
 
     **Arguments:**
 
-    - `dataset`: a sweep over `omega` with variables `time` and `result`.
-    - `memory_range`: the range of $1/\omega$ to use. By default the longer half of the
-        memories at which every pooled cell exited, at least four of them: shorter memories
-        have no plateau yet, and at longer ones the runs that did not exit would bias the fit.
+    - `dataset`: a sweep, with variables `time` and `result`.
+    - `axis`: the name of the axis $x$: a dimension of numbers, such as `"delay"`, or a coordinate
+        of numbers along one dimension, such as `"memory"`, which is one over `omega` where it is
+        not assigned. (Against `"omega"` itself the published law is no straight line.) Defaults to
+        the memory where there is one, and elsewhere to the only axis of several numbers that is
+        not pooled.
+    - `axis_range`: the range of the axis to use. By default the larger half of the values at which
+        every pooled cell exited, at least four of them: at shorter memories there is no plateau
+        yet, and at longer ones the runs that did not exit would bias the fit.
     - `pool`: dimensions whose cells enter a fit together.
     - `confidence`: the level of the confidence intervals (Student's t; they assume
         independent deviations, which the curvature of the law itself violates).
 
     **Returns:**
 
-    A dataset over the remaining dimensions and `correction` (`"none"`, `"omega^2"`) with
-    `slope`, `slope_low`, `slope_high`, `intercept`, `intercept_low`, `intercept_high`, and over
-    the remaining dimensions `num_cells`, `memory_low`, `memory_high`. NaN where fewer than
-    three distinct memories can be used.
+    A dataset over the remaining dimensions and `correction` (`"none"`, and against the memory
+    `"omega^2"`) with `slope`, `slope_low`, `slope_high`, `intercept`, `intercept_low`,
+    `intercept_high`, and over the remaining dimensions `num_cells` and the ends of what was used,
+    named after the axis: `memory_low` and `memory_high`, or `delay_low` and `delay_high`. Cells
+    that did not exit, were not finished or are missing are not used. NaN where fewer than three
+    distinct values of the axis can be used.
 
     **Raises:**
 
-    `ValueError` for a dataset without these variables or for a bad range or level.
+    `ValueError` for a dataset without these variables, for an axis that is not there or not given
+    where several would do, or for a bad range or level.
     """
-    check_dataset("dataset", dataset, {"time": ["omega"], "result": ["omega"]}, _SWEEP)
     confidence = as_plain(as_share, "confidence", confidence, "0.95 is usual")
-    if memory_range is not None:
-        memory_range = as_pair("memory_range", memory_range, "pass (shortest, longest)")
+    if axis_range is not None:
+        axis_range = as_pair("axis_range", axis_range, "pass (smallest, largest)")
     pool = [pool] if isinstance(pool, str) else as_list("pool", pool, "dimensions")
-    poolable = [dim for dim in (*dataset["time"].dims, "seed") if dim != "omega"]
     for name in pool:
-        if not isinstance(name, Hashable) or name not in poolable:
+        if not isinstance(name, Hashable):
             raise ValueError(
-                f"`pool` must name dimensions other than 'omega', got {shown(name)}; the "
-                f"dimensions are {tuple(dataset['time'].dims)}."
+                f"`pool` must hold names of dimensions, got {shown(name)}; name dimensions."
             )
-    pooled = [dim for dim in pool if dim in dataset["time"].dims]
-    groups = [dim for dim in dataset["time"].dims if dim != "omega" and dim not in pooled]
-    memory = 1 / dataset["omega"]
-    exited = dataset["result"] == 0
-    usable = exited & np.isfinite(dataset["time"])
-    if memory_range is None:
-        whole = usable.all(pooled) if pooled else usable
-        chosen = whole & (_rank_from_longest(whole, memory) < _half(whole))
-    else:
-        chosen = (memory >= memory_range[0]) & (memory <= memory_range[1])
-        chosen = chosen.broadcast_like(usable.any(pooled) if pooled else usable)
-    used = (usable & chosen).transpose(*groups, "omega", *pooled)
-    memories = memory.broadcast_like(used).transpose(*used.dims)
-    times = dataset["time"].transpose(*used.dims)
+    x = find_axis(dataset, axis, pool)
+    (dim,), name, dims = x.dims, str(x.name), dataset["time"].dims
+    for other in pool:
+        if other == dim or other not in (*dims, "seed"):
+            raise ValueError(
+                f"`pool` must name dimensions other than {dim!r}, got {shown(other)}; the "
+                f"dimensions are {dims}."
+            )
+    pooled = [other for other in dims if other in pool]
+    groups = [other for other in dims if other != dim and other not in pooled]
+    values = x.values.astype(float)
+    corrections = CORRECTIONS if name == MEMORY else CORRECTIONS[:1]
+    if name == MEMORY and not np.all(values > 0):
+        raise ValueError(
+            f"`dataset` must have positive values of {name!r}, got {values.min()}; name another "
+            "`axis`."
+        )
+    time, result = (
+        dataset[part].transpose(*groups, dim, *pooled).values for part in ("time", "result")
+    )
+    usable = (result == EXITED) & np.isfinite(time) & (time > 0)
 
-    shape = tuple(used.sizes[dim] for dim in groups)
-    fits = np.full((*shape, len(CORRECTIONS), 6), np.nan)
+    shape = tuple(dataset.sizes[other] for other in groups)
+    fits = np.full((*shape, len(corrections), 6), np.nan)
     ranges = np.full((*shape, 2), np.nan)
     counts = np.zeros(shape, int)
     for index in np.ndindex(*shape):
-        mask = used.values[index]
-        x, tau = memories.values[index][mask], times.values[index][mask]
-        counts[index] = x.size
-        if np.unique(x).size < 3:
+        mask = usable[index]
+        if axis_range is None:
+            chosen = _find_larger_half(values, mask.all(tuple(range(1, mask.ndim))))
+        else:
+            chosen = (values >= axis_range[0]) & (values <= axis_range[1])
+        places = np.nonzero(mask & chosen.reshape(-1, *[1] * len(pooled)))
+        used, tau = values[places[0]], time[index][places]
+        counts[index] = used.size
+        if np.unique(used).size < 3:
             continue
-        ranges[index] = x.min(), x.max()
-        for k, correction in enumerate(CORRECTIONS):
-            y = np.log(tau) + (2 * np.log(x) if correction == "omega^2" else 0.0)
-            fits[index][k] = _fit(x, y, confidence)
-    names = (
-        "slope", "slope_low", "slope_high", "intercept", "intercept_low", "intercept_high",
-    )  # fmt: skip
-    variables = {name: ([*groups, "correction"], fits[..., i]) for i, name in enumerate(names)}
-    variables |= {
-        "num_cells": (groups, counts),
-        "memory_low": (groups, ranges[..., 0]),
-        "memory_high": (groups, ranges[..., 1]),
+        ranges[index] = used.min(), used.max()
+        for k, correction in enumerate(corrections):
+            y = np.log(tau) + (2 * np.log(used) if correction == "omega^2" else 0.0)
+            fits[index][k] = _fit(used, y, confidence)
+    return _gather(dataset, x, groups, corrections, fits, ranges, counts).assign_attrs(
+        axis=name,
+        axis_range="given" if axis_range is not None else "the larger half of what exited",
+        confidence=confidence,
+    )
+
+
+def _gather(
+    dataset: "xr.Dataset",
+    x: "xr.DataArray",
+    groups: list[Hashable],
+    corrections: Sequence[str],
+    fits: np.ndarray,
+    ranges: np.ndarray,
+    counts: np.ndarray,
+) -> "xr.Dataset":
+    """The fits of every group as a dataset."""
+    name, unit = str(x.name), x.attrs.get("units")
+    per = {} if unit is None else {"units": f"1/{unit}"}
+    own = {} if unit is None else {"units": unit}
+    slope, intercept = f"slope of log time against {name}", f"log time at {name} 0, extrapolated"
+    words = {
+        "slope": {"long_name": slope} | per,
+        "slope_low": {"long_name": f"lower end of the {slope}"} | per,
+        "slope_high": {"long_name": f"upper end of the {slope}"} | per,
+        "intercept": {"long_name": intercept},
+        "intercept_low": {"long_name": f"lower end of {intercept}"},
+        "intercept_high": {"long_name": f"upper end of {intercept}"},
     }
-    coords = {dim: dataset[dim] for dim in groups} | {"correction": list(CORRECTIONS)}
-    rule = "given" if memory_range is not None else "the longer half of the memories that exited"
-    result = xr.Dataset(variables, coords, {"confidence": confidence, "memory_range": rule})
-    result["slope"].attrs["long_name"] = "slope of log time against 1/omega"
-    result["slope"].attrs["units"] = "1/clock"
-    if "decay_rate" in dataset:
-        others = [dim for dim in dataset["decay_rate"].dims if dim not in groups]
-        result["decay_rate"] = dataset["decay_rate"].min(others, keep_attrs=True)
-    return result
+    variables: dict[str, Any] = {
+        part: ([*groups, "correction"], fits[..., k], attributes)
+        for k, (part, attributes) in enumerate(words.items())
+    }
+    ends = {"low": "smallest", "high": "largest"}
+    variables["num_cells"] = (groups, counts, {"long_name": "cells that were used"})
+    for k, (end, word) in enumerate(ends.items()):
+        text = {"long_name": f"{word} {name} that was used"}
+        variables[f"{name}_{end}"] = (groups, ranges[..., k], text | own)
+    # Those that say which fit is which, and what was selected before.
+    coords: dict[Any, Any] = {
+        other: values
+        for other, values in dataset.coords.items()
+        if other not in variables and set(values.dims) <= set(groups)
+    }
+    factor = {"long_name": "algebraic factor of the law"}
+    coords["correction"] = ("correction", list(corrections), factor)
+    found = xr.Dataset(variables, coords)
+    if "decay_rate" in dataset and "decay_rate" not in coords:
+        others = [other for other in dataset["decay_rate"].dims if other not in groups]
+        found["decay_rate"] = dataset["decay_rate"].min(others, keep_attrs=True)
+    return found
 
 
-def _rank_from_longest(whole: "xr.DataArray", memory: "xr.DataArray") -> "xr.DataArray":
-    """How many longer memories are whole as well, for every memory."""
-    order = memory.broadcast_like(whole).where(whole)
-    return (order < order.rename(omega="other")).sum("other")
-
-
-def _half(whole: "xr.DataArray") -> "xr.DataArray":
-    count = whole.sum("omega")
-    return xr.where(count > 4, np.ceil(count / 2).clip(min=4), count)
+def _find_larger_half(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Which values are among the larger half of those that are whole, or among the largest four."""
+    count = int(whole.sum())
+    if count > 4:
+        return whole & (values >= np.sort(values[whole])[-max(4, -(-count // 2))])
+    return whole
 
 
 def _fit(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:

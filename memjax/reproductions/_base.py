@@ -13,9 +13,11 @@ from .._checks import (
     check_nonnegative,
 )
 from .._lazy import matplotlib, tqdm, xr
+from .._text import readable
 from ..plateaus import FAILED
 
 
+@readable()
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """A published statement beside what was measured.
@@ -32,6 +34,7 @@ class Verdict:
     agrees: bool | None
 
 
+@readable()
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
     """A published result, measured again.
@@ -58,7 +61,7 @@ class Reproduction:
 
 def whole(dataset: "xr.Dataset") -> "xr.Dataset":
     """The dataset of a sweep; an interrupt that ended the sweep early goes on."""
-    if not dataset.attrs["complete"]:
+    if not np.all(dataset["result"] >= 0):
         raise KeyboardInterrupt
     return dataset
 

@@ -1,19 +1,20 @@
-from collections.abc import Hashable
+import textwrap
+from collections.abc import Collection, Hashable
 from typing import Any
 
 import numpy as np
 
-from .._checks import check_dataset, check_integer, shown, unknown_name
+from .._checks import check_dataset, check_instance, check_integer, shown, unknown_name
 from .._lazy import matplotlib, xr
-from ..plateaus import fit_scaling_law, OUTCOMES
-from ._style import DASHES, drawing, look
+from ..plateaus import EXITED, find_axis, fit_scaling_law, OMEGA, OUTCOMES
+from ..plateaus import MEMORY as MEMORY_AXIS
+from ._style import COLOURS, DASHES, drawing, look
 
 # The labels of axes that figures of plateaus share.
 MEMORY = r"memory $1/\omega$ (units of the model's clock)"
 TIME = r"plateau time $\tau$ (units of training time)"
 
-_SWEEP = "memjax.sweep over 'omega'"
-_DRAWN = ("time", "result", "time_reached", "memory")
+_FIT = "memjax.fit_scaling_law"
 _FITTED = ("slope", "slope_low", "slope_high", "intercept")
 
 # How a cell that did not exit is drawn, at the time that its run reached.
@@ -29,20 +30,30 @@ _OTHERS = {
 
 
 def plot_plateau_law(
-    dataset: "xr.Dataset", fit: "xr.Dataset | None" = None, **select: Any
+    dataset: "xr.Dataset",
+    fit: "xr.Dataset | None" = None,
+    *,
+    axis: str | None = None,
+    hue: str | None = None,
+    **select: Any,
 ) -> "matplotlib.figure.Figure":
-    """Plateau time on a log scale against the memory 1/omega, for every width.
+    """Plateau time on a log scale against the memory 1/omega or another axis of a sweep.
 
-    Points are single runs, lines the fitted laws (drawn over the memories they were fitted to),
+    Points are single runs, lines the fitted laws (drawn over the values they were fitted to),
     the dotted line the growth of the published lower bound, whose constant is free. Runs that
-    did not exit are marked at the time they reached.
+    did not exit are marked at the time they reached. Where not all of the dataset is drawn, the
+    title says what is.
 
     **Arguments:**
 
-    - `dataset`: a sweep over `omega`, and `width` if it was swept.
-    - `fit`: the result of [`memjax.fit_scaling_law`][]; by default that of the dataset.
-    - `select`: the value of any other dimension than `omega`, `width` and `seed`; by default
-        the first.
+    - `dataset`: a sweep.
+    - `fit`: the result of [`memjax.fit_scaling_law`][], which also says what is pooled; by default
+        that of what is drawn, over `seed` together.
+    - `axis`: the name of the axis, as in [`memjax.fit_scaling_law`][]; by default that of the fit.
+    - `hue`: the dimension of which every value has a colour and a fit of its own, up to seven of
+        them, evenly chosen; by default `width`, or the first other one of several values.
+    - `select`: the value of any other dimension; by default all seeds, and of each other dimension
+        the first value.
 
     **Returns:**
 
@@ -50,99 +61,226 @@ def plot_plateau_law(
 
     **Raises:**
 
-    `ValueError` for a dataset without `omega`, or a selection that is not there.
+    `ValueError` for a dataset without that axis, a selection that is not there, or a fit against
+    another axis or of another dataset.
     """
-    check_dataset("dataset", dataset, dict.fromkeys(_DRAWN, ["omega"]), _SWEEP)
+    if fit is not None:
+        check_dataset("fit", fit, dict.fromkeys(_FITTED, ["correction"]), _FIT)
+        axis = fit.attrs.get("axis") if axis is None else axis
+    x = find_axis(dataset, axis)
+    (dim,), dims = x.dims, dataset["time"].dims
+    check_dataset("dataset", dataset, {"time_reached": dims}, "memjax.sweep")
+    dataset = _with_places(dataset)
     if fit is None:
-        fit = fit_scaling_law(dataset)
-    check_dataset("fit", fit, dict.fromkeys(_FITTED, ["correction"]), "memjax.fit_scaling_law")
-    dataset, fit = _chosen(dataset, select), _chosen(fit, select)
-    widths = list(dataset["width"].values) if "width" in dataset.dims else [None]
+        pooled = [name for name in dims if name == "seed" and name != dim]
+    else:
+        _check_fit(fit, x)
+        pooled = [name for name in dims if name != dim and name not in fit["slope"].dims]
+    others = [name for name in dims if name != dim and name not in pooled]
+    hue = _choose_hue(dataset, hue, [name for name in others if name not in select], select)
+    kept = {dim, hue, *pooled} - select.keys()
+    dataset, words = _select(dataset, x, select, kept)
+    count = 1 if hue is None else dataset.sizes[hue]
+    places = _spread(count, len(COLOURS))
+    if len(places) < count:
+        words.append(f"{len(places)} of {count} values of {hue}")
+    if hue is not None:
+        dataset = dataset.isel({hue: places})
+    if fit is None:
+        fit = fit_scaling_law(dataset, str(x.name), pool=[n for n in pooled if n in dataset.dims])
     with drawing(5.2, 4.0) as figure:
         axes = figure.subplots()
-        for index, width in enumerate(widths):
-            cells = dataset if width is None else dataset.sel(width=width)
-            law = fit if width is None else fit.sel(width=width)
+        for index in range(len(places)):
+            cells = dataset if hue is None else dataset.isel({hue: index})
+            law = _law_at(fit, cells)
             marked = look(index, lw=1.4)
             line = {"color": marked["color"], "ls": marked["ls"], "lw": marked["lw"]}
-            memory = cells["memory"].broadcast_like(cells["time"]).values
-            exited = cells["result"].values == 0
-            axes.semilogy(memory[exited], cells["time"].values[exited], **marked | {"ls": ""})
-            law = law.sel(correction="none")
+            values, time, result, _ = _cells_of(cells, x)
+            exited = result == EXITED
+            axes.semilogy(values[exited], time[exited], **marked | {"ls": ""})
             slope, low, high = (float(law[f"slope{end}"]) for end in ("", "_low", "_high"))
-            label = "" if width is None else f"m = {width}: "
+            label = "" if hue is None else f"{_name_value(hue, cells[hue].item())}: "
             if np.isfinite(slope):
                 label += f"slope {slope:.3f} [{low:.3f}, {high:.3f}]"
-                ends = np.array([float(law["memory_low"]), float(law["memory_high"])])
+                ends = np.array([float(law[f"{x.name}_{end}"]) for end in ("low", "high")])
                 axes.semilogy(ends, np.exp(slope * ends + float(law["intercept"])), **line)
             else:
                 label += "no fit"
             axes.plot([], [], label=label, **marked)
-        _mark_others(axes, dataset)
-        _draw_bound(axes, dataset)
-        axes.set(xlabel=MEMORY, ylabel=TIME)
-        axes.legend(loc="upper left")
+        _mark_others(axes, dataset, x)
+        _draw_bound(axes, dataset, x)
+        axes.set(xlabel=_label(x), ylabel=TIME)
+        rising = not np.any(fit["slope"] < 0)
+        axes.legend(loc="upper left" if rising else "upper right")
+        _entitle(axes, words)
     return figure
 
 
-def _chosen(dataset: "xr.Dataset", select: dict[str, Any]) -> "xr.Dataset":
-    for name, value in select.items():
-        if name not in dataset.dims:
-            known = [str(dim) for dim in dataset.dims]
+# --- What is drawn of a dataset -----------------------------------------------------------------
+
+
+def _with_places(dataset: "xr.Dataset") -> "xr.Dataset":
+    """The dataset with places as the values of dimensions that have none."""
+    bare = [name for name in dataset["time"].dims if name not in dataset.coords]
+    return dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
+
+
+def _choose_hue(
+    dataset: "xr.Dataset", hue: str | None, dims: list[Any], select: dict[str, Any]
+) -> Any:
+    """The dimension whose values are told apart, of those that are neither the axis nor pooled."""
+    if hue is not None:
+        check_instance("hue", hue, str, "a name", "name a dimension")
+        if hue not in dims:
+            reason = "selected already" if hue in select else "choose one"
             raise ValueError(
-                f"`{name}` must be a dimension of the dataset, got {shown(value)} for it; "
-                f"{unknown_name(name, known)}"
+                f"`hue` must be one of the dimensions {shown(dims)}, got {shown(hue)}; {reason}."
+            )
+        return hue
+    several = [name for name in dims if dataset.sizes[name] > 1]
+    candidates = several or [name for name in dims if name == "width"]
+    return "width" if "width" in candidates else candidates[0] if candidates else None
+
+
+def _select(
+    dataset: "xr.Dataset", x: "xr.DataArray", select: dict[str, Any], kept: Collection[Any]
+) -> "tuple[xr.Dataset, list[str]]":
+    """What is selected, and the first value of each dimension that is neither selected nor kept;
+    in words where there are others."""
+    dims = dataset["time"].dims
+    for name, value in select.items():
+        if name not in dims or name in x.dims:
+            known = [str(dim) for dim in dims if dim not in x.dims]
+            hint = unknown_name(name, known) if known else "there is no other."
+            raise ValueError(
+                f"`{name}` must be a dimension of the dataset other than the axis, got "
+                f"{shown(value)} for it; {hint}"
             )
         values = dataset[name].values.tolist()
         if not isinstance(value, Hashable) or value not in values:
             raise ValueError(
                 f"`{name}` must be one of {shown(values)}, got {shown(value)}; choose one."
             )
-    kept = ("omega", "width", "seed", "correction", "training_time")
-    first = {name: dataset[name].values[0] for name in dataset.dims if name not in kept}
-    return dataset.sel(first | select)
+    words, places = [], {}
+    for name in (str(name) for name in dims if name not in kept):
+        values = dataset[name].values.tolist()
+        places[name] = values.index(select[name]) if name in select else 0
+        if len(values) > 1:
+            words.append(_name_value(name, values[places[name]]))
+    return dataset.isel(places), words
 
 
-def _mark_others(axes: Any, dataset: "xr.Dataset") -> None:
-    memory = dataset["memory"].broadcast_like(dataset["time"]).values
+def _spread(count: int, most: int) -> np.ndarray:
+    """Places of at most so many of `count` values, evenly chosen."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+
+
+def _cells_of(cells: "xr.Dataset", x: "xr.DataArray") -> tuple[np.ndarray, ...]:
+    """The axis, time, result and time reached of all cells, as arrays of one shape."""
+    dims = [*x.dims, *(name for name in cells["time"].dims if name not in x.dims)]
+    time, result, reached = (
+        cells[name].transpose(*dims).values for name in ("time", "result", "time_reached")
+    )
+    values = x.values.reshape(-1, *[1] * (time.ndim - 1))
+    return np.broadcast_to(values, time.shape), time, result, reached
+
+
+def _check_fit(fit: "xr.Dataset", x: "xr.DataArray") -> None:
+    """Refuse a fit against another axis."""
+    against = fit.attrs.get("axis", x.name)
+    if against != x.name:
+        raise ValueError(
+            f"`fit` must be against the axis {x.name!r}, got one against {shown(against)}; pass "
+            f"`axis={against!r}`, or leave `fit` out."
+        )
+    check_dataset("fit", fit, {f"{x.name}_low": (), f"{x.name}_high": ()}, _FIT)
+
+
+def _law_at(fit: "xr.Dataset", cells: "xr.Dataset") -> "xr.Dataset":
+    """The fit, without a correction, that is of some cells."""
+    law = fit.sel(correction="none")
+    for name in map(str, law["slope"].dims):
+        values = law[name].values.tolist()
+        value = cells[name].item() if name in cells.coords and cells[name].ndim == 0 else None
+        if value not in values:
+            raise ValueError(
+                f"`fit` must be that of the dataset, got {shown(values)} for {name!r} and not "
+                f"{shown(value)}; leave it out."
+            )
+        law = law.isel({name: values.index(value)})
+    return law
+
+
+# --- What is written in a figure ----------------------------------------------------------------
+
+
+def _label(x: "xr.DataArray") -> str:
+    """The name of an axis with its unit."""
+    if x.name == MEMORY_AXIS and x.dims == (OMEGA,):
+        return MEMORY
+    unit = x.attrs.get("units")
+    return str(x.attrs.get("long_name", x.name)) + (f" ({unit})" if unit else "")
+
+
+def _name_value(name: Any, value: Any) -> str:
+    """A value of a dimension in a legend or a title."""
+    number = isinstance(value, float)
+    return f"{'m' if name == 'width' else name} = {f'{value:g}' if number else value}"
+
+
+def _entitle(axes: Any, words: list[str]) -> None:
+    """Say in the title what was selected."""
+    if words:
+        axes.set_title(textwrap.fill(", ".join(words), 80))
+
+
+def _mark_others(axes: Any, dataset: "xr.Dataset", x: "xr.DataArray") -> None:
+    values, _, result, reached = _cells_of(dataset, x)
     for code, name in enumerate(OUTCOMES):
-        cells = dataset["result"].values == code
+        cells = result == code
         if name in _OTHERS and cells.any():
             marker, label = _OTHERS[name]
             # Symbols of their own beside the points, black: they are no plateau times.
-            axes.semilogy(
-                memory[cells], dataset["time_reached"].values[cells], marker, color="k", ms=7,
-                label=label,
-            )  # fmt: skip
+            axes.semilogy(values[cells], reached[cells], marker, color="k", ms=7, label=label)
 
 
-def _draw_bound(axes: Any, dataset: "xr.Dataset") -> None:
-    if "lower_bound" not in dataset:
+def _draw_bound(axes: Any, dataset: "xr.Dataset", x: "xr.DataArray") -> None:
+    if "lower_bound" not in dataset or x.dims[0] not in dataset["lower_bound"].dims:
         return
     times = dataset["time"].where(np.isfinite(dataset["time"]))
-    others = [dim for dim in times.dims if dim != "omega"]
-    lowest, bound = times.min(others), dataset["lower_bound"].min(others)
-    ratio = (lowest / bound).min()
+    lowest, bound = (
+        values.min([name for name in values.dims if name not in x.dims])
+        for values in (times, dataset["lower_bound"])
+    )
+    ratio = float((lowest / bound).min())
     if np.isfinite(ratio):
-        rate = float(dataset["decay_rate"].min())
-        order = np.argsort(dataset["memory"].values)
-        axes.semilogy(
-            dataset["memory"].values[order], (bound * ratio).values[order], ":", color="0.35",
-            lw=1.4, label=rf"lower bound $\omega^2 e^{{{rate:.2f}/\omega}}$, constant free",
-        )  # fmt: skip
+        label = "lower bound, constant free"
+        if x.name == MEMORY_AXIS and "decay_rate" in dataset:
+            rate = float(dataset["decay_rate"].min())
+            label = rf"lower bound $\omega^2 e^{{{rate:.2f}/\omega}}$, constant free"
+        order = np.argsort(x.values)
+        line = bound.values[order] * ratio
+        axes.semilogy(x.values[order], line, ":", color="0.35", lw=1.4, label=label)
 
 
 def plot_loss_curves(
-    dataset: "xr.Dataset", *, memories: int = 6, seed: int | None = None, **select: Any
+    dataset: "xr.Dataset",
+    *,
+    axis: str | None = None,
+    memories: int = 6,
+    seed: int | None = None,
+    **select: Any,
 ) -> "matplotlib.figure.Figure":
     """Loss against training time on a log scale, for several memories: the plateaus themselves.
 
     **Arguments:**
 
-    - `dataset`: a sweep over `omega` with recorded curves (`curve_loss`).
-    - `memories`: how many of the memories to draw, evenly chosen.
+    - `dataset`: a sweep with recorded curves (`curve_loss`).
+    - `axis`: the name of the axis along which runs are drawn, as in [`memjax.fit_scaling_law`][].
+    - `memories`: how many of its values to draw, evenly chosen.
     - `seed`: the seed whose runs are drawn; by default the first.
-    - `select`: the value of any other dimension than `omega`; by default the first.
+    - `select`: the value of any other dimension; by default the first. The title says which it is,
+        where there are several.
 
     **Returns:**
 
@@ -150,42 +288,46 @@ def plot_loss_curves(
 
     **Raises:**
 
-    `ValueError` for a dataset without curves, or a selection that is not there.
+    `ValueError` for a dataset without curves or that axis, or a selection that is not there.
     """
-    needed = {
-        **dict.fromkeys(("loss", "result", "time_reached"), ["omega"]),
-        "curve_loss": ["omega", "training_time"],
-    }
-    check_dataset("dataset", dataset, needed, "memjax.sweep with `curve_times`")
     check_integer("memories", memories)
+    x = find_axis(dataset, axis)
+    dims = dataset["time"].dims
+    needed = {"loss": dims, "time_reached": dims, "curve_loss": (*dims, "training_time")}
+    check_dataset("dataset", dataset, needed, "memjax.sweep with `curve_times`")
     if seed is not None:
         select["seed"] = seed
-    dataset = _chosen(dataset, select)
-    dataset = dataset.isel({dim: 0 for dim in ("width", "seed") if dim in dataset.dims})
-    dataset = dataset.sortby("memory")
-    count = dataset.sizes["omega"]
-    chosen = np.unique(np.linspace(0, count - 1, min(memories, count)).round().astype(int))
+    dataset, words = _select(dataset, x, select, x.dims)
+    ascending = np.argsort(x.values, kind="stable")
+    chosen = ascending[_spread(x.size, memories)]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, len(chosen)))
     with drawing(5.2, 3.4) as figure:
         axes = figure.subplots()
         handles = []
         for rank, (index, shade) in enumerate(zip(chosen, shades, strict=True)):
-            run = dataset.isel(omega=index)
+            run = dataset.isel({x.dims[0]: index})
             times = run["training_time"].values
             seen = np.isfinite(run["curve_loss"].values)
             reached = float(run["time_reached"])
-            x = np.append(times[seen], reached)
-            y = np.append(run["curve_loss"].values[seen], float(run["loss"]))
+            ends = np.append(times[seen], reached)
+            losses = np.append(run["curve_loss"].values[seen], float(run["loss"]))
             line = {"color": shade, "ls": DASHES[rank % 6], "lw": 1.4}
-            axes.semilogx(x, y, **line)
-            exited = int(run["result"]) == 0
-            axes.semilogx(x[-1:], y[-1:], "o" if exited else "x", color=shade, ms=4.5)
-            label = rf"$1/\omega$ = {float(run['memory']):g}"
+            axes.semilogx(ends, losses, **line)
+            code = run["result"].item()
+            exited = code == EXITED
+            axes.semilogx(ends[-1:], losses[-1:], "o" if exited else "x", color=shade, ms=4.5)
+            name = r"$1/\omega$" if _label(x) == MEMORY else x.name
+            label = f"{name} = {float(x.values[index]):g}"
             if not exited:
-                label += f" ({OUTCOMES[int(run['result'])].replace('_', ' ')})"
+                label += f" ({_name_outcome(code)})"
             handles.append(matplotlib.lines.Line2D([], [], label=label, **line))
         axes.set(xlabel=r"training time $\tau$", ylabel=r"loss $J$")
         axes.legend(handles=handles)
-        if "width" in dataset.coords:
-            axes.set_title(f"m = {int(dataset['width'])}")
+        _entitle(axes, words)
     return figure
+
+
+def _name_outcome(code: float) -> str:
+    """An outcome in words; cells that were not finished, or are missing, have none."""
+    known = code in range(len(OUTCOMES))
+    return OUTCOMES[int(code)].replace("_", " ") if known else "not finished"

@@ -47,7 +47,7 @@ def test_fit_recovers_an_exact_law_and_its_corrected_form():
 def test_fit_matches_the_normal_equations_and_student_quantile():
     memories = np.arange(8, 32, 2)
     dataset = law(0.7, -2.0, memories, noise=0.3)
-    fit = mj.fit_scaling_law(dataset, memory_range=(8, 30)).sel(correction="none")
+    fit = mj.fit_scaling_law(dataset, axis_range=(8, 30)).sel(correction="none")
     x = np.repeat(memories, 4).astype(float)
     y = np.log(dataset["time"].values.ravel())
     design = np.stack([x, np.ones_like(x)], axis=1)
@@ -97,7 +97,12 @@ def test_too_few_memories_give_nan_and_not_a_slope():
     "change, match",
     [
         (lambda d: d.drop_vars("time"), "variable 'time'"),
-        (lambda d: d.rename(omega="rate"), "must have 'time' over 'omega', got"),
+        (lambda d: d.assign(result=d["result"][0]), "must have 'result' over 'omega', 'seed', got"),
+        (lambda d: d.assign(time=d["time"][0]), "must have 'time' over 'omega', 'seed', got"),
+        (lambda d: d.isel(seed=[]), "at least one cell, got {'omega': 3, 'seed': 0}"),
+        (lambda d: d.assign_coords(omega=list("abc")), "must have an axis of numbers, got"),
+        (lambda d: d.assign_coords(omega=[0.1, 0.0, 0.2]), "finite values of 'memory', got inf"),
+        (lambda d: d.assign_coords(omega=[0.1, -0.1, 0.2]), "positive values of 'memory', got -10"),
     ],
 )
 def test_fit_refuses_other_datasets(change, match):
@@ -109,8 +114,174 @@ def test_fit_refuses_bad_options():
     dataset = law(0.7, 0.0, [8, 10, 12])
     with pytest.raises(ValueError, match="confidence"):
         mj.fit_scaling_law(dataset, confidence=1.0)
-    with pytest.raises(ValueError, match="memory_range"):
-        mj.fit_scaling_law(dataset, memory_range=(12, 8))
+    with pytest.raises(ValueError, match="axis_range"):
+        mj.fit_scaling_law(dataset, axis_range=(12, 8))
+    for pool, match in [(["omega"], "other than 'omega', got 'omega'"), (["width"], "got 'width'")]:
+        with pytest.raises(ValueError, match=match):
+            mj.fit_scaling_law(dataset, pool=pool)
+
+
+def sweep_of_ones_own(intercept=-1.0):
+    """A sweep whose slope against its delay is 0.2 + width / 10."""
+    delay, width = np.array([2.0, 4.0, 5.0, 7.0, 8.0, 9.0]), np.array([2, 3, 5])
+    dims = ("width", "delay", "copy", "map")
+    slopes = 0.2 + width / 10
+    offset = np.array([0.0, 0.4])  # of the copies
+    log_time = slopes[:, None, None, None] * delay[:, None, None] + offset[:, None] + intercept
+    log_time = log_time + np.zeros(2)
+    return xr.Dataset(
+        {
+            "time": (dims, np.exp(log_time)),
+            "result": (dims, np.zeros(log_time.shape, np.int8)),
+            "decay_rate": (dims, np.broadcast_to(1 / width[:, None, None, None], log_time.shape)),
+        },
+        {
+            "width": width, "delay": ("delay", delay, {"units": "s"}), "copy": [0, 1],
+            "map": ["direct", "exp"], "half": ("delay", delay / 2), "delta": 0.02,
+        },
+    )  # fmt: skip
+
+
+def test_a_law_is_fitted_along_any_axis_and_in_every_group():
+    fit = mj.fit_scaling_law(sweep_of_ones_own(), "delay")
+    assert fit["slope"].dims == ("width", "copy", "map", "correction")
+    assert fit["correction"].values.tolist() == ["none"]
+    for width in (2, 3, 5):
+        slopes = fit["slope"].sel(width=width)
+        np.testing.assert_allclose(slopes, 0.2 + width / 10, rtol=1e-12)
+    np.testing.assert_allclose(fit["intercept"].sel(copy=1), -0.6, rtol=1e-10)
+    np.testing.assert_allclose(fit["decay_rate"].sel(width=5), 0.2)
+    # The larger half is three, and at least four are taken.
+    assert np.all(fit["num_cells"] == 4)
+    assert np.all(fit["delay_low"] == 5) and np.all(fit["delay_high"] == 9)
+    assert fit.attrs["axis"] == "delay" and fit["slope"].attrs["units"] == "1/s"
+    assert "delay" not in fit.coords and float(fit["delta"]) == 0.02
+    assert fit["map"].values.tolist() == ["direct", "exp"]
+    assert all("long_name" in fit[name].attrs for name in fit if name != "decay_rate")
+
+
+def test_any_dimensions_enter_a_fit_together():
+    dataset = sweep_of_ones_own()
+    fit = mj.fit_scaling_law(dataset, "delay", pool=["copy", "map"])
+    assert fit["slope"].dims == ("width", "correction")
+    np.testing.assert_allclose(fit["intercept"].squeeze(), -0.8, rtol=1e-10)
+    assert np.all(fit["num_cells"] == 16)
+    # One cell that is missing takes its delay out, wherever it is in the pool.
+    dataset["time"][0, -1, 1, 0] = np.nan
+    fit = mj.fit_scaling_law(dataset, "delay", pool=["copy", "map"])
+    assert fit["delay_high"].values.tolist() == [8, 9, 9]
+
+
+def test_the_axis_may_be_a_coordinate_along_a_dimension():
+    dataset = sweep_of_ones_own()
+    fit = mj.fit_scaling_law(dataset, "half")
+    np.testing.assert_allclose(fit["slope"].sel(width=2), 0.8, rtol=1e-12)
+    assert np.all(fit["half_high"] == 4.5)
+    fit = mj.fit_scaling_law(dataset, "width", pool=["copy", "map"])
+    np.testing.assert_allclose(fit["slope"].squeeze(), dataset["delay"] / 10, rtol=1e-12)
+    assert fit["width_low"].dims == ("delay",) and "half" in fit.coords
+
+
+def test_the_axis_named_memory_has_the_corrected_fit_too():
+    dataset = sweep_of_ones_own()
+    dataset = dataset.assign_coords(memory=dataset["delay"])
+    fit = mj.fit_scaling_law(dataset)
+    assert fit.attrs["axis"] == "memory" and fit["correction"].values.tolist() == [
+        "none",
+        "omega^2",
+    ]
+    x, y = np.array([5.0, 7, 8, 9]), np.log(dataset["time"].sel(width=2, copy=0, map="exp"))[2:]
+    slope, intercept = np.polyfit(x, y + 2 * np.log(x), 1)
+    one = fit.sel(width=2, copy=0, map="exp", correction="omega^2")
+    assert float(one["slope"]) == pytest.approx(slope, rel=1e-9)
+    assert float(one["intercept"]) == pytest.approx(intercept, rel=1e-9)
+
+
+def test_memory_is_one_over_omega_and_omega_an_axis_of_its_own():
+    dataset = law(0.7, -2.0, np.arange(8, 32, 2))
+    xr.testing.assert_identical(mj.fit_scaling_law(dataset), mj.fit_scaling_law(dataset, "memory"))
+    fit = mj.fit_scaling_law(dataset, "omega", axis_range=(1 / 31, 1))
+    y = np.log(dataset["time"].values[:, 0])
+    slope = np.polyfit(dataset["omega"].values, y, 1)[0]
+    assert float(fit["slope"].squeeze()) == pytest.approx(slope, rel=1e-9)
+
+
+def test_an_axis_that_could_be_several_is_asked_for():
+    dataset = sweep_of_ones_own()
+    with pytest.raises(ValueError, match="`axis` .*name one of 'width', 'delay', 'copy'"):
+        mj.fit_scaling_law(dataset)
+    with pytest.raises(ValueError, match="`axis` .*name one of 'width', 'delay'"):
+        mj.fit_scaling_law(dataset, pool=["copy"])
+    # An axis of one value cannot be meant, and what is pooled is not.
+    one = dataset.isel(width=[0])
+    assert mj.fit_scaling_law(one, pool=["copy"]).attrs["axis"] == "delay"
+    assert mj.fit_scaling_law(dataset.isel(delay=0, copy=0)).attrs["axis"] == "width"
+
+
+@pytest.mark.parametrize(
+    "axis, match",
+    [
+        ("dealy", "`axis` .* got 'dealy'; did you mean 'delay'"),
+        ("map", "`axis` must be an axis or a coordinate along one that holds numbers, got 'map'"),
+        ("time", "`axis` must be .* got 'time'"),
+        ("delta", "`axis` must be .* got 'delta'"),
+    ],
+)
+def test_an_axis_that_is_none_is_refused(axis, match):
+    with pytest.raises(ValueError, match=match):
+        mj.fit_scaling_law(sweep_of_ones_own(), axis)
+
+
+def test_an_axis_with_a_value_that_is_no_number_is_refused():
+    dataset = sweep_of_ones_own()
+    dataset = dataset.assign_coords(half=("delay", [1.0, 2, 3, np.nan, 5, 6]))
+    with pytest.raises(ValueError, match="finite values of 'half', got nan"):
+        mj.fit_scaling_law(dataset, "half")
+    assert mj.fit_scaling_law(dataset, "delay")["slope"].notnull().all()
+
+
+def test_a_time_of_zero_has_no_logarithm_and_is_not_used():
+    dataset = law(0.7, 0.0, np.arange(8, 32, 2))
+    dataset["time"][-1, 0] = 0.0
+    fit = mj.fit_scaling_law(dataset)
+    assert float(fit["memory_high"]) == 28
+    assert float(fit["slope"].sel(correction="none")) == pytest.approx(0.7, rel=1e-12)
+
+
+def test_cells_that_are_missing_from_joined_sweeps_are_not_used():
+    whole = sweep_of_ones_own()
+    parts = [whole.isel(width=[0]), whole.isel(width=[1], delay=slice(0, 4))]
+    options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal"}
+    joined = xr.concat([part.drop_vars("half") for part in parts], "width", **options)
+    assert joined["result"].isnull().any()
+    fit = mj.fit_scaling_law(joined, "delay")
+    assert np.all(fit["delay_high"].sel(width=2) == 9)
+    assert np.all(fit["delay_high"].sel(width=3) == 7)
+    np.testing.assert_allclose(fit["slope"].sel(width=3), 0.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"coords": "different", "compat": "equals"}, {"coords": "minimal", "compat": "override"}],
+)
+def test_sweeps_of_different_memories_that_are_joined_keep_them(options):
+    parts = []
+    for width, memories in [(2, np.arange(8.0, 20.0, 2.0)), (4, np.arange(8.0, 32.0, 2.0))]:
+        part = law(0.7, 0.0, memories).assign_coords(memory=("omega", memories))
+        parts.append(part.expand_dims(width=[width]))
+    options = options | {"join": "outer", "combine_attrs": "drop_conflicts"}
+    joined = xr.concat(parts, "width", **options)
+    assert joined["memory"].ndim == 2 or joined["memory"].isnull().any()
+    fit = mj.fit_scaling_law(joined).sel(correction="none")
+    np.testing.assert_allclose(fit["slope"], 0.7)
+    np.testing.assert_allclose(fit["memory_high"], [18, 30])
+
+
+def test_the_old_name_of_the_range_goes_on_for_a_release():
+    dataset = law(0.7, 0.0, np.arange(8, 32, 2))
+    with pytest.warns(DeprecationWarning, match="`memory_range`.*write `axis_range`"):
+        fit = mj.fit_scaling_law(dataset, memory_range=(8, 16))
+    assert (float(fit["memory_low"]), float(fit["memory_high"])) == (8, 16)
 
 
 def test_lower_bound_is_the_published_formula():

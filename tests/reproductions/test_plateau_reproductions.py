@@ -163,7 +163,7 @@ def test_bad_options_are_refused(name, options, match):
 
 
 def test_an_interrupted_sweep_is_no_result(monkeypatch):
-    part = xr.Dataset(attrs={"complete": 0})
+    part = xr.Dataset({"result": ("omega", [0, -1])})
     monkeypatch.setattr("memjax.sweeps.PlateauSweep.run", lambda self, **options: part)
     with pytest.raises(KeyboardInterrupt):
         mj.reproduce("plateau-width")
