@@ -12,5 +12,6 @@ from ._dense import inverse_root as inverse_root
 from ._dense import multiply as multiply
 from ._eliminate import invert_complex as invert_complex
 from ._eliminate import invert_real as invert_real
+from ._graded import GradedCurvature as GradedCurvature
 from ._lanczos import lanczos as lanczos
 from ._lanczos import LanczosCurvature as LanczosCurvature

@@ -30,12 +30,13 @@ class BlockCurvature(AbstractCurvature):
     factor: Float[Array, "rank block modes *lanes"]
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
-        inverse, pivot = invert_real(self._on_diagonal(shift))
-        definite = jnp.all(pivot > 0, axis=0)
+        inverse, of_blocks = invert_real(self._on_diagonal(shift))
         turned = _turn(inverse, self.factor)
         small = _identity(self.factor) + _pair(self.factor, turned)
-        small, pivot = invert_real(small)
-        return _Shifted(definite & (pivot > 0), inverse, self.factor, turned, small)
+        small, of_small = invert_real(small)
+        # Sylvester's law: the low rank makes up for what is negative of the blocks.
+        definite = jnp.sum(of_blocks, axis=0) == of_small
+        return _Shifted(definite, inverse, self.factor, turned, small)
 
     def shifted_complex(
         self, real: Float[Array, "..."], imaginary: Float[Array, "..."]
@@ -74,6 +75,10 @@ class BlockCurvature(AbstractCurvature):
         full = jnp.einsum("bcm...,mn...->bmcn...", self.blocks, eye)
         low = jnp.einsum("rbm...,rcn...->bmcn...", self.factor, self.factor)
         return (full + low).reshape(block * modes, block * modes, *lanes)
+
+    def with_shift(self, shift: Float[Array, "..."]) -> "BlockCurvature":
+        """$H + D$ in the same form."""
+        return BlockCurvature(self._on_diagonal(shift), self.factor)
 
     def _split(self, x: Float[Array, "n ..."]) -> Float[Array, "block modes ..."]:
         return x.reshape(len(self.blocks), -1, *x.shape[1:])

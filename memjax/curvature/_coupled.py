@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from ._base import AbstractCurvature
 from ._blocks import BlockCurvature, couple_blocks
-from ._dense import each_lane, inverse_root
+from ._dense import each_lane, inverse_root, multiply
+from ._graded import GradedCurvature, transposed
 
 
 def couple(
@@ -39,7 +40,34 @@ def couple(
             return jnp.moveaxis(out, 0, 1)
 
         return apply
+    graded = [curvature for curvature in curvatures if isinstance(curvature, GradedCurvature)]
+    if len(graded) == len(curvatures):
+        return _couple_graded(graded, weights, rate)
     return couple_arrays([curvature.dense() for curvature in curvatures], weights, rate)
+
+
+def _couple_graded(
+    curvatures: Sequence[GradedCurvature],
+    weights: Float[np.ndarray, "stages stages"],
+    rate: Float[Array, "*lanes"],
+) -> Callable[[Array], Array]:
+    """The same in the bases of the Hessians."""
+    count, bases = len(curvatures), [curvature.basis() for curvature in curvatures]
+    rows = []
+    for i, curvature in enumerate(curvatures):
+        row = [weights[i, k] * rate * transposed(bases[i], bases[k]) for k in range(count)]
+        row[i] = curvature.in_basis(bases[i], weights[i, i] * rate)
+        rows.append(jnp.concatenate(row, axis=1))
+    solve = _eliminate_stages(jnp.concatenate(rows), count)
+
+    def apply(right: Array) -> Array:
+        sides = [transposed(basis, right[:, k, None]) for k, basis in enumerate(bases)]
+        out = solve(jnp.concatenate(sides, axis=1))
+        return jnp.stack(
+            [multiply(basis, out[:, k, None])[:, 0] for k, basis in enumerate(bases)], axis=1
+        )
+
+    return apply
 
 
 def couple_arrays(
@@ -55,7 +83,13 @@ def couple_arrays(
         row = [weights[i, k] * rate * eye for k in range(count)]
         row[i] = row[i] + matrix
         rows.append(jnp.concatenate(row, axis=1))
-    whole = jnp.concatenate(rows)
+    return _eliminate_stages(jnp.concatenate(rows), count)
+
+
+def _eliminate_stages(
+    whole: Float[Array, "all all *lanes"], count: int
+) -> Callable[[Array], Array]:
+    n, lanes = len(whole) // count, whole.shape[2:]
     scale = inverse_root(jnp.stack([whole[i, i] for i in range(count * n)]))
     whole = scale[:, None] * whole * scale[None]
 

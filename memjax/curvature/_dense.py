@@ -32,8 +32,8 @@ class DenseCurvature(AbstractCurvature):
         scale = inverse_root(diagonal)
         matrix = self._scaled(_on_diagonal(self.hessian, shift), scale)
         if len(scale) <= _ACROSS:
-            inverse, pivot = invert_real(matrix)
-            return _Shifted(pivot > 0, scale, inverse, None)
+            inverse, negative = invert_real(matrix)
+            return _Shifted(negative == 0, scale, inverse, None)
         factor = each_lane(lambda a: jnp.linalg.cholesky(a, symmetrize_input=False), matrix)
         definite = jnp.all(diagonal > 0, axis=0) & jnp.all(jnp.isfinite(factor), axis=(0, 1))
         return _Shifted(definite, scale, None, factor)

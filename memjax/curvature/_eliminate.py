@@ -1,32 +1,33 @@
 """Elimination in the first two axes of arrays, whatever the others are.
 
-Without a search for pivots: the matrices that matter are positive definite, or complex with
+Without a search for pivots: most matrices that matter are positive definite, or complex with
 definite real and imaginary parts, where no element grows by more than a factor of 3.
 """
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Up to this size the loop is written out, which small matrices gain most from.
 _WRITTEN_OUT = 4
 
 
-def invert_real(a: Float[Array, "n n *lanes"]) -> tuple[Array, Float[Array, "*lanes"]]:
-    """The inverse by Gauss--Jordan elimination in place, and the smallest pivot."""
+def invert_real(a: Float[Array, "n n *lanes"]) -> tuple[Array, Int[Array, "*lanes"]]:
+    """The inverse by Gauss--Jordan elimination in place, and how many pivots are not positive: of a
+    symmetric matrix that is the number of its negative eigenvalues."""
     n = a.shape[0]
     index = jnp.arange(n).reshape(n, *(1,) * (a.ndim - 2))
 
     def sweep(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        a, smallest = carry
+        a, negative = carry
         pivot = a[k, k]
         one = 1 / pivot
         row, column = (a[k] * one)[None], a[:, k][:, None]
         here, there = (index == k)[:, None], (index == k)[None]
         others = jnp.where(there, -column * one, a - column * row)
-        return jnp.where(here, jnp.where(there, one, row), others), jnp.minimum(smallest, pivot)
+        return jnp.where(here, jnp.where(there, one, row), others), negative + ~(pivot > 0)
 
-    start = (a, jnp.full(a.shape[2:], jnp.inf, a.dtype))
+    start = (a, jnp.zeros(a.shape[2:], int))
     if n == 0:  # not even traced
         return start
     return lax.fori_loop(0, n, sweep, start, unroll=n <= _WRITTEN_OUT)

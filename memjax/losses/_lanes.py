@@ -14,10 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..curvature import BlockCurvature, DenseCurvature
+from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature, GradedCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
+from ..numerics import (
+    complete_gram_factor,
+    exponential_coefficients,
+    gram_factor,
+    over_lanes,
+    Pair,
+    sum_over,
+)
 from ..numerics import double_double as dd
-from ..numerics import exponential_coefficients, gram_factor, over_lanes, Pair, sum_over
 from ..reparam import AbstractReparametrisation
 from ..targets import AbstractKernel, GaussianBump, KernelSum
 from ._lane_base import AbstractLossLanes, Linearisation
@@ -25,6 +32,8 @@ from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLos
 
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
 DENSE_WIDTH, _RANK = 8, 8
+# Up to this width small curvatures are kept where gradients have twice the digits.
+_GRADED_WIDTH = 64
 # From this width on sums over modes go through so many exponentials.
 _WIDE, _NODES = 96, 24
 
@@ -50,13 +59,24 @@ class _LossTerms(NamedTuple):
 
 
 class _ResidualPairs(NamedTuple):
-    """The transform of model minus target and its derivative as pairs, and the moduli of their
-    terms."""
+    """The transform of model minus target and two derivatives as pairs, and the moduli of the terms
+    of the first two."""
 
     e0: Pair
     e1: Pair
+    e2: Pair
     m0: Array
     m1: Array
+
+
+class _Compensated(NamedTuple):
+    """What is rounded only once: the gradient, an estimate of its error, and the first two
+    derivatives of the residual's transform."""
+
+    gradient: Array
+    noise: Array
+    e1: Array
+    e2: Array
 
 
 class SpectralLanes(AbstractLossLanes):
@@ -167,7 +187,7 @@ class SpectralLanes(AbstractLossLanes):
         low: Float[Array, "n stages lanes"] | None = None,
     ) -> Float[Array, "n stages lanes"]:
         if low is not None:
-            return self._of_present(-self._compensated(y, low)[0])
+            return self._of_present(-self._compensated(y, low).gradient)
         at = self._move(y)
         e0, e1 = self._residual(at.rates, at.moves, 1)
         return self._of_present(-2 * jnp.concatenate([e0, at.amplitudes * e1 * at.slopes[0]]))
@@ -175,33 +195,37 @@ class SpectralLanes(AbstractLossLanes):
     def linearise(
         self, y: Float[Array, "n lanes"], low: Float[Array, "n lanes"] | None = None
     ) -> Linearisation:
-        # Only the gradient, and with it the noise, gains from `low`.
         at = self._move(y[:, None])
-        e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(at.rates, at.moves, 2, moduli=True))
         a, w = at.amplitudes[:, 0], at.rates[:, 0]
         first, second = at.slopes[0][:, 0], at.slopes[1][:, 0]
-
         a_first = a * first
-        crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
-        if a.shape[0] <= DENSE_WIDTH:
-            hessian = _dense_hessian(w, a_first, crossed, curved)
-            if self.present is not None:
-                both = jnp.concatenate([self.present, self.present])
-                hessian = jnp.where(both[:, None] & both, hessian, 0)
-            curvature = DenseCurvature(hessian)
-        else:
-            blocks = jnp.stack([jnp.stack([0 * w, crossed]), jnp.stack([crossed, curved])])
-            factor = gram_factor(w, a_first, min(_RANK, 2 * a.shape[0]))
-            if self.present is not None:
-                blocks, factor = (jnp.where(self.present, x, 0) for x in (blocks, factor))
-            curvature = BlockCurvature(blocks, math.sqrt(2) * factor)
         if low is None:
+            e0, e1, e2, m0, m1 = (x[:, 0] for x in self._residual(at.rates, at.moves, 2, True))
             unit = 8 * jnp.finfo(y.dtype).eps
             gradient = 2 * jnp.concatenate([e0, a_first * e1])
             lost = underflow(self.remainder_norm, float(jnp.finfo(y.dtype).tiny))
             noise = unit * jnp.concatenate([m0, jnp.abs(a_first) * m1]) + 2 * lost
         else:
-            gradient, noise = (x[:, 0] for x in self._compensated(y[:, None], low[:, None]))
+            found = self._compensated(y[:, None], low[:, None])
+            gradient, noise, e1, e2 = (x[:, 0] for x in found)
+        crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
+        if low is None and a.shape[0] <= DENSE_WIDTH:
+            hessian = _dense_hessian(w, a_first, crossed, curved)
+            if self.present is not None:
+                both = jnp.concatenate([self.present, self.present])
+                hessian = jnp.where(both[:, None] & both, hessian, 0)
+            curvature: AbstractCurvature = DenseCurvature(hessian)
+        else:
+            blocks = jnp.stack([jnp.stack([0 * w, crossed]), jnp.stack([crossed, curved])])
+            order = None
+            if low is not None and a.shape[0] <= _GRADED_WIDTH:
+                factor, order = complete_gram_factor(w, a_first, self.present)
+            else:
+                factor = gram_factor(w, a_first, min(_RANK, 2 * a.shape[0]))
+            if self.present is not None:
+                blocks, factor = (jnp.where(self.present, x, 0) for x in (blocks, factor))
+            parts = blocks, math.sqrt(2) * factor
+            curvature = BlockCurvature(*parts) if order is None else GradedCurvature(*parts, order)
         gradient, noise = (self._of_present(x[:, None])[:, 0] for x in (gradient, noise))
         return Linearisation(self.loss(y), gradient, curvature, noise)
 
@@ -248,8 +272,8 @@ class SpectralLanes(AbstractLossLanes):
         rates = jnp.where(rates > 0, rates, jnp.nan)
         return _Moved(self.amplitudes[:, None] + alpha, rates, (alpha, nu), (first, second))
 
-    def _compensated(self, y: Array, low: Array) -> tuple[Array, Array]:
-        """The gradient at displacements `y + low`, rounded, and an estimate of its error."""
+    def _compensated(self, y: Array, low: Array) -> _Compensated:
+        """What a step needs at displacements `y + low`."""
         width = self.rates.shape[0]
         high, low = dd.two_sum(y, low)
         alpha, change = (high[:width], low[:width]), (high[width:], low[width:])
@@ -262,13 +286,14 @@ class SpectralLanes(AbstractLossLanes):
         rates = (jnp.where(rates[0] > 0, rates[0], jnp.nan), rates[1])
         amplitudes = dd.two_sum(*dd.add_float(alpha, self.amplitudes[:, None]))
 
-        e0, e1, m0, m1 = self._residual_pairs(rates, alpha, nu)
-        tails = (jnp.zeros_like(start),) * 2
+        e0, e1, e2, m0, m1 = self._residual_pairs(rates, alpha, nu)
+        tails = (jnp.zeros_like(start),) * 3
         if self.remainder is not None:
             # The transform is exponential in the rates, which makes much of what they round off.
             t0, t1, t2 = _transforms(self.remainder, rates[0], 2)
-            tails = (t0 + t1 * rates[1], t1 + t2 * rates[1])
-        e0, e1 = dd.add_float(e0, -tails[0]), dd.add_float(e1, -tails[1])
+            tails = (t0 + t1 * rates[1], t1 + t2 * rates[1], t2)
+        e0, e1, e2 = (dd.add_float(e, -t) for e, t in zip((e0, e1, e2), tails, strict=True))
+        first = jnp.add(*e1)
         e1 = dd.multiply(dd.multiply(amplitudes, slope), dd.two_sum(*e1))
         gradient = 2 * jnp.concatenate([jnp.add(*e0), jnp.add(*e1)])
 
@@ -279,43 +304,49 @@ class SpectralLanes(AbstractLossLanes):
         of_tails = jnp.concatenate([jnp.abs(tails[0]), factor * jnp.abs(tails[1])])
         # Products of pairs are right down to this.
         lost = underflow(self.remainder_norm, 2.0**-916)
-        return gradient, noise + 8 * eps * of_tails + lost
+        noise = noise + 8 * eps * of_tails + lost
+        return _Compensated(gradient, noise, first, jnp.add(*e2))
 
     def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> _ResidualPairs:
-        """The first two of `_residual`, without the remainder, as pairs, and the moduli."""
+        """The first three of `_residual`, without the remainder, as pairs, and the moduli."""
         width, terms = self.rates.shape[0], self.target_rates.shape[0]
         start = self.rates[:, None]
         pull = dd.multiply_float(nu, self.amplitudes[:, None])
         merged = (self.merged[:, None], self.merged_low[:, None])
 
-        def standing(q: Pair, k: Any) -> tuple[Pair, Pair]:
-            """A mode of the start and minus its derivative."""
+        def standing(q: Pair, k: Any) -> tuple[Pair, Pair, Pair]:
+            """A mode of the start, minus its derivative, and half of the second."""
             value = dd.multiply(q, _at(merged, k))
-            return value, dd.multiply(q, value)
+            derivative = dd.multiply(q, value)
+            return value, derivative, dd.multiply(q, derivative)
 
         def mode(j: Any, sums: _ResidualPairs) -> _ResidualPairs:
             p = dd.reciprocal(dd.add(s, _at(s, j)))
             q = dd.reciprocal(dd.add_float(s, start[j]))
             pulled = dd.multiply(q, _at(pull, j))
             moved = dd.multiply(p, dd.add(_at(alpha, j), dd.negative(pulled)))
-            curbed = dd.add(moved, dd.negative(dd.multiply(q, pulled)))
-            value, derivative = standing(q, j)
-            e0, e1, m0, m1 = sums
+            pulled_twice = dd.multiply(q, pulled)
+            curbed = dd.multiply(p, dd.add(moved, dd.negative(pulled_twice)))
+            bent = dd.add(curbed, dd.negative(dd.multiply(q, pulled_twice)))
+            value, derivative, half = standing(q, j)
+            e0, e1, e2, m0, m1 = sums
             e0 = dd.add(e0, dd.add(moved, value))
-            e1 = dd.add(e1, dd.negative(dd.add(dd.multiply(p, curbed), derivative)))
+            e1 = dd.add(e1, dd.negative(dd.add(curbed, derivative)))
+            e2 = dd.add(e2, dd.scale(dd.add(dd.multiply(p, bent), half), 2.0))
             a, b = jnp.abs(p[0] * alpha[0][j]), jnp.abs(p[0] * pulled[0])
             m0 = m0 + a + b + jnp.abs(value[0])
             m1 = m1 + p[0] * a + (p[0] + q[0]) * b + jnp.abs(derivative[0])
-            return _ResidualPairs(e0, e1, m0, m1)
+            return _ResidualPairs(e0, e1, e2, m0, m1)
 
         zero = jnp.zeros_like(s[0])
-        e0, e1, m0, m1 = (zero, zero), (zero, zero), zero, zero
+        e0, e1, e2, m0, m1 = (zero, zero), (zero, zero), (zero, zero), zero, zero
         for k in range(terms):
             q = dd.reciprocal(dd.add_float(s, self.target_rates[k]))
-            value, derivative = standing(q, width + k)
+            value, derivative, half = standing(q, width + k)
             e0, e1 = dd.add(e0, value), dd.add(e1, dd.negative(derivative))
+            e2 = dd.add(e2, dd.scale(half, 2.0))
             m0, m1 = m0 + jnp.abs(value[0]), m1 + jnp.abs(derivative[0])
-        return jax.lax.fori_loop(0, width, mode, _ResidualPairs(e0, e1, m0, m1))
+        return jax.lax.fori_loop(0, width, mode, _ResidualPairs(e0, e1, e2, m0, m1))
 
     def _residual(self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool = False):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def gram_factor(
@@ -30,22 +30,64 @@ def gram_factor(
     """
 
     def row(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
-        # The product over the rates so far, and its derivative.
-        phi, slope = carry
-        one = 1 / rates
-        left = phi**2 * one
-        left_of_slope = slope**2 * one - phi * (slope - phi * one / 2) * one**2
-        most = jnp.maximum(left, weights**2 * left_of_slope)
-        chosen = jnp.argmax(most, axis=0)[None]
-        x = jnp.take_along_axis(rates, chosen, axis=0)
-        p = 1 / (rates + x)
-        value = jnp.sqrt(2 * x) * p
-        rows = jnp.stack([value * phi, weights * value * (slope - phi * p)])
-        factor, its_slope = (rates - x) * p, 2 * x * p**2
-        return (phi * factor, slope * factor + phi * its_slope), rows
+        chosen = jnp.argmax(_left(rates, weights, carry), axis=0)[None]
+        return _eliminate(rates, weights, carry, chosen)
 
     start = (jnp.ones_like(rates), jnp.zeros_like(rates))
     return lax.scan(row, start, None, length=rank)[1]
+
+
+def complete_gram_factor(
+    rates: Float[Array, "modes *lanes"],
+    weights: Float[Array, "modes *lanes"],
+    present: Bool[Array, "modes *lanes"] | None = None,
+) -> tuple[Float[Array, "n 2 modes *lanes"], Int[Array, "n *lanes"]]:
+    """The factor of rank $n = 2m$ of `gram_factor`, with an order of the $n$ functions, in which it
+    is an upper triangle: every rate is eliminated twice, for the two functions of its mode.
+
+    **Arguments:**
+
+    - `rates`, `weights`: as there.
+    - `present`: which modes come first, all others after them.
+    """
+
+    def row(carry: tuple[Array, Array, Array], _: Any) -> tuple[Any, tuple[Array, Array]]:
+        phi, slope, count = carry
+        # Rounding may leave nothing of a function that is not eliminated yet.
+        most = _left(rates, weights, (phi, slope))
+        if present is not None:
+            most = jnp.where(present, most, -1.0)
+        chosen = jnp.argmax(jnp.where(count < 2, most, -jnp.inf), axis=0)[None]
+        (phi, slope), rows = _eliminate(rates, weights, (phi, slope), chosen)
+        number = jnp.take_along_axis(count, chosen, axis=0) * len(rates) + chosen
+        mode = jnp.arange(len(rates)).reshape(-1, *(1,) * (rates.ndim - 1))
+        return (phi, slope, count + (mode == chosen)), (rows, number[0])
+
+    start = (jnp.ones_like(rates), jnp.zeros_like(rates), jnp.zeros(rates.shape, int))
+    return lax.scan(row, start, None, length=2 * len(rates))[1]
+
+
+def _left(rates: Array, weights: Array, carry: tuple[Array, Array]) -> Array:
+    """How much is left of the two functions of every mode, from the product over the rates so far
+    and its derivative."""
+    phi, slope = carry
+    one = 1 / rates
+    left = phi**2 * one
+    left_of_slope = slope**2 * one - phi * (slope - phi * one / 2) * one**2
+    return jnp.maximum(left, weights**2 * left_of_slope)
+
+
+def _eliminate(
+    rates: Array, weights: Array, carry: tuple[Array, Array], chosen: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """The row of a factor that belongs to a rate, and what is left after it."""
+    phi, slope = carry
+    x = jnp.take_along_axis(rates, chosen, axis=0)
+    p = 1 / (rates + x)
+    value = jnp.sqrt(2 * x) * p
+    rows = jnp.stack([value * phi, weights * value * (slope - phi * p)])
+    factor, its_slope = (rates - x) * p, 2 * x * p**2
+    return (phi * factor, slope * factor + phi * its_slope), rows
 
 
 def exponential_coefficients(

@@ -68,6 +68,9 @@ from ._rounding import Ledger, sign_patterns, smallest_displacement
 # Newton iterations in a step, and the share of the tolerance at which they may stop. More of
 # them cost all lanes and save few steps.
 _ITERATIONS, _KAPPA = 2, 0.5
+# With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
+# moves slowly is the difference of large increments.
+_SHARP, _STALLED = 1e-12, 0.3
 # Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
 _ITERATIONS_WITHOUT, _SLOW = 5, 0.1
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
@@ -211,22 +214,24 @@ def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
     return TrainingState(loss, condition.initial_loss, flow.distance(y), flow.model_at(y))
 
 
-def _moved(y: Array, low: Array | None, increment: Array) -> tuple[Array, Array | None]:
-    """`y + low + increment`, and what that is short of in float64 if it is kept."""
-    if low is None:
+def _moved(
+    y: Array, low: Array | None, increment: Array, rest: Array | float | None = 0.0
+) -> tuple[Array, Array | None]:
+    """`y + low + increment + rest`, and what that is short of in float64 if it is kept."""
+    if low is None or rest is None:
         return y + increment, None
-    total, rest = two_sum(y, increment)
-    return fast_two_sum(total, rest + low)
+    total, error = two_sum(y, increment)
+    return fast_two_sum(total, error + (low + rest))
 
 
 def _defects(
-    runs: Runs, state: "Lanes", stages: Float[Array, "state 3 lanes"]
+    runs: Runs, state: "Lanes", stages: Float[Array, "state 3 lanes"], rest: Array | None
 ) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
     """The stages of a step of every lane, with memories that fit the weights, and by how much they
-    miss the equations of the formula."""
+    miss the equations of the formula. What the stages are short of in float64 is `rest`."""
     n = runs.size
     low = None if state.low is None else state.low[:n, None]
-    y, low = _moved(state.y[:n, None], low, stages[:n])
+    y, low = _moved(state.y[:n, None], low, stages[:n], None if rest is None else rest[:n])
     gradients = -runs.dynamics.descent(y, low)
     stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
     after = state.y[:, None] + stages
@@ -281,10 +286,11 @@ class Exit(NamedTuple):
 
 
 class _Stages(NamedTuple):
-    """The increments of the stages of a step, whether Newton's iteration converged, after how many
-    updates, and the largest ratio of two of them."""
+    """The increments of the stages of a step and what they are short of in float64, whether
+    Newton's iteration converged, after how many updates, and the largest ratio of two of them."""
 
     increments: Float[Array, "state 3 lanes"]
+    rest: Float[Array, "state 3 lanes"] | None
     converged: Bool[Array, " lanes"]
     iterations: Int[Array, " lanes"]
     rate: Float[Array, " lanes"]
@@ -380,10 +386,10 @@ class LaneMethod(eqx.Module):
         solve = jacobian.solver(mu)
         response, resist = step_response(runs.flow, y, here.curvature, mu, solve)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
-        stages, converged, iterations, rate = self._stages(
+        stages, rest, converged, iterations, rate = self._stages(
             runs, state, jacobian, solve, response.definite, scale
         )
-        y1, low = _moved(y, state.low, stages[:, 2])
+        y1, low = _moved(y, state.low, stages[:, 2], None if rest is None else rest[:, 2])
         loss = runs.loss(y1)
 
         # The error is the defect of the step's polynomial at its start, divided by what the step
@@ -435,6 +441,10 @@ class LaneMethod(eqx.Module):
         away = (jnp.abs(to_rest) + jnp.abs(coasting)) / scale[:n]
         resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
         resting = resting & response.definite & (runs.rms(away) <= 1)
+        if self.compensated:
+            # There curvatures far below the shift count, and may be what holds the run back.
+            confirm = lambda: self._rests(runs, state, here)
+            resting = resting & lax.cond(jnp.any(resting), confirm, lambda: resting)
         silent = jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
         resting = resting | (silent & ~jnp.any(jnp.abs(coasting) > scale[:n], axis=0))
         advance = keep & ~crossed & ~resting
@@ -521,8 +531,8 @@ class LaneMethod(eqx.Module):
         predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
         solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
-        def frozen(stages: Array) -> tuple[Array, Array]:
-            stages, defect = _defects(runs, state, stages)
+        def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
+            stages, defect = _defects(runs, state, stages, rest)
             first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = solve_pair(
                 jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
@@ -536,18 +546,23 @@ class LaneMethod(eqx.Module):
         idle = state.result != RUNNING
         open_ = definite & ~idle
         if self.full:
-            return _newton(runs, self._full_update(runs, state), predicted, open_, idle, scale, 10)
-        most = _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
-        return _newton(runs, frozen, predicted, open_, idle, scale, most)
+            update, most = self._full_update(runs, state), 10
+        else:
+            update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
+        return _newton(runs, update, predicted, open_, idle, scale, most, self.compensated)
 
-    def _full_update(self, runs: Runs, state: Lanes) -> Callable[[Array], tuple[Array, Array]]:
+    def _full_update(self, runs: Runs, state: Lanes) -> Callable[..., tuple[Array, Array]]:
         """Newton's update with the Jacobian of every stage: where modes approach each other, the
         Hessians at the stages of one step differ too much for that of its start."""
 
-        def update(stages: Array) -> tuple[Array, Array]:
-            stages, defect = _defects(runs, state, stages)
+        def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
+            stages, defect = _defects(runs, state, stages, rest)
             after, rate = state.y[:, None] + stages, 1 / state.dt
-            here = [self._linearise(runs, after[:, k], None) for k in range(3)]
+            here = []
+            for k in range(3):
+                short = None if rest is None else rest[:, k]
+                moved = _moved(state.y, state.low, stages[:, k], short)
+                here.append(self._linearise(runs, *moved))
             if isinstance(runs.flow.flow, GradientFlow):
                 solve = couple([each.curvature for each in here], RADAU.inverse, rate)
             else:
@@ -658,6 +673,15 @@ class LaneMethod(eqx.Module):
         rows = {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
         return rows, found._replace(y=y)
 
+    def _rests(self, runs: Runs, state: Lanes, here: Linearisation) -> Bool[Array, " lanes"]:
+        """Whether every lane is at a minimum, but for its tolerance, as curvatures tell that have
+        small relative errors."""
+        minimum = here.curvature.shifted(1e-12 * RADAU.real / state.dt)
+        to_rest = minimum(here.gradient[:, None])[:, 0]
+        scale = self.rtol * (state.floor + jnp.abs(state.y))[: runs.size]
+        away = (jnp.abs(to_rest) + jnp.abs(runs.coasting(state.y))) / scale
+        return minimum.definite & (runs.rms(away) <= 1)
+
     def _settle(
         self, runs: Runs, state: Lanes, here: Linearisation
     ) -> tuple[Int[Array, " lanes"], Array]:
@@ -665,7 +689,7 @@ class LaneMethod(eqx.Module):
         curvature there; lanes that left their plateau are not looked at."""
 
         def look(args: tuple) -> tuple[Array, Array]:
-            curvature, gradient, noise, scale, coasting, symmetry = args
+            curvature, gradient, noise, scale, coasting, symmetry, found = args
             if isinstance(curvature, LanczosCurvature):
                 # Of so many weights nothing is known but the ends of the spectrum.
                 lowest = jnp.min(curvature.values) / jnp.max(jnp.abs(curvature.values))
@@ -675,7 +699,7 @@ class LaneMethod(eqx.Module):
             resting, _ = comes_to_rest(
                 hessian, gradient, noise, scale, coasting=coasting, symmetry=symmetry
             )
-            result = jnp.where(resting, CONVERGED, UNRESOLVED).astype(jnp.int32)
+            result = jnp.where(resting | found, CONVERGED, UNRESOLVED).astype(jnp.int32)
             return result, smallest_curvature(hessian)
 
         def one(args: tuple) -> tuple[Array, Array]:
@@ -689,7 +713,10 @@ class LaneMethod(eqx.Module):
         if runs.absent is not None:
             # So that a mean over all weights is one over those that are there.
             scale = scale / jnp.sqrt(runs.mean(jnp.ones_like(scale)))
-        sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry)
+        found = jnp.zeros_like(ended)
+        if self.compensated:
+            found = self._rests(runs, state, here)
+        sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry, found)
         return lax.map(one, (ended, *jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)))
 
     def _doubt(self, runs: Runs, state: Lanes, y: Float[Array, "n lanes"]) -> Array:
@@ -753,7 +780,7 @@ class LaneMethod(eqx.Module):
         jacobian = linearise_flow(runs.flow, state.y, here.gradient, here.curvature, span / 2)
         solve = jacobian.solver(RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
-        stages, converged, *_ = self._stages(runs, again, jacobian, solve, definite, scale)
+        stages, _, converged, *_ = self._stages(runs, again, jacobian, solve, definite, scale)
         sought = jnp.stack([evaluate(state.polynomial, theta * c) for c in RADAU.times], axis=1)
         stages = jnp.where(converged, stages, sought)
         y = state.y + stages[:, 2]
@@ -782,12 +809,13 @@ class LaneMethod(eqx.Module):
 
 def _newton(
     runs: Runs,
-    update: Callable[[Array], tuple[Array, Array]],
+    update: Callable[..., tuple[Array, Array]],
     stages: Float[Array, "state 3 lanes"],
     going: Bool[Array, " lanes"],
     done: Bool[Array, " lanes"],
     scale: Float[Array, "state lanes"],
     most: int,
+    compensated: bool,
 ) -> _Stages:
     """The stages by Newton's iteration from a guess.
 
@@ -797,28 +825,39 @@ def _newton(
     - `going`, `done`: which lanes iterate, and which need not.
     - `scale`: the error that the step may make.
     - `most`: how many updates at most.
+    - `compensated`: whether the stages have twice the digits.
     """
 
     def iterate(carry: tuple) -> tuple:
-        k, stages, last, converged, failed, iterations, slowest = carry
-        recalled, change = update(stages)
-        going = ~converged & ~failed
+        k, stages, rest, last, converged, done, iterations, slowest = carry
+        recalled, change = update(stages, rest)
+        going = ~done
         size = runs.rms(change / scale[:, None])
         rate = size / last
         small = size <= _KAPPA
         left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
         small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+        stuck = converged & (rate > _STALLED)
         bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
-        stages = jnp.where(going & ~bad, recalled + change, stages)
-        converged, failed = converged | (going & small), failed | (going & bad)
-        slowest = jnp.where(going & (k > 0), jnp.maximum(slowest, rate), slowest)
-        return k + 1, stages, size, converged, failed, iterations + going, slowest
+        moved, short = _moved(recalled, rest, change)
+        moving = going & ~bad & ~stuck
+        stages = jnp.where(moving, moved, stages)
+        if rest is not None:
+            rest = jnp.where(moving, short, rest)
+        unsettled = going & ~converged
+        slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)
+        iterations = iterations + unsettled
+        converged = converged | (moving & small)
+        end = converged if rest is None else converged & (left <= _SHARP)
+        done = done | (going & (end | bad | stuck))
+        return k + 1, stages, rest, size, converged, done, iterations, slowest
 
     zero = jnp.zeros_like(scale[0])
-    start = (0, stages, zero + jnp.inf, done, ~going & ~done, zero.astype(jnp.int32), zero)
-    more = lambda carry: (carry[0] < most) & jnp.any(~carry[3] & ~carry[4])
-    _, stages, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
-    return _Stages(stages, converged, iterations, slowest)
+    rest = jnp.zeros_like(stages) if compensated else None
+    start = (0, stages, rest, zero + jnp.inf, done, done | ~going, zero.astype(jnp.int32), zero)
+    more = lambda carry: (carry[0] < most) & jnp.any(~carry[5])
+    _, stages, rest, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
+    return _Stages(stages, rest, converged, iterations, slowest)
 
 
 def _restarted(
