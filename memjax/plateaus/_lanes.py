@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..curvature import AbstractCurvature, couple, couple_arrays, LanczosCurvature
+from ..curvature import (
+    AbstractCurvature,
+    couple,
+    couple_arrays,
+    GradedCurvature,
+    LanczosCurvature,
+)
 from ..flows import (
     AbstractFlow,
     AbstractLinearisedFlow,
@@ -387,7 +393,7 @@ class LaneMethod(eqx.Module):
         response, resist = step_response(runs.flow, y, here.curvature, mu, solve)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
         stages, rest, converged, iterations, rate = self._stages(
-            runs, state, jacobian, solve, response.definite, scale
+            runs, state, here.curvature, jacobian, solve, response.definite, scale
         )
         y1, low = _moved(y, state.low, stages[:, 2], None if rest is None else rest[:, 2])
         loss = runs.loss(y1)
@@ -517,6 +523,7 @@ class LaneMethod(eqx.Module):
         self,
         runs: Runs,
         state: Lanes,
+        curvature: AbstractCurvature,
         jacobian: AbstractLinearisedFlow,
         solve: Solve,
         definite: Bool[Array, " lanes"],
@@ -546,14 +553,16 @@ class LaneMethod(eqx.Module):
         idle = state.result != RUNNING
         open_ = definite & ~idle
         if self.full:
-            update, most = self._full_update(runs, state), 10
+            update, most = self._full_update(runs, state, curvature), 10
         else:
             update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
         return _newton(runs, update, predicted, open_, idle, scale, most, self.compensated)
 
-    def _full_update(self, runs: Runs, state: Lanes) -> Callable[..., tuple[Array, Array]]:
+    def _full_update(
+        self, runs: Runs, state: Lanes, start: AbstractCurvature
+    ) -> Callable[..., tuple[Array, Array]]:
         """Newton's update with the Jacobian of every stage: where modes approach each other, the
-        Hessians at the stages of one step differ too much for that of its start."""
+        Hessians at the stages of one step differ too much for that of its `start`."""
 
         def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
             stages, defect = _defects(runs, state, stages, rest)
@@ -562,7 +571,13 @@ class LaneMethod(eqx.Module):
             for k in range(3):
                 short = None if rest is None else rest[:, k]
                 moved = _moved(state.y, state.low, stages[:, k], short)
-                here.append(self._linearise(runs, *moved))
+                each = self._linearise(runs, *moved)
+                if isinstance(start, GradedCurvature):
+                    # The blocks hold the residual, which is anything where an iterate is off the
+                    # manifold on which the run moves; the start of the step is on it.
+                    graded = eqx.tree_at(lambda c: c.blocks, each.curvature, start.blocks)
+                    each = eqx.tree_at(lambda e: e.curvature, each, graded)
+                here.append(each)
             if isinstance(runs.flow.flow, GradientFlow):
                 solve = couple([each.curvature for each in here], RADAU.inverse, rate)
             else:
@@ -780,7 +795,9 @@ class LaneMethod(eqx.Module):
         jacobian = linearise_flow(runs.flow, state.y, here.gradient, here.curvature, span / 2)
         solve = jacobian.solver(RADAU.real / span)
         definite = jnp.ones_like(state.result, bool)
-        stages, _, converged, *_ = self._stages(runs, again, jacobian, solve, definite, scale)
+        stages, _, converged, *_ = self._stages(
+            runs, again, here.curvature, jacobian, solve, definite, scale
+        )
         sought = jnp.stack([evaluate(state.polynomial, theta * c) for c in RADAU.times], axis=1)
         stages = jnp.where(converged, stages, sought)
         y = state.y + stages[:, 2]
