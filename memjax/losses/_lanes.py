@@ -287,12 +287,11 @@ class SpectralLanes(AbstractLossLanes):
         amplitudes = dd.two_sum(*dd.add_float(alpha, self.amplitudes[:, None]))
 
         e0, e1, e2, m0, m1 = self._residual_pairs(rates, alpha, nu)
-        tails = (jnp.zeros_like(start),) * 3
+        unknown = jnp.zeros_like(start), jnp.zeros_like(start)
         if self.remainder is not None:
-            # The transform is exponential in the rates, which makes much of what they round off.
-            t0, t1, t2 = _transforms(self.remainder, rates[0], 2)
-            tails = (t0 + t1 * rates[1], t1 + t2 * rates[1], t2)
-        e0, e1, e2 = (dd.add_float(e, -t) for e, t in zip((e0, e1, e2), tails, strict=True))
+            t0, t1, t2, unknown = _transform_pairs(self.remainder, rates)
+            e0, e1 = dd.add(e0, dd.negative(t0)), dd.add(e1, dd.negative(t1))
+            e2 = dd.add_float(e2, -t2)
         first = jnp.add(*e1)
         e1 = dd.multiply(dd.multiply(amplitudes, slope), dd.two_sum(*e1))
         gradient = 2 * jnp.concatenate([jnp.add(*e0), jnp.add(*e1)])
@@ -301,10 +300,10 @@ class SpectralLanes(AbstractLossLanes):
         factor = jnp.abs(amplitudes[0] * slope[0])
         noise = 2 * eps**2 * jnp.concatenate([m0, factor * m1])
         noise = noise + eps / 2 * jnp.abs(gradient)
-        of_tails = jnp.concatenate([jnp.abs(tails[0]), factor * jnp.abs(tails[1])])
+        of_tails = jnp.concatenate([unknown[0], factor * unknown[1]])
         # Products of pairs are right down to this.
         lost = underflow(self.remainder_norm, 2.0**-916)
-        noise = noise + 8 * eps * of_tails + lost
+        noise = noise + of_tails + lost
         return _Compensated(gradient, noise, first, jnp.add(*e2))
 
     def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> _ResidualPairs:
@@ -518,3 +517,32 @@ def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]
         return kernel.laplace_derivatives(s, order)
     of_lane = lambda kernel, s: kernel.laplace_derivatives(s, order)
     return over_lanes(of_lane)(kernel, s)
+
+
+def _transform_pairs(
+    kernel: AbstractKernel, s: Pair
+) -> tuple[Pair, Pair, Array, tuple[Array, Array]]:
+    """The transform of every lane's kernel and its derivative as pairs, the second derivative, and
+    the errors of the first two."""
+    if isinstance(kernel, KernelSum):
+        each = [_transform_pairs(term, s) for term in kernel.terms]
+        total = each[0]
+        for t0, t1, t2, unknown in each[1:]:
+            errors = total[3][0] + unknown[0], total[3][1] + unknown[1]
+            total = dd.add(total[0], t0), dd.add(total[1], t1), total[2] + t2, errors
+        return total
+    t0, t1, t2 = _transforms(kernel, s[0], 2)
+    # The transform is exponential in the rates, which makes much of what they round off.
+    rounded = (t0, t1 * s[1]), (t1, t2 * s[1])
+    eps = float(jnp.finfo(t0.dtype).eps)
+    errors = 8 * eps * jnp.abs(t0), 8 * eps * jnp.abs(t1)
+    if type(kernel) is not GaussianBump:
+        return *rounded, t2, errors
+    # Its scalars broadcast against the lanes as they are.
+    *pairs, known = kernel.transform_pairs(s)
+    pick = lambda pair, other: tuple(
+        jnp.where(known, a, b) for a, b in zip(pair, other, strict=True)
+    )
+    first, second = (pick(a, b) for a, b in zip(pairs, rounded, strict=True))
+    errors = tuple(jnp.where(known, 1e3 * eps * error * eps, error) for error in errors)
+    return first, second, t2, errors

@@ -44,6 +44,8 @@ _CUT = np.uint64(1 << 27)
 
 # 1 / 1!, ..., 1 / 16! as pairs: enough for all digits of expm1 at arguments up to 1/16.
 _DOUBLINGS, _TERMS = 10, 16
+# exp takes the root of that many squarings, so that nothing cancels in it.
+_SQUARINGS = 11
 _INVERSE_FACTORIALS = np.array(
     [
         (1 / math.factorial(k), -(math.factorial(k) * _n - _d) / (math.factorial(k) * _d))
@@ -138,6 +140,14 @@ def expm1(a: Pair) -> Pair:
     # exp(2 x) - 1 = (exp(x) - 1) (2 + exp(x) - 1).
     double = lambda _, e: fast_two_sum(*add(scale(e, 2.0), multiply(e, e)))
     return lax.fori_loop(0, _DOUBLINGS, double, fast_two_sum(*multiply(small, total)))
+
+
+def exp(a: Pair) -> Pair:
+    """`exp(a)`, relatively to some 1e-28, for `a` from -620 to 0."""
+    power = expm1(scale(a, 2.0**-_SQUARINGS))
+    root = fast_two_sum(*two_sum(*add_float(power, 1.0)))
+    square = lambda _, x: fast_two_sum(*multiply(x, x))
+    return lax.fori_loop(0, _SQUARINGS, square, root)
 
 
 def log1p(a: Pair) -> Pair:

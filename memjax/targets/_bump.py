@@ -1,7 +1,8 @@
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Real
+from jaxtyping import Array, Bool, Complex, Float, Real
 
 from .._checks import (
     as_float_array,
@@ -19,6 +20,7 @@ from ..numerics import (
     gaussian_moments,
     gaussian_transform,
 )
+from ..numerics import double_double as dd
 from ._base import AbstractKernel, Memory
 from ._complex import complex_transforms
 from ._product import register_inner_product
@@ -93,6 +95,26 @@ class GaussianBump(AbstractKernel):
     def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
         moments = gaussian_moments(order, s, 1 / self.omega, self.width)
         return tuple((-1) ** k * self.amplitude * moment for k, moment in enumerate(moments))
+
+    def transform_pairs(self, s: dd.Pair) -> tuple[dd.Pair, dd.Pair, Bool[Array, "..."]]:
+        r"""The transform and its derivative with twice the digits, and where they are that: where
+        all of the bump lies at positive times, $R(s) = c_0 \sigma \sqrt{2 \pi}\,
+        e^{s^2 \sigma^2 / 2 - s / \omega}$.
+
+        **Arguments:**
+
+        - `s`: the Laplace variable, the unevaluated sum of two arrays.
+        """
+        delay, half = 1 / self.omega, self.width**2 / 2
+        z = (s[0] * self.width**2 - delay) / (self.width * math.sqrt(2))
+        slope = dd.two_sum(*dd.add_float(dd.multiply_float(s, 2 * half), -delay))
+        exponent = dd.multiply(s, dd.two_sum(*dd.add_float(dd.multiply_float(s, half), -delay)))
+        whole = (z < -9) & (exponent[0] > -600) & (exponent[0] < 0)
+        exponent = tuple(jnp.where(whole, part, 0) for part in exponent)
+        value = dd.multiply_float(
+            dd.exp(exponent), self.amplitude * self.width * math.sqrt(2 * math.pi)
+        )
+        return value, dd.multiply(value, slope), whole
 
     def _squared_norm(self, horizon: Array | None) -> Array:
         return bump_product(self, self, horizon)
