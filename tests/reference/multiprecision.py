@@ -426,7 +426,8 @@ def _solve_stages(
                     row[-1] = -total
                     system.append(row)
             step = _solve(system)
-            if step is None:
+            # Far from the solution a rate may be so large that its transform is no number.
+            if step is None or any(x != x for x in step):
                 break
             change = real(0)
             for i in range(stages):
@@ -558,11 +559,11 @@ def _solve_flint(rows: Matrix) -> Vector | None:
         return gmpy2.mul(mantissa, gmpy2.exp2(gmpy2.mpfr(exponent)))
 
     zero = flint.arb(0)
-    matrix = flint.arb_mat([[ball(x) for x in row[:-1]] for row in rows])
-    right = flint.arb_mat([[ball(row[-1])] for row in rows])
     try:
+        matrix = flint.arb_mat([[ball(x) for x in row[:-1]] for row in rows])
+        right = flint.arb_mat([[ball(row[-1])] for row in rows])
         solution = matrix.solve(right, algorithm="approx")
-    except ZeroDivisionError:
+    except (ZeroDivisionError, ValueError, OverflowError):
         return None
     return [midpoint(solution[i, 0]) for i in range(len(rows))]
 
