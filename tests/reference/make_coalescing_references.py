@@ -90,8 +90,18 @@ def cases() -> Iterator[dict[str, Any]]:
         yield case("merging", ONE, merging, T)
     yield case("close-2e-6", ONE, micro, 28)
     yield case("merging", ONE, merging, 26, "exp")
+    slow = [0.36, 0.64], [0.735, 0.4075]
+    yield case("merging", SLOW, slow, 40)
+    yield case("merging", ONE, merging, 22)
+    yield case("merging", ONE, merging, 24)
+    yield case("close-2e-6", ONE, micro, 24)
+    yield case("close-1e-08", ONE, _close(0.5, 1e-8), 24)
+    yield case("merging", ONE, merging, 26, "softplus")
     # Beyond the reach of one spare mode: the flow comes to rest above the exit.
-    yield case("merging", SLOW, ([0.36, 0.64], [0.735, 0.4075]), 40)
+    yield case("merging", SLOW, slow, 56)
+    yield case("merging", ONE, three, 24)
+    yield case("merging", ONE, four, 26)
+    yield case("two-pairs", TWO, pairs, 26)
 
 
 if __name__ == "__main__":
