@@ -35,7 +35,7 @@ def build(cases, member):
 
 def fault(case, code, time, loss, steps):
     """What is wrong with an answer, in words; empty if nothing is."""
-    limit = 1000 if len(case["a0"]) == 2 and case["inverse_omega"] == 20 else 4096
+    limit = 1000 if kind(case) == (2, 1, "direct") and case["inverse_omega"] == 20 else 4096
     exited = case["result"] == "exited"
     expected = float(case["time"]) if exited else np.inf
     right = OUTCOMES[int(code)] == case["result"]
