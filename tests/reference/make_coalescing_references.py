@@ -85,20 +85,20 @@ def cases() -> Iterator[dict[str, Any]]:
         yield case("meet-later", ONE, random, T)
     # Half the rates: a memory of 40 here is about one of 20 above.
     for T in [24, 32, 40]:
-        yield case("merging", SLOW, ([0.25, 0.4375, 0.3125], [0.6875, 0.46875, 0.40625]), T)
+        yield case("merging-slow", SLOW, ([0.25, 0.4375, 0.3125], [0.6875, 0.46875, 0.40625]), T)
     for T in [26, 30, 32]:
         yield case("merging", ONE, merging, T)
     yield case("close-2e-6", ONE, micro, 28)
     yield case("merging", ONE, merging, 26, "exp")
     slow = [0.36, 0.64], [0.735, 0.4075]
-    yield case("merging", SLOW, slow, 40)
+    yield case("merging-slow", SLOW, slow, 40)
     yield case("merging", ONE, merging, 22)
     yield case("merging", ONE, merging, 24)
     yield case("close-2e-6", ONE, micro, 24)
     yield case("close-1e-08", ONE, _close(0.5, 1e-8), 24)
     yield case("merging", ONE, merging, 26, "softplus")
     # Beyond the reach of one spare mode: the flow comes to rest above the exit.
-    yield case("merging", SLOW, slow, 56)
+    yield case("merging-slow", SLOW, slow, 56)
     yield case("merging", ONE, three, 24)
     yield case("merging", ONE, four, 26)
     yield case("two-pairs", TWO, pairs, 26)
