@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,10 +54,15 @@ def test_the_references_are_confirmed():
     assert max(case["disagreement"] for case in CASES) < 1e-8
 
 
+@pytest.fixture(scope="module", params=KINDS, ids=lambda shape: "-".join(map(str, shape)))
+def cases(request):
+    """The cases of a kind, whose programs are dropped after them as after a module."""
+    yield [case for case in CASES if kind(case) == request.param]
+    jax.clear_caches()
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("shape", KINDS, ids=lambda shape: "-".join(map(str, shape)))
-def test_a_sweep(shape):
-    cases = [case for case in CASES if kind(case) == shape]
+def test_a_sweep(cases):
     axes = {"member": range(len(cases))}
     cells = mj.sweep(lambda member: build(cases, member), axes, progress=False)
     names = ("result", "time", "loss", "num_steps")
@@ -66,8 +72,10 @@ def test_a_sweep(shape):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_a_single_run(case):
-    plateau = mj.measure_plateau(*build([case], 0), throw=False)
-    steps = plateau.stats["num_steps"]
-    assert not fault(case, plateau.result_code, plateau.time, plateau.loss, steps)
+def test_single_runs(cases):
+    faults = []
+    for case in cases:
+        plateau = mj.measure_plateau(*build([case], 0), throw=False)
+        answer = plateau.time, plateau.loss, plateau.stats["num_steps"]
+        faults.append(fault(case, plateau.result_code, *answer))
+    assert not any(faults), "\n".join(filter(None, faults))
