@@ -96,7 +96,8 @@ def cases() -> Iterator[dict[str, Any]]:
     yield case("merging", ONE, merging, 24)
     yield case("close-2e-6", ONE, micro, 24)
     yield case("close-1e-08", ONE, _close(0.5, 1e-8), 24)
-    yield case("merging", ONE, merging, 26, "softplus")
+    for T in [22, 24, 26]:
+        yield case("merging", ONE, merging, T, "softplus")
     # Beyond the reach of one spare mode: the flow comes to rest above the exit.
     yield case("merging-slow", SLOW, slow, 56)
     yield case("merging", ONE, three, 24)
