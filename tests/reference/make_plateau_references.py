@@ -26,10 +26,9 @@ import math
 import pathlib
 import sys
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import mpmath
 import numpy as np
 
 import multiprecision as mp
@@ -106,11 +105,10 @@ def _problem(case: dict[str, Any]) -> mp.Problem:
 def _run(case: dict[str, Any], stages: int, digits: int) -> tuple[mp.Outcome, dict[str, Any]]:
     mp.set_digits(digits)
     problem = _problem(case)
-    rates = [mp.real(x) for x in case["w0"]]
-    if case["reparam"] == "exp":
-        rates = [mp.real(mpmath.log(mpmath.mpf(x))) for x in case["w0"]]
-    start = [mp.real(x) for x in case["a0"]] + rates
-    leave = mp.Exit(case["exit"], mp.real(case["delta"]))
+    start = [mp.real(x) for x in case["a0"]]
+    start += problem.free([mp.real(x) for x in case["w0"]])
+    reference = problem.bump_norm() if case.get("reference") == "bump" else None
+    leave = mp.Exit(case["exit"], mp.real(case["delta"]), reference)
     outcome = mp.integrate(problem, start, leave, stages=stages, rtol=1e-8)
     a, w = problem.modes(outcome.theta)
     return outcome, {
@@ -125,9 +123,8 @@ def _run(case: dict[str, Any], stages: int, digits: int) -> tuple[mp.Outcome, di
     }
 
 
-def measure(case: dict[str, Any]) -> dict[str, Any]:
+def measure(case: dict[str, Any], digits: int) -> dict[str, Any]:
     """Integrates `case` twice and returns it with its results."""
-    digits = 50 if case["inverse_omega"] <= 28 else 80
     first, results = _run(case, stages=7, digits=digits)
     second, _ = _run(case, stages=5, digits=digits + 15)
     disagreement = None
@@ -139,19 +136,20 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **case, **results, "disagreement": disagreement}
 
 
-def main() -> None:
-    done = json.loads(PATH.read_text()) if PATH.exists() else []
-    for case in cases():
-        if any(all(entry[k] == x for k, x in case.items()) for entry in done):
+def write(path: pathlib.Path, cases: Iterable[dict[str, Any]], digits: int | None = None) -> None:
+    """Adds to the file the measurements of `cases` that it does not hold yet."""
+    done = json.loads(path.read_text()) if path.exists() else []
+    for case in cases:
+        if any(all(entry.get(k) == x for k, x in case.items()) for entry in done):
             continue
         began = clock.perf_counter()
-        entry = measure(case)
+        entry = measure(case, digits or (50 if case["inverse_omega"] <= 28 else 80))
         done.append(entry)
-        PATH.write_text(json.dumps(done, indent=1) + "\n")
+        path.write_text(json.dumps(done, indent=1) + "\n")
         spent = clock.perf_counter() - began
         columns = [entry[k] for k in ("name", "result", "time", "steps", "disagreement")]
         print(*columns, f"{spent:.0f} s", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    write(PATH, cases())
