@@ -544,5 +544,5 @@ def _transform_pairs(
         jnp.where(known, a, b) for a, b in zip(pair, other, strict=True)
     )
     first, second = (pick(a, b) for a, b in zip(pairs, rounded, strict=True))
-    errors = tuple(jnp.where(known, 1e3 * eps * error * eps, error) for error in errors)
+    errors = tuple(jnp.where(known, 100 * eps * error, error) for error in errors)
     return first, second, t2, errors
