@@ -108,7 +108,7 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 # What runs once a run may run slower where there are few of them: it compiles in two thirds of the
 # time then, and takes four times as long.
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
-_FEW = 2048
+FEW = 2048
 _FAST: dict[Any, Callable[..., Any]] = {
     start_batch: eqx.filter_jit(start_batch),
     advance: eqx.filter_jit(advance),
@@ -124,6 +124,44 @@ def _take(tree: Any, index: Array) -> Any:
     return jax.tree.map(lambda x: x[..., index] if eqx.is_array(x) else x, tree)
 
 
+class Compiling:
+    """What a set of programs has compiled, and who compiles: the first to call a function does,
+    the others wait for it.
+
+    **Arguments:**
+
+    - `quick`: whether what runs once a run is compiled quickly and runs slower.
+    """
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+        self._lock = threading.Lock()
+        self._locks: dict[Any, threading.Lock] = {}
+        self._done: set[Any] = set()
+        self._active = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether something is being compiled."""
+        return self._active > 0
+
+    def call(self, key: Any, compiled: Callable, arguments: tuple) -> Any:
+        """Call a function that is compiled anew for every key."""
+        if key in self._done:
+            return compiled(*arguments)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+            self._active += 1
+        try:
+            with lock:
+                out = compiled(*arguments)
+                self._done.add(key)
+        finally:
+            with self._lock:
+                self._active -= 1
+        return out
+
+
 class Program:
     """The cells of a sweep that share one set of compiled programs.
 
@@ -136,6 +174,8 @@ class Program:
     - `compensable`: whether what float64 leaves unresolved may be run in double-double.
     - `can_harden`: whether there is a dearer method for what this one does not finish.
     - `most_steps`: how many steps the dearer method may take.
+    - `hard_lanes`: the number of lanes of the dearer method; by default as many as it has cells.
+    - `compiling`: what programs have compiled that differ from this one in their cells only.
     """
 
     def __init__(
@@ -147,16 +187,23 @@ class Program:
         compensable: bool,
         can_harden: bool,
         most_steps: Array,
+        hard_lanes: int | None = None,
+        compiling: Compiling | None = None,
     ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
         self.compensable, self.can_harden, self.most_steps = compensable, can_harden, most_steps
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
-        # The first to call a program compiles it, the others wait for it.
-        functions = (start_batch, advance, collect)
-        self.compiling = {function: threading.Lock() for function in functions}
-        self.compiled: set[tuple[Any, Any]] = set()
+        self.hard_lanes = hard_lanes
+        on_cpu = jax.default_backend() == "cpu"
+        quick = on_cpu and self.count < FEW
+        self.compiling = Compiling(quick) if compiling is None else compiling
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether something of it is being compiled."""
+        return self.compiling.active
 
     @property
     def rtol(self) -> float:
@@ -167,7 +214,7 @@ class Program:
         """Some of the cells by the dearer method: Newton's iteration with all Jacobians, and twice
         the digits where there are any."""
         # A lane of these costs more, and has fewer fellows.
-        lanes = min(self.lanes, 8 * -(-len(cells) // 8))
+        lanes = self.hard_lanes or min(self.lanes, 8 * -(-len(cells) // 8))
         changes = {"full": True, "compensated": self.compensable, "max_steps": self.most_steps}
         return self._again(cells, lanes, False, **changes)
 
@@ -179,18 +226,15 @@ class Program:
     def _again(self, cells: np.ndarray, lanes: int, can_harden: bool, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        fixed = self.compensable, can_harden, self.most_steps
-        return Program(self.build, columns, method, lanes, *fixed)
+        fixed = self.compensable, can_harden, self.most_steps, self.hard_lanes
+        # Without a number of lanes for all, what is compiled depends on how many cells are left.
+        shared = None if self.hard_lanes is None else self.compiling
+        return Program(self.build, columns, method, lanes, *fixed, shared)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
-        on_cpu = jax.default_backend() == "cpu"
-        compiled = (_QUICK if on_cpu and self.count < _FEW else _FAST)[function]
-        if (function, device) in self.compiled:
-            return compiled(*arguments)
-        with self.compiling[function]:
-            out = compiled(*arguments)
-            self.compiled.add((function, device))
-        return out
+        compiled = (_QUICK if self.compiling.quick else _FAST)[function]
+        key = function, device, self.lanes, self.method.full, self.method.compensated
+        return self.compiling.call(key, compiled, arguments)
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""
@@ -327,23 +371,43 @@ def cores() -> int:
 
 
 def default_lanes(run: Runs, count: int) -> int:
-    """The number of lanes for runs of this size, `count` of them in all.
+    """The number of lanes for runs of this size, `count` of them in all."""
+    workers = len(jax.local_devices())
+    if jax.default_backend() == "cpu" and workers == 1:
+        workers = cores()
+    # A small sweep is shared among all workers.
+    return whole_lanes(min(most_lanes(run), -(-count // (8 * workers)) * 8))
+
+
+def whole_lanes(number: int) -> int:
+    """Of at most so many lanes whole vectors, which have eight."""
+    return number // 8 * 8 if number >= 8 else max(1, number)
+
+
+def weights(run: Runs) -> int:
+    """The size of the state of a run."""
+    return int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+
+
+def automatic_bytes(run: Runs) -> int:
+    """What automatic differentiation keeps for a gradient of a run."""
+    y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
+    return gradient_bytes(run.flow, y)
+
+
+def most_lanes(run: Runs) -> int:
+    """The number of lanes on one core or device for a large sweep of runs of this size.
 
     As many as fit in a core's cache (measured), or in 2 GB of an accelerator; fewer where automatic
     differentiation would keep more than 50 MB a core, or 8 GB of an accelerator.
     """
-    n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+    n = weights(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
         number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 16
-        workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
-        workers = len(jax.local_devices())
     if not run.closed:
-        y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
-        each = COLUMNS * gradient_bytes(run.flow, y)
+        each = COLUMNS * automatic_bytes(run)
         number = min(number, int((5e7 if on_cpu else 8e9) // max(1, each)))
-    # A small sweep is shared among all workers; whole vectors have eight lanes.
-    number = min(number, -(-count // (8 * workers)) * 8)
-    return number // 8 * 8 if number >= 8 else max(1, number)
+    return whole_lanes(number)
