@@ -1,7 +1,8 @@
 """Blocks: the parts into which a durable sweep is cut, each computed and stored as a whole."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,9 @@ class Blocks:
 
     def block(self, index: int) -> Block:
         """A block by its number."""
-        place = np.unravel_index(index, self.counts)
+        place = unravelled(index, self.counts)
         parts = {
-            name: values[int(at) * span : (int(at) + 1) * span]
+            name: values[at * span : (at + 1) * span]
             for (name, values), at, span in zip(
                 self.grid.values.items(), place, self.shape, strict=True
             )
@@ -99,7 +100,16 @@ class Blocks:
         outer = [k for k, name in enumerate(names) if name in self.grid.dynamic]
         inner = [k for k, name in enumerate(names) if name in self.grid.static]
         counts = [self.counts[k] for k in (*outer, *inner)]
-        back = np.argsort([*outer, *inner])
+        steps = [math.prod(self.counts[k + 1 :]) for k in (*outer, *inner)]
         for number in range(self.number):
-            place = np.unravel_index(number, counts)
-            yield int(np.ravel_multi_index([place[k] for k in back], self.counts))
+            place = unravelled(number, counts)
+            yield sum(at * step for at, step in zip(place, steps, strict=True))
+
+
+def unravelled(index: int, counts: Sequence[int]) -> tuple[int, ...]:
+    """`numpy.unravel_index` of a single number, which takes longer."""
+    place = []
+    for count in reversed(counts):
+        index, at = divmod(index, count)
+        place.append(at)
+    return tuple(reversed(place))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._lazy import xr
+from ._blocks import unravelled
 from ._chunks import decode, encode
 from ._listing import (
     read_list,
@@ -109,7 +110,7 @@ class BlockStore:
 
     def place(self, index: int) -> tuple[int, ...]:
         """Where a block is, along each axis."""
-        return tuple(int(at) for at in np.unravel_index(index, self.counts))
+        return unravelled(index, self.counts)
 
     def extent(self, index: int) -> tuple[int, ...]:
         """How many values of each axis a block spans."""

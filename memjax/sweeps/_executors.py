@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 from .._checks import check_instance, check_integer, said, shown
 from ._blocks import Blocks
 from ._engine import cores
-from ._task import compute, compute_remotely, Failure, Found
+from ._task import compute, compute_remotely, Failure, Found, one_blas_thread
 
 # Blocks under way at once where it is not known how many workers an executor has.
 _UNKNOWN = 32
@@ -138,6 +139,11 @@ class Distributor:
     def run(self, order: Iterator[int]) -> Iterator[tuple[int, Found] | None]:
         """The numbers of blocks with what was found as they come, and `None` from time to time."""
         order = iter(order)
+        # Limited once for all blocks of this process, since that takes a while.
+        with one_blas_thread() if self._own else nullcontext():
+            yield from self._run(order)
+
+    def _run(self, order: Iterator[int]) -> Iterator[tuple[int, Found] | None]:
         try:
             while True:
                 limit = 2 * self.workers

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, ExitStack
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -287,9 +287,14 @@ class Writer:
         self._store = store
         self._queue: Queue[tuple[int, Mapping[str, np.ndarray]] | None] = Queue(_WAITING)
         self._error: BaseException | None = None
+        self._lock = threading.Lock()
         self.cells = 0
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._thread.start()
+        # One encodes while the other waits for the disk.
+        self._threads = [
+            threading.Thread(target=self._run, name=f"store-{k}", daemon=True) for k in range(2)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> "Writer":
         return self
@@ -312,24 +317,31 @@ class Writer:
         self.check()
 
     def _end(self) -> None:
-        if self._thread.is_alive():
+        for _ in self._threads:
             self._queue.put(None)
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            batch = [self._queue.get()]
-            while not self._queue.empty() and len(batch) < _TOGETHER:
-                batch.append(self._queue.get())
-            last = None in batch
-            found = dict(item for item in batch if item is not None)
-            if self._error is not None or not found:
+        while (item := self._queue.get()) is not None:
+            found = dict([item])
+            while len(found) < _TOGETHER:
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    break
+                if item is None:
+                    self._queue.put(None)
+                    break
+                found[item[0]] = item[1]
+            if self._error is not None:
                 continue  # what comes after an error is given up, so that nobody waits
             try:
-                self._store.write(
-                    {k: self._store.encoded(k, values) for k, values in found.items()}
-                )
-                self.cells += sum(map(self._store.cells_in, found))
+                chunks = {k: self._store.encoded(k, values) for k, values in found.items()}
+                self._store.write(chunks)
             except BaseException as error:
                 self._error = error
+                continue
+            with self._lock:
+                self.cells += sum(map(self._store.cells_in, found))
