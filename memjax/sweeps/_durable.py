@@ -18,6 +18,7 @@ from .._lazy import xr
 from ._blocks import unravelled
 from ._chunks import decode, encode
 from ._listing import (
+    FileList,
     read_list,
     remove,
     sync_folder,
@@ -201,6 +202,14 @@ class BlockStore:
             raise
         list(self._files.map(sync_folder, {file.parent for file in contents}))
 
+    def chunks(self, index: int) -> dict[str, bytes]:
+        """The files of a block that is there."""
+        return {name: self.chunk(name, index).read_bytes() for name in self.variables}
+
+    def has(self, index: int) -> bool:
+        """Whether a block is there."""
+        return self.chunk(MARK, index).exists()
+
     def discard(self, index: int) -> None:
         """Forget a block, so that it is computed again."""
         self.chunk(MARK, index).unlink(missing_ok=True)
@@ -229,6 +238,19 @@ class BlockStore:
         also = {"zarr.json": marked(data, 1 - json.loads(data)["attributes"]["complete"])}
         write_list(self.path, names, also)
         write_synced(group, marked(data, 0))
+
+    def copy_empty(self, folder: Path) -> "BlockStore":
+        """Make a store of the same sweep, without blocks, in a folder that is not there yet."""
+        names = tuple(self.variables)
+        static = FileList({}, names)
+        for name in read_list(self.path).files:
+            if not static.grows(name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes((self.path / name).read_bytes())
+        group = folder / "zarr.json"
+        group.write_bytes(marked(group.read_bytes(), 0))
+        write_list(folder, names, {"zarr.json": marked(group.read_bytes(), 1)})
+        return BlockStore(folder)
 
     def tidy(self) -> None:
         """Remove what a writer left that was killed; nobody else may be writing."""

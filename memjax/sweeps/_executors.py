@@ -7,14 +7,14 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import jax
 
-from .._checks import check_instance, check_integer, said, shown
+from .._checks import check_integer, said, shown
 from ._blocks import Blocks
 from ._engine import cores
 from ._task import compute, compute_remotely, Failure, Found, one_blas_thread
@@ -25,46 +25,48 @@ _UNKNOWN = 32
 _ASKING, _LOOKING = 5.0, 0.2
 
 
-def as_executor(value: Any) -> tuple[Any, bool]:
-    """What computes blocks, and whether it is to be shut down at the end.
+def as_executor(value: Any, name: str = "executor") -> tuple[Any, bool]:
+    """What computes blocks, and whether it is to be closed at the end.
 
     A number makes so many worker processes, and an address connects to a Dask scheduler.
     """
     if value is None:
         return None, False
     if isinstance(value, int) and not isinstance(value, bool):
+        number = check_integer(name, value, most=10_000)
         from ._workers import WorkerProcesses
 
-        return WorkerProcesses(check_integer("executor", value, most=10_000)), True
+        return WorkerProcesses(number), True
     if isinstance(value, str):
-        return _connect(value), True
-    wanted = "an executor, a number of processes or the address of a Dask scheduler"
-    fix = "pass for example concurrent.futures.ProcessPoolExecutor(4)"
+        return _connect(name, value), True
     if isinstance(value, type) or not callable(getattr(value, "submit", None)):
-        check_instance("executor", value, Executor, wanted, fix)
-        raise TypeError(f"`executor` must be {wanted}, got {shown(value)}; {fix}.")
+        raise TypeError(
+            f"`{name}` must be an executor, a number of processes or the address of a Dask "
+            f"scheduler, got {shown(value)}; pass for example "
+            "concurrent.futures.ProcessPoolExecutor(4)."
+        )
     return value, False
 
 
-def _connect(address: str) -> Any:
+def _connect(name: str, address: str) -> Any:
     """The executor of a Dask scheduler."""
     kinds = ("tcp://", "tls://", "ucx://", "ws://", "wss://", "inproc://")
     if not address.startswith(kinds):
         raise ValueError(
-            f"`executor` must be the address of a Dask scheduler, got {shown(address)}; pass for "
+            f"`{name}` must be the address of a Dask scheduler, got {shown(address)}; pass for "
             "example 'tcp://host:8786'."
         )
     try:
         from dask.distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            "`executor` needs Dask for an address; pip install 'memjax[distributed]'."
+            f"`{name}` needs Dask for an address; pip install 'memjax[distributed]'."
         ) from error
     try:
         return Client(address, timeout="10s", set_as_default=False).get_executor()
     except (OSError, ValueError) as error:
         raise ConnectionError(
-            f"`executor` must be the address of a Dask scheduler that answers, got "
+            f"`{name}` must be the address of a Dask scheduler that answers, got "
             f"{shown(address)}: {said(error)}"
         ) from error
 

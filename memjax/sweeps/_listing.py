@@ -37,10 +37,12 @@ class FileList(NamedTuple):
     - `files`: sizes and digests that each of its files may have.
     - `growing`: the arrays whose chunks are still written, the one that marks the others' last;
         nothing for folders that are no store of a sweep.
+    - `holds`: stores and files that come into it later.
     """
 
     files: dict[str, list[tuple[int, str]]]
     growing: tuple[str, ...] | None
+    holds: tuple[str, ...] = ()
 
     def grows(self, name: str) -> bool:
         """Whether a file is a chunk that was written since."""
@@ -49,8 +51,16 @@ class FileList(NamedTuple):
 
     def passes(self, name: str) -> bool:
         """Whether a file is none that is read, but one that a sweep leaves there."""
-        known = _TEMPORARY.fullmatch(name) or _NOTE.fullmatch(name)
-        return self.growing is not None and known is not None
+        if self.growing is None and not self.holds:
+            return False
+        return bool(_TEMPORARY.fullmatch(name) or _NOTE.fullmatch(name))
+
+    def prepares(self, name: str) -> bool:
+        """Whether a file is a lock of something that the folder holds, or such a thing in the
+        making."""
+        made = rf"\.(?:{'|'.join(map(re.escape, self.holds))})"
+        left = r"(\.[\w-]+)?\.lock|\.[0-9a-f]{8}\.(partial|old)(/.*)?"
+        return bool(self.holds) and re.fullmatch(f"{made}({left})", name) is not None
 
 
 def files_in(folder: Path) -> Iterator[str]:
@@ -66,6 +76,7 @@ def write_list(
     folder: Path,
     growing: tuple[str, ...] | None = None,
     also: dict[str, bytes] | None = None,
+    holds: tuple[str, ...] = (),
 ) -> None:
     """Write the list of the files of a folder into it, which marks it as whole and as memjax's.
 
@@ -74,13 +85,18 @@ def write_list(
     - `folder`: the folder.
     - `growing`: the arrays whose chunks are still written, which are left out.
     - `also`: what files may become.
+    - `holds`: stores and files that come into the folder later.
     """
-    listed = FileList({}, growing)
+    listed = FileList({}, growing, holds)
     files = {}
     for name in files_in(folder):
+        if name.partition("/")[0] in holds or listed.prepares(name):
+            continue
         if name != LIST and not listed.grows(name) and not listed.passes(name):
             files[name] = _digested((folder / name).read_bytes())
     content: dict[str, Any] = {"memjax": version("memjax"), "files": files}
+    if holds:
+        content["holds"] = list(holds)
     if growing is not None:
         also = {} if also is None else also
         content |= {
@@ -164,7 +180,8 @@ def read_list(folder: Path) -> FileList:
             for name, entry in content.get("also", {}).items():
                 files[name].append(_entry(entry))
             growing = content.get("growing")
-            return FileList(files, None if growing is None else tuple(map(str, growing)))
+            growing = None if growing is None else tuple(map(str, growing))
+            return FileList(files, growing, tuple(map(str, content.get("holds", ()))))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise ValueError(f"{LIST!r} is damaged")
@@ -187,19 +204,15 @@ def known_files(folder: Path) -> Callable[[str], bool]:
         listed = read_list(folder)
     except (FileNotFoundError, ValueError):
         return lambda name: False
-    inner = {
-        name.removesuffix(LIST): known_files((folder / name).parent)
-        for name in listed.files
-        if name.endswith(f"/{LIST}")
-    }
+    inner = {name: known_files(folder / name) for name in listed.holds}
 
     def known(name: str) -> bool:
-        if name == LIST or name in listed.files or listed.grows(name) or listed.passes(name):
+        if name == LIST or name in listed.files or name in listed.holds:
             return True
-        return any(
-            name.startswith(prefix) and knows(name.removeprefix(prefix))
-            for prefix, knows in inner.items()
-        )
+        if listed.grows(name) or listed.passes(name) or listed.prepares(name):
+            return True
+        held, _, rest = name.partition("/")
+        return held in inner and inner[held](rest)
 
     return known
 

@@ -157,10 +157,7 @@ def claimed(path: Path, part: str = "", shared: bool = False) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(file, 400).decode(errors="replace").strip() or "another process"
             os.close(file)
-            raise BeingWritten(
-                f"output {str(path)!r} is being written by {holder}; wait for its end, or choose "
-                "another name."
-            ) from None
+            raise BeingWritten(path, part, holder) from None
         except OSError:
             pass
         try:
@@ -182,7 +179,15 @@ def claimed(path: Path, part: str = "", shared: bool = False) -> Iterator[None]:
 
 
 class BeingWritten(FileExistsError):
-    """Somebody else holds the lock of an output."""
+    """Somebody else holds the lock of an output, or of a part of it."""
+
+    def __init__(self, path: Path, part: str, holder: str) -> None:
+        what = f"{part.replace('-', ' ')} of output" if part else "output"
+        super().__init__(
+            f"{what} {str(path)!r} is being written by {holder}; wait for its end, or choose "
+            "another name."
+        )
+        self.part = part
 
 
 def _is_alone(file: int) -> bool:

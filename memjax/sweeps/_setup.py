@@ -20,7 +20,7 @@ from ._identity import identity_of, plan_in, read_identity
 from ._jobs import Method
 from ._options import Options
 from ._store import encoded_array, plain_attributes
-from ._stored import Content, fill, is_stored, Way
+from ._stored import check_same, Content, fill, is_stored, Way
 from ._variables import CURVE, TIMES
 from ._work import make_plan, Plan, PlateauWork, variables_of
 
@@ -52,12 +52,13 @@ def as_way(
     store: Any,
     resume: Any,
     overwrite: Any,
+    *,
     block_size: Any,
     executor: Any,
     shard: Any,
     retries: Any,
     timeout: Any,
-    progress: bool,
+    progress: bool = False,
 ) -> Way:
     """How a store is to be filled, of arguments of [`memjax.sweep`][]; nothing is started yet."""
     check_flag("resume", resume)
@@ -81,7 +82,7 @@ def as_way(
                     "example store='results/run'."
                 )
     if resume and overwrite:
-        raise ValueError("`resume` and `overwrite` must not both be True; choose one.")
+        raise ValueError("`resume` and `overwrite` must not both be True, got True; choose one.")
     if shard is not None and (overwrite or executor is not None):
         name = "overwrite" if overwrite else "executor"
         raise ValueError(
@@ -127,10 +128,31 @@ def sweep_stored(
     - `described`: attributes of what is recorded.
     - `stacklevel`: of warnings.
     """
+    computer, mine = as_executor(executor)
+    try:
+        return _filled(path, setup, way._replace(executor=computer), sizes, described, stacklevel)
+    finally:
+        if mine:
+            close(computer)
+
+
+def _filled(
+    path: Path,
+    setup: Setup,
+    way: Way,
+    sizes: tuple[int | None, int | None],
+    described: Described,
+    stacklevel: int,
+) -> "xr.Dataset":
     plan = _plan(path, setup, way, sizes)
     blocks = Blocks(setup.grid, plan.span)
     grid, times = setup.grid, setup.curve_times
     times = None if times is None else np.asarray(times)
+    identity = identity_of(
+        setup.build, grid, setup.options, times, setup.precision, setup.attrs, plan
+    )
+    if is_stored(path) and not way.overwrite:
+        check_same(path, identity, way)
     fixed = [build.fixed for build in setup.builds]
     work = PlateauWork(
         setup.build,
@@ -151,14 +173,9 @@ def sweep_stored(
         plain_attributes(
             "attrs", {**provenance(grid), **setup.options.attributes(), **setup.attrs}
         ),
-        identity_of(setup.build, grid, setup.options, times, setup.precision, setup.attrs, plan),
+        identity,
     )
-    computer, mine = as_executor(executor)
-    try:
-        return fill(path, work, blocks, way._replace(executor=computer), content, stacklevel + 1)
-    finally:
-        if mine:
-            close(computer)
+    return fill(path, work, blocks, way, content, stacklevel + 2)
 
 
 def _plan(path: Path, setup: Setup, way: Way, sizes: tuple[int | None, int | None]) -> Plan:

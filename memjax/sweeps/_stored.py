@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, ExitStack
 from pathlib import Path
 from queue import Empty, Queue
@@ -57,11 +57,6 @@ class Way(NamedTuple):
     overwrite: bool = False
     shard: tuple[int, int] | None = None
     progress: bool = False
-
-    @property
-    def name(self) -> str:
-        """What this writer of a store is called."""
-        return "all" if self.shard is None else f"shard-{self.shard[0] + 1}-of-{self.shard[1]}"
 
 
 def is_stored(path: Path) -> bool:
@@ -116,8 +111,9 @@ def fill(
     # What cannot be handed out is refused before anything is written.
     handed = Distributor(work, blocks, way.executor, way.retries, way.timeout)
     with ExitStack() as held:
-        held.enter_context(explained(path, lock_of(path), lock_of(path, way.name)))
-        made = held.enter_context(_writing(path, way, content))
+        held.enter_context(explained(path, lock_of(path), lock_of(path, name_of(way.shard))))
+        make = lambda: BlockStore.create(path, way.overwrite, *content)
+        made = held.enter_context(holding(path, make, is_stored, way.overwrite, way.shard))
         if not made:
             check_same(path, content.identity, way)
         store = BlockStore(path)
@@ -151,29 +147,52 @@ def fill(
 
 
 @contextmanager
-def _writing(path: Path, way: Way, content: Content) -> Iterator[bool]:
-    """Hold a store that is there for this writer, made if there is none: whether it was made."""
-    begin = time.monotonic()
-    made = False
+def holding(
+    path: Path,
+    make: Callable[[], Any],
+    is_made: Callable[[Path], bool],
+    overwrite: bool,
+    shard: tuple[int, int] | None,
+) -> Iterator[bool]:
+    """Hold an output that several runs fill, one after the other or by shards side by side.
+
+    **Arguments:**
+
+    - `path`: the output.
+    - `make`: makes it.
+    - `is_made`: whether it is there.
+    - `overwrite`: whether it is made anew if it is.
+    - `shard`: as in `Way`.
+
+    **Returns:**
+
+    Whether it was made here.
+    """
+    begin, made = time.monotonic(), False
+    name = name_of(shard)
     while True:
         try:
-            if way.overwrite and not made or not is_stored(path):
-                BlockStore.create(path, way.overwrite, *content)
+            if overwrite and not made or not is_made(path):
+                make()
                 made = True
             with ExitStack() as held:
-                held.enter_context(claimed(path, shared=way.shard is not None))
-                if way.shard is not None:
-                    held.enter_context(claimed(path, way.name))
-                if not is_stored(path):
-                    continue  # it was removed meanwhile
-                yield made
-                return
+                held.enter_context(claimed(path, shared=shard is not None))
+                if shard is not None:
+                    held.enter_context(claimed(path, name))
+                if is_made(path):
+                    yield made
+                    return
         except BeingWritten as error:
-            # Other parts of the same sweep may just be making the store.
-            others = way.shard is not None and way.name not in str(error)
-            if not others or time.monotonic() - begin > _PATIENCE:
+            # Other shards may just be making it; a second one like this is refused at once.
+            again = shard is not None and error.part != name
+            if not again or time.monotonic() - begin > _PATIENCE:
                 raise
             time.sleep(0.1)
+
+
+def name_of(shard: tuple[int, int] | None) -> str:
+    """What a writer of an output is called."""
+    return "all" if shard is None else f"shard-{shard[0] + 1}-of-{shard[1]}"
 
 
 def _checked(store: BlockStore, way: Way, stacklevel: int) -> bytearray:
@@ -253,7 +272,7 @@ class _Note:
     """Says in the store what this writer is at."""
 
     def __init__(self, store: BlockStore, way: Way, handed: Distributor) -> None:
-        self._store, self._name, self._handed = store, way.name, handed
+        self._store, self._name, self._handed = store, name_of(way.shard), handed
         self._last = -_NOTING
 
     def renew(self) -> None:

@@ -165,7 +165,15 @@ def sweep(
 
     described: Described = getattr(build, "described", {})
     way = as_way(
-        store, resume, overwrite, block_size, executor, shard, retries, timeout, bool(progress)
+        store,
+        resume,
+        overwrite,
+        block_size=block_size,
+        executor=executor,
+        shard=shard,
+        retries=retries,
+        timeout=timeout,
+        progress=bool(progress),
     )
     path = None if store is None else Path(os.path.abspath(as_path("store", store)))
     taken_up = path is not None and not way.overwrite and is_stored(path)
