@@ -23,6 +23,8 @@ from ._task import compute, compute_remotely, Failure, Found, one_blas_thread
 _UNKNOWN = 32
 # How often the number of workers is asked for, and a future that cannot report is looked at.
 _ASKING, _LOOKING = 5.0, 0.2
+# How often it is looked whether blocks have been written.
+_WRITING = 0.002
 
 
 def as_executor(value: Any, name: str = "executor") -> tuple[Any, bool]:
@@ -90,6 +92,13 @@ class Distributor:
     - `executor`: the executor, or `None` for the cores or devices of this process.
     - `retries`: how many more times a block is handed out whose worker died.
     - `timeout`: how many seconds a block may take, or `None`.
+
+    **Attributes:**
+
+    - `under_way`: the numbers of the blocks that are handed out, by their futures.
+    - `reported`: how many cells were measured in this process.
+    - `unwritten`: says how many blocks are computed and not yet stored.
+    - `stopped`: set to have all of this process stopped.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class Distributor:
         self.stopped = threading.Event()
         self.under_way: dict[Any, int] = {}
         self.reported = 0
+        self.unwritten: Callable[[], int] = lambda: 0
         self._done: SimpleQueue[Any] = SimpleQueue()
         self._attempts: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -147,13 +157,20 @@ class Distributor:
 
     def _run(self, order: Iterator[int]) -> Iterator[tuple[int, Found] | None]:
         try:
-            while True:
-                limit = 2 * self.workers
-                for index in itertools.islice(order, max(0, limit - len(self.under_way))):
-                    self._submit(index)
-                if not self.under_way:
-                    return
-                yield self._next()
+            more = True
+            while more or self.under_way:
+                # What waits to be written would be lost, too.
+                room = 2 * self.workers - self.unwritten() - len(self.under_way)
+                if more and room > 0:
+                    indices = list(itertools.islice(order, room))
+                    more = len(indices) == room
+                    for index in indices:
+                        self._submit(index)
+                if self.under_way:
+                    yield self._next()
+                elif more:
+                    time.sleep(_WRITING)
+                    yield None
         finally:
             self.stop()
 

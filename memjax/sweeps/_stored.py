@@ -243,6 +243,7 @@ def _compute(
     with ExitStack() as held:
         progress = held.enter_context(Progress(total, way.progress, before))
         writer = held.enter_context(Writer(store))
+        handed.unwritten = lambda: writer.pending
         note = _Note(store, way, handed)
         held.callback(note.end)
         try:
@@ -307,7 +308,7 @@ class Writer:
         self._queue: Queue[tuple[int, Mapping[str, np.ndarray]] | None] = Queue(_WAITING)
         self._error: BaseException | None = None
         self._lock = threading.Lock()
-        self.cells = 0
+        self.cells = self.pending = 0
         # One encodes while the other waits for the disk.
         self._threads = [
             threading.Thread(target=self._run, name=f"store-{k}", daemon=True) for k in range(2)
@@ -323,6 +324,8 @@ class Writer:
 
     def put(self, index: int, values: Mapping[str, np.ndarray]) -> None:
         """Have a block written."""
+        with self._lock:
+            self.pending += 1
         self._queue.put((index, values))
 
     def check(self) -> None:
@@ -364,3 +367,4 @@ class Writer:
                 continue
             with self._lock:
                 self.cells += sum(map(self._store.cells_in, found))
+                self.pending -= len(found)
