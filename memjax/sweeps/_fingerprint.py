@@ -88,8 +88,9 @@ def _code(code: types.CodeType) -> list[Any]:
             constants.append(_code(constant))
         elif isinstance(constant, frozenset):
             constants.append(sorted(map(repr, constant)))
-        # The first is the documentation, if there is one.
-        elif not (k == 0 and isinstance(constant, str)):
+        elif k == 0 and isinstance(constant, str) and code.co_name[0] != "<":
+            constants.append("its documentation")
+        else:
             constants.append(repr(constant))
     return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames)]
 

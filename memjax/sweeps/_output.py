@@ -286,10 +286,10 @@ def explained(path: Path, *places: Path) -> Iterator[None]:
             file == str(place) or file.startswith(f"{place}{os.sep}") for place in (path, *places)
         )
         # Errors of writing itself do not say where.
-        unnamed = not file and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-        if not mine and not unnamed:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if not mine and (file or not full):
             raise
-        fix = "free some space, or choose another folder" if unnamed else "choose another name"
+        fix = "free some space, or choose another folder" if full else "choose another name"
         raise type(error)(
             f"output {str(path)!r} cannot be written: {os.strerror(error.errno).lower()}; {fix}."
         ) from error

@@ -21,10 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import stored
 import xarray as xr
 
 import memjax as mj
+import stored
 
 # 8 * 2 * 4 blocks, one of them after the other where that many threads share them.
 WHAT = {"a": 8, "b": 16, "cells": 4}

@@ -18,8 +18,8 @@ import xarray as xr
 
 import memjax as mj
 from memjax.sweeps import _output, _store
-from memjax.sweeps._output import check_output, replacing
 from memjax.sweeps._listing import LIST, read_files, write_list
+from memjax.sweeps._output import check_output, replacing
 
 SMALL = xr.Dataset(
     {
