@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .._checks import as_list, check_flag, shown
+from .._checks import as_list, as_path, check_flag, shown
 from ._durable import BlockStore
 from ._identity import first_difference, read_identity
 from ._output import check_output, replacing
@@ -39,6 +39,7 @@ def merge(stores: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fa
     if not given:
         raise ValueError("`stores` must not be empty, got []; pass at least one store.")
     check_flag("overwrite", overwrite)
+    out = as_path("out", out)
     check_output(out, overwrite)
     sources = [open_store("stores", path) for path in given]
     identities = [_identity(source) for source in sources]
@@ -58,7 +59,7 @@ def merge(stores: Sequence[str | Path], out: str | Path, *, overwrite: bool = Fa
                     break
         if sum(1 for _ in joined.present()) == joined.number:
             joined.seal()
-    return Path(out)
+    return out
 
 
 def _identity(store: BlockStore) -> dict[str, Any]:
