@@ -3,7 +3,7 @@
     python benchmarks/sweep_overhead.py
 
 Four figures: the time of a sweep with a store over that without, on one core; the speed-up of two
-worker processes over one; blocks a second that a coordinator handles, with blocks that take no time;
+worker processes over one; blocks a second that a coordinator handles, if blocks take no time;
 and the memory of a coordinator for grids of 1e5 to 1e7 cells. Each has a process of its own.
 """
 

@@ -158,9 +158,8 @@ class BlockStore:
     def check(self, index: int) -> str | None:
         """What is wrong with a block that is there."""
         try:
-            for name in self.variables:
-                values = self.read(name, index)
-            if np.any(values == UNFINISHED):
+            found = {name: self.read(name, index) for name in self.variables}
+            if np.any(found[MARK] == UNFINISHED):
                 return f"{self._named(self.chunk(MARK, index))} has unfinished cells"
         except ValueError as error:
             return str(error)

@@ -6,7 +6,7 @@ import itertools
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from queue import Empty, SimpleQueue
@@ -148,7 +148,7 @@ class Distributor:
             self._workers = _count_workers(self.executor)
         return self._workers
 
-    def run(self, order: Iterator[int]) -> Iterator[tuple[int, Found] | None]:
+    def run(self, order: Iterator[int]) -> Generator[tuple[int, Found] | None, None, None]:
         """The numbers of blocks with what was found as they come, and `None` from time to time."""
         order = iter(order)
         # Limited once for all blocks of this process, since that takes a while.

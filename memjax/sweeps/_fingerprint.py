@@ -141,7 +141,7 @@ def _thing(value: Any, root: str, seen: Seen, depth: int) -> Any:
         return ["partial", inside(value.func), inside(value.args), inside(value.keywords)]
     if isinstance(value, types.MethodType):
         return ["method", inside(value.__func__), inside(value.__self__)]
-    parts = [name, inside(kind)] if own else [name]
+    parts: list[Any] = [name, inside(kind)] if own else [name]
     if dataclasses.is_dataclass(value):
         fields = [field.name for field in dataclasses.fields(value)]
         parts.append([[n, inside(getattr(value, n, None))] for n in fields])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import as_list, as_plain, as_positive, check_flag, check_integer, shown
@@ -190,7 +191,7 @@ def _plan(path: Path, setup: Setup, way: Way, sizes: tuple[int | None, int | Non
         cell = one_cell(setup.grid.rows(np.zeros(1, int)))
         runs = [eqx.filter_eval_shape(BuildRuns(build), cell) for build in setup.builds]
         for run in runs:
-            Method.of(run, setup.options, np.zeros(0), setup.precision)  # refuses what cannot be
+            Method.of(run, setup.options, jnp.zeros(0), setup.precision)  # refuses what cannot be
     costly = setup.options.max_steps > 100_000
     return make_plan(setup.grid, runs, *sizes, costly)
 

@@ -114,7 +114,7 @@ class PlateauWork:
                     steps = stream_one_by_one(job, stopped, self.cells)
                 else:
                     steps = job.run(device, stopped)
-                yield from ((number, *batch) for batch in steps)
+                yield from ((number, cells, rows) for cells, rows in steps)
 
         found: dict[str, np.ndarray] = {}
         filled = np.zeros(block.count, bool)

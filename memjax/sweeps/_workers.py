@@ -126,7 +126,7 @@ def _share(slot: int, number: int) -> dict[str, str]:
     """The environment of a worker: its share of the cores, and one of the GPUs."""
     threads = str(max(1, cores() // number))
     names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    share = dict.fromkeys(names, threads)
+    share: dict[str, str] = dict.fromkeys(names, threads)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
         devices = visible.split(",")

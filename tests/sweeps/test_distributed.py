@@ -57,7 +57,7 @@ def test_blocks_are_the_same_in_processes_with_fewer_threads(undisturbed, tmp_pa
     xr.testing.assert_identical(mj.load_dataset(tmp_path / "x"), undisturbed)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_runs_of_the_dearer_method_and_with_a_smaller_tolerance_are_the_same(tmp_path):
     # What is not resolved so finely in float64 is repeated with twice the digits.
     def build(memory_, delta):
