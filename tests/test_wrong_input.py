@@ -890,6 +890,7 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "origin": SIGNED,
     "sweep.max_time": {"infinity"},
     "sweep.attrs": {"dataset"},
+    "sweep.retries": {"0"},
     "sweep.static": {"empty list"},
     "PlateauSweep.curve_points": ZERO,
     "PlateauSweep.jitter": ZERO,
