@@ -148,7 +148,9 @@ def main() -> None:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "coordinator": [
-            apart("coordinator", 1000, cells // 1000) for cells in (10**5, 10**6, 10**7)
+            apart("coordinator", 1000, 100),
+            # Blocks of one size.
+            *(apart("coordinator", cells // 10_000, 10_000) for cells in (10**5, 10**6, 10**7)),
         ],
         "storing": apart("storing", options.runs, options.repeats),
         "workers": apart("workers", options.shared, options.repeats),

@@ -30,10 +30,9 @@ from ._variables import CURVE, VARIABLES
 # The work of a block, in seconds: long against what storing and handing out a block takes, short
 # against what may be lost.
 _SECONDS = 20.0
-# Up to so many blocks a sweep is not cut finer than its lanes call for.
-_ENOUGH = 64
-# The runs of a block for each of its lanes, at least: the lanes run dry at its end.
-_RUNS_A_LANE = 32
+# The runs of a block for each of its lanes, since the lanes run dry at its end; but a small sweep
+# has so many blocks all the same, to be shared, and a large one many more.
+_RUNS_A_LANE, _FEW_BLOCKS, _MANY_BLOCKS = 32, 8, 64
 # The lanes of the dearer method, which few cells of a block need.
 _HARD_LANES = 16
 
@@ -175,7 +174,9 @@ def make_plan(
     most = [most_lanes(run) if lanes is None else lanes for run in runs]
     if block_size is None:
         seconds = [_seconds(run) for run in runs] or [1.0 if costly else 0.05]
-        block_size = max(-(-total // _ENOUGH), _RUNS_A_LANE * max(most, default=1))
+        lane = max(most, default=1)
+        least = min(_RUNS_A_LANE * lane, max(lane, -(-total // _FEW_BLOCKS)))
+        block_size = max(-(-total // _MANY_BLOCKS), least)
         block_size = max(1, min(block_size, int(_SECONDS / np.mean(seconds))))
     blocks = Blocks.of(grid, block_size)
     if lanes is None:
