@@ -96,19 +96,20 @@ def workers(runs: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def coordinator(blocks: int, cells: int) -> dict[str, Any]:
-    """Blocks a second, of blocks that take no time, handed to threads enough to keep it busy."""
+def coordinator(blocks: int, cells: int, threads: int) -> dict[str, Any]:
+    """Blocks a second, of blocks that take no time, and the memory that this takes."""
     import stored
 
     folder = Path(tempfile.mkdtemp())
     rows = 1000
     what = stored.content(a=blocks * cells // (2 * rows), b=rows, cells=cells)
-    with ThreadPoolExecutor(64) as executor:
+    with ThreadPoolExecutor(threads) as executor:
         seconds = timed(lambda: stored.run(folder / "x", what=what, executor=executor))
     shutil.rmtree(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     number = what[0].number
     return {
+        "threads": threads,
         "cells": what[0].grid.count * 2,
         "blocks": number,
         "blocks_per_second": number / seconds,
@@ -148,9 +149,10 @@ def main() -> None:
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "coordinator": [
-            apart("coordinator", 1000, 100),
-            # Blocks of one size.
-            *(apart("coordinator", cells // 10_000, 10_000) for cells in (10**5, 10**6, 10**7)),
+            # Threads enough to keep it busy.
+            apart("coordinator", 1000, 100, 64),
+            # Blocks of one size, and as many under way.
+            *(apart("coordinator", cells // 10_000, 10_000, 2) for cells in (10**5, 10**6, 10**7)),
         ],
         "storing": apart("storing", options.runs, options.repeats),
         "workers": apart("workers", options.shared, options.repeats),
