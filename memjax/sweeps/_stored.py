@@ -15,7 +15,7 @@ import numpy as np
 
 from .._lazy import xr
 from ._blocks import Blocks
-from ._durable import BlockStore, Growing
+from ._durable import BlockStore, Growing, MARK
 from ._executors import Distributor
 from ._identity import first_difference, read_identity
 from ._output import BeingWritten, claimed, explained, lock_of
@@ -249,13 +249,13 @@ def _compute(
         try:
             with closing(handed.run(missing)) as results:
                 for item in results:
-                    if item is not None and isinstance(item[1], Failure):
+                    index, found = item if item is not None else (-1, None)
+                    if isinstance(found, Failure):
                         failed += 1
-                        error = {"error": item[1].error, "trace": item[1].trace}
-                        store.note_error(item[0], error)
-                    elif item is not None and item[1] is not None:
-                        progress.count(np.asarray(item[1]["result"]))
-                        writer.put(item[0], item[1])
+                        store.note_error(index, {"error": found.error, "trace": found.trace})
+                    elif found is not None:
+                        progress.count(np.asarray(found[MARK]))
+                        writer.put(index, found)
                     writer.check()
                     note.renew()
                     done = before + max(handed.reported, writer.cells)
