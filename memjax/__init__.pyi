@@ -123,9 +123,12 @@ from .solvers import RadauIIA5 as RadauIIA5
 from .solvers import RadauNewton as RadauNewton
 from .solvers import Rodas5P as Rodas5P
 from .sweeps import load_dataset as load_dataset
+from .sweeps import merge as merge
 from .sweeps import PlateauSweep as PlateauSweep
 from .sweeps import save_dataset as save_dataset
 from .sweeps import sweep as sweep
+from .sweeps import sweep_status as sweep_status
+from .sweeps import SweepStatus as SweepStatus
 from .targets import AbstractKernel as AbstractKernel
 from .targets import AbstractTarget as AbstractTarget
 from .targets import Airy as Airy

@@ -231,13 +231,35 @@ def test_a_second_writer_is_refused_before_the_sweep(tmp_path, capsys):
     assert "is being written by process" in capsys.readouterr().err
 
 
-def test_existing_output_is_refused_before_the_sweep(run, capsys):
+def test_an_existing_run_is_refused_before_the_sweep(run, capsys, tmp_path):
+    same = [*SWEEP, "--curve-points", "20", "--out", str(run)]
+    assert main(same) == 2
+    assert "holds a finished run of this sweep" in capsys.readouterr().err
     assert main([*SWEEP, "--out", str(run)]) == 2
+    assert "is of another sweep, which differs in `curve_times`" in capsys.readouterr().err
+    (tmp_path / "notes").write_text("mine")
+    assert main([*SWEEP, "--out", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_run_is_taken_up_without_saying_again_what_it_is(run, capsys):
+    (run / "plateau_law.png").unlink()
+    assert main(["sweep", "--resume", "--quiet", "--out", str(run)]) == 0
+    assert "3 exited" in capsys.readouterr().out and (run / "plateau_law.png").exists()
+    assert main(["sweep", "--resume", "--quiet", "--seeds", "7", "--out", str(run)]) == 2
+    assert "differs in axis `seed`" in capsys.readouterr().err
+
+
+def test_status_of_a_run(run, capsys):
+    assert main(["status", str(run)]) == 0
+    assert "3 of 3 done (100.0 %)" in capsys.readouterr().out
+    assert main(["status", str(run), "--json", "--follow"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] and found["outcomes"]["exited"] == 3
+
+
 @pytest.mark.parametrize(
-    "command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose", "approximate"]
+    "command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose", "approximate", "status"]
 )
 def test_help_has_defaults_and_an_example(command, capsys):
     assert main([command, "--help"]) == 0

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import memjax as mj
+import stored
 from memjax import cli
 from test_wrong_input import curves_dataset
 
@@ -30,20 +31,22 @@ RIGHT = {
     "reproduce": ["plateau-width", "--out", "new", "--quiet"],
     "diagnose": ["own_model:model", "--lag", "3"],
     "approximate": ["response.csv", "--error", "0.1"],
+    "status": ["swept"],
 }
 SIGNED = {
     "amplitudes", "axis_range", "bump_amplitude", "target_amplitudes", "memory_range", "min_rate",
     "seed", "seeds",
 }  # fmt: skip
-ZERO = SIGNED | {"curve_points", "jitter"}
+ZERO = SIGNED | {"curve_points", "jitter", "retries"}
 # Checked together with others, or of no effect here.
-LATER = {"dataset", "name", "list", "model", "data", "out", "spec", "kernel"}
+LATER = {"dataset", "name", "list", "model", "data", "out", "spec", "kernel", "run_folder"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
     mj.save_dataset(curves_dataset(), folder / "store")
+    stored.run(folder / "swept")
     (folder / "own_model.py").write_text(
         "import memjax as mj\nmodel = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.5])\n"
     )
@@ -143,7 +146,7 @@ WRONG_VALUES = {
 }
 
 
-@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c != "reproduce"])
+@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c not in ("reproduce", "status")])
 def test_wrong_specifications_are_refused(command, capsys, tmp_path):
     found = []
     for name, hint in options_of(command).items():
@@ -159,7 +162,7 @@ def test_wrong_specifications_are_refused(command, capsys, tmp_path):
     assert not complaints, f"{len(complaints)} of {len(found)}:\n" + "\n".join(complaints)
 
 
-@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c != "reproduce"])
+@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c not in ("reproduce", "status")])
 @pytest.mark.parametrize(
     ("file", "content", "match"),
     [
@@ -203,6 +206,14 @@ def test_files_that_are_no_specifications_are_refused(
         (["diagnose", "own_model:model", "--data", "response.csv"], "`data` must be an NPZ"),
         (["diagnose", "own_model:model", "--lag", "1e12"], "take a larger `step`"),
         (["fit", "missing"], "missing"),
+        (["status", "missing"], "`path` must exist"),
+        (["status", "store"], "`path` must be a store of"),
+        (["sweep", "--out", "new", "--shard", "0/3"], "`shard` must be a part such as 3/40"),
+        (["sweep", "--out", "new", "--shard", "1/2", "--overwrite"], "`overwrite` must not be"),
+        (["sweep", "--out", "new", "--shard", "1/2", "--workers", "2"], "`executor` must not be"),
+        (["sweep", "--out", "new", "--resume", "--overwrite"], "must not both be True"),
+        (["sweep", "--out", "new", "--workers", "many"], "`workers` must be a number of"),
+        (["sweep", "--out", "new", "--workers", "http://x"], "`workers` must be the address"),
         (["fit", "binary"], "binary"),
         (["plateau", "--kernel", "missing"], "`kernel` must be a file that exists"),
         (["nonsense"], "nonsense"),

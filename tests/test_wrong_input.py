@@ -404,6 +404,7 @@ constructors(
         "curve_points": 0,
     },  # fmt: skip
     load_dataset={"path": "no such folder"},
+    merge={"stores": ["no such folder"], "out": "never written", "overwrite": False},
     save_dataset={"dataset": sweep_dataset, "path": "never written", "overwrite": False},
     sweep={
         "build": lambda: build,
@@ -420,7 +421,16 @@ constructors(
         "lanes": 1,
         "progress": False,
         "attrs": {},
+        "store": None,
+        "resume": False,
+        "overwrite": False,
+        "block_size": None,
+        "executor": None,
+        "shard": None,
+        "retries": 2,
+        "timeout": None,
     },  # fmt: skip
+    sweep_status={"path": "no such folder"},
     # Memory
     angle_sensitivity={
         "rates": [1.0],
@@ -780,7 +790,8 @@ RESULTS = {
     "FitStatistics", "GradientSignal",
     "HessianSpectrum", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
-    "SampledFunctional", "StabilityCriterion", "StabilityRadius", "TrainingState", "Verdict",
+    "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",
+    "Verdict",
 }  # fmt: skip
 
 # Called by Diffrax, or by losses and flows in their innermost loops, with what memjax made.
@@ -880,6 +891,7 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "origin": SIGNED,
     "sweep.max_time": {"infinity"},
     "sweep.attrs": {"dataset"},
+    "sweep.retries": {"0"},
     "sweep.static": {"empty list"},
     "PlateauSweep.curve_points": ZERO,
     "PlateauSweep.jitter": ZERO,

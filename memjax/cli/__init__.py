@@ -7,6 +7,7 @@ import platform
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from .._checks import said, shown
 from ..sweeps import checked, PlateauSweep, read_toml
 from ._approximate import Approximate as Approximate
 from ._diagnose import Diagnose as Diagnose
+from ._interrupts import ending, INTERRUPTS
 from ._plateaus import Fit as Fit
 from ._plateaus import Plateau as Plateau
 from ._plateaus import Plot as Plot
-from ._plateaus import Sweep as Sweep
 from ._reproduce import Reproduce as Reproduce
+from ._status import Status as Status
+from ._sweep import SPECIFICATION
+from ._sweep import Sweep as Sweep
 
 COMMANDS = {
     "sweep": Sweep, "plateau": Plateau, "fit": Fit, "plot": Plot, "reproduce": Reproduce,
-    "diagnose": Diagnose, "approximate": Approximate,
+    "diagnose": Diagnose, "approximate": Approximate, "status": Status,
 }  # fmt: skip
 
 
@@ -38,16 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     **Returns:**
 
-    The exit status: 0 if all went well, 1 if a measurement has no trustworthy answer or was
-    interrupted, 2 for wrong input, 3 for a bug in memjax.
+    The exit status: 0 if all went well, 1 if a measurement has no trustworthy answer, 2 for wrong
+    input, 3 for a bug in memjax, and if it was interrupted 128 and the number of the signal: 130
+    for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP. As the command of a process it ends within five
+    seconds of a signal, whatever it is at.
     """
+    own = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    INTERRUPTS.begin()
     try:
-        _configure()
-        return _parse(arguments).run()
+        with ending() if own else nullcontext():
+            _configure()
+            return _parse(arguments).run()
     except KeyboardInterrupt:
-        print("memjax: interrupted; nothing was written.", file=sys.stderr)
-        return 1
+        INTERRUPTS.say()
+        return INTERRUPTS.status or 130
     except SystemExit as stop:
         return int(stop.code or 0)
     except Exception as error:
@@ -147,7 +156,11 @@ def _parse(arguments: list[str]) -> Any:
         )
     name, rest = arguments[0], arguments[1:]
     command, default = COMMANDS[name], None
-    path = _find_spec(rest)
+    path = _find(rest, "--spec")
+    if path is None and command is Sweep and "--resume" in rest:
+        # What is taken up is known.
+        kept = (_find(rest, "--out") or Sweep.out) / SPECIFICATION
+        path = kept if kept.is_file() else None
     if path is not None and command is Sweep:
         default = Sweep(PlateauSweep(**read_toml(path, PlateauSweep, "spec")))
     elif path is not None:
@@ -163,10 +176,11 @@ def _parse(arguments: list[str]) -> Any:
     return tyro.cli(command, prog=f"memjax {name}", args=rest, default=default)
 
 
-def _find_spec(arguments: list[str]) -> Path | None:
+def _find(arguments: list[str], option: str) -> Path | None:
+    """The path that an option gives."""
     for word, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if word == "--spec" and following is not None:
+        if word == option and following is not None:
             return Path(following)
-        if word.startswith("--spec="):
-            return Path(word.removeprefix("--spec="))
+        if word.startswith(f"{option}="):
+            return Path(word.removeprefix(f"{option}="))
     return None

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, indent: int | None = 2) -> str:
     """Plain values as JSON."""
 
     # JSON has no infinity and no NaN: a time that is not there is null.
@@ -19,9 +19,9 @@ def to_json(value: Any) -> str:
             return None
         return value
 
-    return json.dumps(plain(value), indent=2, allow_nan=False)
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
-def show(as_json: bool, record: Any, text: str) -> None:
+def show(as_json: bool, record: Any, text: str, indent: int | None = 2) -> None:
     """Print what was found, as JSON or as text."""
-    print(to_json(record) if as_json else text)
+    print(to_json(record, indent) if as_json else text)

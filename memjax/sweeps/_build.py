@@ -24,8 +24,8 @@ from ..plateaus import (
     AbstractExit,
     Runs,
 )
-from ._engine import compiled
-from ._grid import ROW
+from ._engine import compiled, is_small
+from ._grid import Grid, ROW
 from ._variables import CURVE, MEMORY, TIMES, VARIABLES
 
 
@@ -61,9 +61,10 @@ def one_cell(columns: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
 
 
-def check_build(build: "Build", columns: dict[str, np.ndarray]) -> Any:
-    """The flow that `build` makes, as shapes; refused is what any cell of the grid gets wrong."""
-    names = [*dict(build.fixed), *(name for name in columns if name != ROW)]
+def check_build(build: "Build", grid: Grid, everywhere: bool = True) -> tuple[Any, dict[str, Any]]:
+    """The flow that `build` makes and what it records, as shapes; refused is what any cell of the
+    grid gets wrong, or with `everywhere` false the first."""
+    names = [*dict(build.fixed), *grid.dynamic]
     try:
         inspect.signature(build.build).bind(**dict.fromkeys(names))
     except TypeError as error:
@@ -72,8 +73,8 @@ def check_build(build: "Build", columns: dict[str, np.ndarray]) -> Any:
         ) from error
     except ValueError:
         pass  # a function of C has no signature
-    cell = lambda row: {name: column[row].item() for name, column in columns.items()}
-    flow, model, exit, record = _build_in_the_open(build, cell(0))
+    first = grid.rows(np.zeros(1, int))
+    flow, model, exit, record = _build_in_the_open(build, first)
     check_instance(
         "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
         "return for example memjax.GradientFlow(loss)",
@@ -99,19 +100,21 @@ def check_build(build: "Build", columns: dict[str, np.ndarray]) -> Any:
     # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
     # built once more in the open, where the check says what is wrong.
     try:
-        shapes = eqx.filter_eval_shape(build, one_cell(columns))
-        for row in np.flatnonzero(_suspicious_cells(build, columns))[:1]:
-            _build_in_the_open(build, cell(row))
+        shapes = eqx.filter_eval_shape(build, one_cell(first))
+        row = _suspicious_row(build, grid) if everywhere else None
+        if row is not None:
+            _build_in_the_open(build, grid.rows(np.array([row])))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
             f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
             "place of `if`, or name the axis in `static`."
         ) from error
-    return shapes[0]
+    return shapes[0], shapes[3]
 
 
-def _build_in_the_open(build: "Build", cell: dict[str, Any]) -> tuple:
-    """What `build` makes of concrete values."""
+def _build_in_the_open(build: "Build", columns: dict[str, np.ndarray]) -> tuple:
+    """What `build` makes of concrete values, those of one row."""
+    cell = {name: column.item() for name, column in columns.items()}
     try:
         return build({name: jnp.asarray(value) for name, value in cell.items()})
     except (TypeError, ValueError) as error:
@@ -129,19 +132,18 @@ def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"
     return jax.lax.map(bad, columns, batch_size=64)
 
 
-def _suspicious_cells(build: "Build", columns: dict[str, np.ndarray]) -> np.ndarray:
-    """The cells in which `build` makes NaN of something."""
-    count = len(columns[ROW])
+def _suspicious_row(build: "Build", grid: Grid) -> int | None:
+    """The first row in which `build` makes NaN of something."""
     # Filled up with repeats, so that grids of different sizes share a compilation.
-    length = min(2**14, 64 * 2 ** int(np.ceil(np.log2(max(count, 64) / 64))))
-    found = np.zeros(count, bool)
-    for start in range(0, count, length):
-        rows = np.minimum(np.arange(start, start + length), count - 1)
-        out = compiled(_find_nan, count)(
-            build, {name: jnp.asarray(c[rows]) for name, c in columns.items()}
-        )
-        found[start : start + length] = np.asarray(out)[: count - start]
-    return found
+    length = min(2**14, 64 * 2 ** int(np.ceil(np.log2(max(grid.count, 64) / 64))))
+    find_nan = compiled(_find_nan, is_small(grid.count))
+    for start in range(0, grid.count, length):
+        rows = np.minimum(np.arange(start, start + length), grid.count - 1)
+        columns = {name: jnp.asarray(column) for name, column in grid.rows(rows).items()}
+        found = np.flatnonzero(np.asarray(find_nan(build, columns)))
+        if found.size:
+            return int(rows[found[0]])
+    return None
 
 
 def _unpack(build: Callable, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any, dict]:

@@ -18,6 +18,15 @@ from ._grid import Grid, ROW
 from ._options import Options
 from ._variables import CURVE, MEMORY, TIMES, UNFINISHED, VARIABLES
 
+# The packages that a number depends on.
+PACKAGES = ("memjax", "jax", "jaxlib", "diffrax", "equinox", "optimistix", "lineax")
+# Longer axes are not repeated in the attributes.
+_LONGEST = 10_000
+
+
+# Attributes of what was recorded, by name.
+Described = Mapping[str, Mapping[str, Any]]
+
 
 class Cells:
     """The cells of a grid as they are filled, in any order."""
@@ -53,7 +62,9 @@ class Cells:
             self._arrays[name][place] = array
         return new
 
-    def dataset(self, curve_times: Any, attrs: dict[str, Any]) -> "xr.Dataset":
+    def dataset(
+        self, curve_times: Any, attrs: dict[str, Any], described: Described
+    ) -> "xr.Dataset":
         """The dataset, its dimensions in the order of the axes."""
         grid = self._grid
         dims = (*grid.static, *grid.dynamic)
@@ -65,19 +76,29 @@ class Cells:
             extra = [TIMES] if name == CURVE else []
             array = self._arrays[name]
             array = array.reshape((*grid.shape(dims), *array.shape[len(self._shape) :]))
-            attributes = VARIABLES[name][1] if name in VARIABLES else {}
-            variables[name] = ([*dims, *extra], array, attributes)
-        dataset = xr.Dataset(variables, {name: (name, v) for name, v in grid.values.items()})
-        dataset = dataset.transpose(*grid.values, ...)
-        if curve_times is not None:
-            dataset = dataset.assign_coords({TIMES: (TIMES, np.asarray(curve_times))})
-            dataset[CURVE].attrs = {"long_name": "loss", "units": "loss"}
-        if "omega" in grid.values:
-            memory = {"long_name": "memory 1/omega", "units": "clock"}
-            values = 1 / grid.values["omega"]
-            dataset = dataset.assign_coords({MEMORY: ("omega", values, memory)})
-        axes = json.dumps({name: values.tolist() for name, values in grid.values.items()})
-        return dataset.assign_attrs(_provenance(), axes=axes, **attrs)
+            variables[name] = ([*dims, *extra], array, attributes_of(name, described))
+        dataset = xr.Dataset(variables, coordinates_of(grid, curve_times))
+        return dataset.transpose(*grid.values, ...).assign_attrs(provenance(grid), **attrs)
+
+
+def coordinates_of(grid: Grid, curve_times: Any) -> dict[str, tuple[str, np.ndarray, dict]]:
+    """The coordinates of the dataset: dimension, values and attributes."""
+    found: dict[str, tuple[str, np.ndarray, dict]] = {
+        name: (name, values, {}) for name, values in grid.values.items()
+    }
+    if curve_times is not None:
+        found[TIMES] = (TIMES, np.asarray(curve_times), {})
+    if "omega" in grid.values:
+        attributes = {"long_name": "memory 1/omega", "units": "clock"}
+        found[MEMORY] = ("omega", 1 / grid.values["omega"], attributes)
+    return found
+
+
+def attributes_of(name: str, described: Described) -> dict[str, Any]:
+    """The attributes of a variable."""
+    if name == CURVE:
+        return {"long_name": "loss", "units": "loss"}
+    return VARIABLES[name][1] if name in VARIABLES else dict(described.get(name, {}))
 
 
 def as_attributes(attrs: Any) -> dict[str, Any]:
@@ -85,7 +106,7 @@ def as_attributes(attrs: Any) -> dict[str, Any]:
     if attrs is None:
         return {}
     check_instance("attrs", attrs, Mapping, "a mapping from names to values", "pass a dictionary")
-    taken = ("axes", "complete", *Options.names(), *_provenance())
+    taken = ("complete", *Options.names(), *provenance(Grid({}, (), ())))
     for name, value in attrs.items():
         check_instance("attrs", name, str, "a mapping from names", "name every attribute by text")
         if name in taken:
@@ -103,13 +124,16 @@ def as_attributes(attrs: Any) -> dict[str, Any]:
     return dict(attrs)
 
 
-def _provenance() -> dict[str, str]:
-    """What a result depends on beside its specification."""
-    packages = ("memjax", "jax", "jaxlib", "diffrax", "equinox", "optimistix", "lineax")
+def provenance(grid: Grid) -> dict[str, str]:
+    """The axes, and what a result depends on beside its specification."""
     device = jax.devices()[0]
+    short = all(len(values) <= _LONGEST for values in grid.values.values())
     return {
-        **{f"version_{package}": version(package) for package in packages},
+        **{f"version_{package}": version(package) for package in PACKAGES},
         "version_python": platform.python_version(),
         "dtype": "float64",
         "device": f"{device.platform} ({device.device_kind})",
+        "axes": json.dumps(
+            {name: v.tolist() if short else len(v) for name, v in grid.values.items()}
+        ),
     }

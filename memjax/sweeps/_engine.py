@@ -113,10 +113,14 @@ _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization
 _FEW = 2048
 
 
-def compiled(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """A function compiled for a sweep of so many runs."""
-    few = jax.default_backend() == "cpu" and count < _FEW
-    return _compiled(function, few and function is not advance)
+def is_small(count: int) -> bool:
+    """Whether a sweep of so many runs is rather compiled quickly."""
+    return jax.default_backend() == "cpu" and count < _FEW
+
+
+def compiled(function: Callable[..., Any], quickly: bool) -> Callable[..., Any]:
+    """A function compiled, quickly unless it does all the work."""
+    return _compiled(function, quickly and function is not advance)
 
 
 @functools.cache
@@ -130,6 +134,12 @@ def _compiled(function: Callable[..., Any], quickly: bool) -> Callable[..., Any]
 # same structure share it.
 _COMPILING: dict[Any, threading.Lock] = {}
 _COMPILED: set[Any] = set()
+_UNDER_WAY: set[Any] = set()
+
+
+def is_compiling() -> bool:
+    """Whether something is being compiled in this process."""
+    return len(_UNDER_WAY) > 0
 
 
 def _call(function: Callable, device: Any, *arguments: Any) -> Any:
@@ -139,7 +149,11 @@ def _call(function: Callable, device: Any, *arguments: Any) -> Any:
     if key in _COMPILED:
         return function(*arguments)
     with _COMPILING.setdefault(key, threading.Lock()):
-        out = function(*arguments)
+        _UNDER_WAY.add(key)
+        try:
+            out = function(*arguments)
+        finally:
+            _UNDER_WAY.discard(key)
         _COMPILED.add(key)
     return out
 
@@ -161,6 +175,9 @@ class Program:
     - `compensable`: whether what float64 leaves unresolved may be run in double-double.
     - `can_harden`: whether there is a dearer method for what this one does not finish.
     - `most_steps`: how many steps the dearer method may take.
+    - `hard_lanes`: the number of lanes of the dearer method; by default as many as it has cells.
+    - `quick`: whether what runs once a run is compiled quickly and runs slower; by default where
+        there are few cells.
     """
 
     def __init__(
@@ -172,12 +189,16 @@ class Program:
         compensable: bool,
         can_harden: bool,
         most_steps: Array,
+        hard_lanes: int | None = None,
+        quick: bool | None = None,
     ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
         self.compensable, self.can_harden, self.most_steps = compensable, can_harden, most_steps
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
+        self.hard_lanes = hard_lanes
+        self.quick = is_small(self.count) if quick is None else quick
 
     @property
     def rtol(self) -> float:
@@ -188,7 +209,7 @@ class Program:
         """Some of the cells by the dearer method: Newton's iteration with all Jacobians, and twice
         the digits where there are any."""
         # A lane of these costs more, and has fewer fellows.
-        lanes = min(self.lanes, 8 * -(-len(cells) // 8))
+        lanes = self.hard_lanes or min(self.lanes, 8 * -(-len(cells) // 8))
         changes = {"full": True, "compensated": self.compensable, "max_steps": self.most_steps}
         return self._again(cells, lanes, False, **changes)
 
@@ -200,11 +221,11 @@ class Program:
     def _again(self, cells: np.ndarray, lanes: int, can_harden: bool, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        fixed = self.compensable, can_harden, self.most_steps
+        fixed = self.compensable, can_harden, self.most_steps, self.hard_lanes, self.quick
         return Program(self.build, columns, method, lanes, *fixed)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
-        return _call(compiled(function, self.count), device, *arguments)
+        return _call(compiled(function, self.quick), device, *arguments)
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""
@@ -349,23 +370,43 @@ def cores() -> int:
 
 
 def default_lanes(run: Runs, count: int) -> int:
-    """The number of lanes for runs of this size, `count` of them in all.
+    """The number of lanes for runs of this size, `count` of them in all."""
+    workers = len(jax.local_devices())
+    if jax.default_backend() == "cpu" and workers == 1:
+        workers = cores()
+    # A small sweep is shared among all workers.
+    return whole_lanes(min(most_lanes(run), -(-count // (8 * workers)) * 8))
+
+
+def whole_lanes(number: int) -> int:
+    """Of at most so many lanes whole vectors, which have eight."""
+    return number // 8 * 8 if number >= 8 else max(1, number)
+
+
+def weights(run: Runs) -> int:
+    """The size of the state of a run."""
+    return int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+
+
+def automatic_bytes(run: Runs) -> int:
+    """What automatic differentiation keeps for a gradient of a run."""
+    y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
+    return gradient_bytes(run.flow, y)
+
+
+def most_lanes(run: Runs) -> int:
+    """The number of lanes on one core or device for a large sweep of runs of this size.
 
     As many as fit in a core's cache (measured), or in 2 GB of an accelerator; fewer where automatic
     differentiation would keep more than 50 MB a core, or 8 GB of an accelerator.
     """
-    n = int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+    n = weights(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
         number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 16
-        workers = len(jax.local_devices()) if len(jax.local_devices()) > 1 else cores()
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
-        workers = len(jax.local_devices())
     if not run.closed:
-        y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
-        each = COLUMNS * gradient_bytes(run.flow, y)
+        each = COLUMNS * automatic_bytes(run)
         number = min(number, int((5e7 if on_cpu else 8e9) // max(1, each)))
-    # A small sweep is shared among all workers; whole vectors have eight lanes.
-    number = min(number, -(-count // (8 * workers)) * 8)
-    return number // 8 * 8 if number >= 8 else max(1, number)
+    return whole_lanes(number)

@@ -58,12 +58,22 @@ class Grid:
         return tuple((name, self.values[name][index].item()) for name, index in pairs)
 
     @property
+    def count(self) -> int:
+        """How many rows the dynamic axes span: one also where there are none."""
+        return int(np.prod(self.shape(self.dynamic), dtype=int))
+
+    @property
     def columns(self) -> dict[str, np.ndarray]:
         """The values of the dynamic axes, one entry a row."""
-        grid = np.meshgrid(*(self.values[name] for name in self.dynamic), indexing="ij")
-        columns = {n: column.ravel() for n, column in zip(self.dynamic, grid, strict=True)}
-        # There is one row also where no axis varies inside a program.
-        return columns | {ROW: np.arange(int(np.prod(self.shape(self.dynamic), dtype=int)))}
+        return self.rows(np.arange(self.count))
+
+    def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of the dynamic axes in some rows."""
+        if not self.dynamic:
+            return {ROW: rows}
+        places = np.unravel_index(rows, self.shape(self.dynamic))
+        columns = zip(self.dynamic, places, strict=True)
+        return {name: self.values[name][place] for name, place in columns} | {ROW: rows}
 
 
 def _as_axes(axes: Any) -> dict[str, np.ndarray]:
@@ -83,7 +93,9 @@ def _as_axes(axes: Any) -> dict[str, np.ndarray]:
 
 def _as_axis(name: str, given: Any) -> np.ndarray:
     try:
-        array = np.asarray(as_list(f"axes[{name!r}]", given, "values"))
+        # A long axis need not become a list first.
+        plain = isinstance(given, range) or isinstance(given, np.ndarray) and given.ndim == 1
+        array = np.array(given if plain else as_list(f"axes[{name!r}]", given, "values"))
     except ValueError:
         array = np.empty(0, object)  # of lists of different lengths
     if array.dtype.kind not in "fiubUS" and array.size > 0:

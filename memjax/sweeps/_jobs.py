@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +21,7 @@ from ..plateaus import (
     MAX_STEPS_REACHED,
     measure_plateau,
     REFINEMENT,
+    Runs,
     SMALLEST_RTOL,
     UNDECIDED,
     UNRESOLVED,
@@ -32,6 +33,64 @@ from ._options import Options
 from ._variables import CURVE, VARIABLES
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How the runs of one combination of the static axes are made: the first method, and what may
+    follow it."""
+
+    first: LaneMethod
+    compensable: bool
+    can_harden: bool
+    most_steps: Array
+
+    @staticmethod
+    def of(
+        run: Runs, options: Options, curve_times: Float[Array, " times"], precision: str
+    ) -> "Method":
+        """The method of runs such as `run`, of which shapes are enough."""
+        hard = precision == "double-double"
+        if hard and not run.compensable:
+            raise ValueError(
+                "`precision` must not be 'double-double' for a loss or model without closed "
+                "forms; pass 'auto' or 'float64'."
+            )
+        can_harden = run.can_harden and not hard
+        most = jnp.asarray(options.max_steps)
+        cheap = jnp.asarray(min(options.max_steps, CHEAP_STEPS))
+        first = LaneMethod(
+            rtol=options.rtol,
+            max_time=options.max_time,
+            max_steps=cheap if can_harden else most,
+            resolution=options.resolution,
+            curve_times=curve_times,
+            compensated=hard,
+            full=hard,
+        )
+        return Method(first, run.compensable and precision != "float64", can_harden, most)
+
+
+def make_program(
+    build: BuildRuns,
+    columns: dict[str, np.ndarray],
+    method: Method,
+    lanes: int,
+    hard_lanes: int | None = None,
+    quick: bool | None = None,
+) -> Program:
+    """The program of some cells."""
+    return Program(
+        build,
+        columns,
+        method.first,
+        lanes,
+        method.compensable,
+        method.can_harden,
+        method.most_steps,
+        hard_lanes,
+        quick,
+    )
+
+
 def make_programs(
     builds: list[Build],
     columns: dict[str, np.ndarray],
@@ -40,34 +99,15 @@ def make_programs(
     lanes: int | None,
     precision: str,
 ) -> list[Program]:
-    hard = precision == "double-double"
-    method = LaneMethod(
-        rtol=options.rtol,
-        max_time=options.max_time,
-        max_steps=jnp.asarray(options.max_steps),
-        resolution=options.resolution,
-        curve_times=curve_times,
-        compensated=hard,
-        full=hard,
-    )
-    count = len(columns[ROW])
+    """A program for every combination of the static axes."""
     programs = []
     shape = lambda build: eqx.filter_eval_shape(build, one_cell(columns))
-    whole = [BuildRuns(build) for build in builds]
-    for build in _pad([(build, shape(build).width) for build in whole], count):
+    count = len(columns[ROW])
+    for build in pad([BuildRuns(build) for build in builds], columns, count):
         run = shape(build)
-        if method.compensated and not run.compensable:
-            raise ValueError(
-                "`precision` must not be 'double-double' for a loss or model without closed "
-                "forms; pass 'auto' or 'float64'."
-            )
+        method = Method.of(run, options, curve_times, precision)
         number = default_lanes(run, count) if lanes is None else lanes
-        compensable = run.compensable and precision != "float64"
-        can_harden = run.can_harden and not hard
-        steps = jnp.asarray(min(options.max_steps, CHEAP_STEPS))
-        first = dataclasses.replace(method, max_steps=steps) if can_harden else method
-        fixed = compensable, can_harden, method.max_steps
-        programs.append(Program(build, columns, first, number, *fixed))
+        programs.append(make_program(build, columns, method, number))
     return programs
 
 
@@ -76,10 +116,12 @@ def make_programs(
 _COMPILE, _STEP, _STEPS = 10.0, 2e-6, 250
 
 
-def _pad(builds: list[tuple[BuildRuns, int | None]], count: int) -> list[BuildRuns]:
+def pad(builds: list[BuildRuns], columns: dict[str, np.ndarray], count: int) -> list[BuildRuns]:
     """The builds of programs for `count` runs each, with modes added up to a common width where
-    steps of wider models are cheaper than another compilation."""
-    widths = {width for _, width in builds if width is not None}
+    steps of wider models are cheaper than another compilation; of `columns` a cell is enough."""
+    cell = one_cell(columns)
+    found = [(build, eqx.filter_eval_shape(build, cell).width) for build in builds]
+    widths = {width for _, width in found if width is not None}
 
     def common(width: int) -> int:
         # Not across the width at which Hessians change their form.
@@ -93,7 +135,7 @@ def _pad(builds: list[tuple[BuildRuns, int | None]], count: int) -> list[BuildRu
         dataclasses.replace(build, width=to[width])
         if width is not None and to[width] in shared
         else build
-        for build, width in builds
+        for build, width in found
     ]
 
 
@@ -185,6 +227,27 @@ class Measurements:
         return dataclasses.replace(self, columns=columns, options=options)
 
 
+def stream_one_by_one(
+    job: Measurements, stopped: threading.Event, together: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Every run of a job through `measure_plateau`, by this thread and on an accelerator up to so
+    many together: the numbers of cells and their rows."""
+    length = 1 if jax.default_backend() == "cpu" else min(1024, together)
+    for start in range(0, job.count, length):
+        if stopped.is_set():
+            return
+        where = np.arange(start, min(start + length, job.count))
+        yield where, _measured(job, where, length)
+
+
+def _measured(job: Measurements, where: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    # Filled up with repeats, so that all chunks share one compilation.
+    rows = np.minimum(where[0] + np.arange(length), job.count - 1)
+    varied = {name: jnp.asarray(column[rows]) for name, column in job.columns.items()}
+    out = _measure_cells(job.build, job.options, job.curve_times, varied)
+    return {name: np.asarray(array)[: len(where)] for name, array in out.items()}
+
+
 def stream_measurements(jobs: list[Measurements]) -> Stream:
     """Every run through `measure_plateau`, as `stream` yields them."""
     on_cpu = jax.default_backend() == "cpu"
@@ -197,13 +260,10 @@ def stream_measurements(jobs: list[Measurements]) -> Stream:
         where = np.arange(start, min(start + length, job.count))
         if stopped.is_set():
             return index, where[:0], {}
-        # Filled up with repeats, so that all chunks share one compilation.
-        rows = np.minimum(np.arange(start, start + length), job.count - 1)
-        varied = {name: jnp.asarray(column[rows]) for name, column in job.columns.items()}
         with nullcontext() if index in compiled else compiling[index]:
-            out = _measure_cells(job.build, job.options, job.curve_times, varied)
+            out = _measured(job, where, length)
         compiled.add(index)
-        return index, where, {n: np.asarray(array)[: len(where)] for n, array in out.items()}
+        return index, where, out
 
     # The first chunks of all programs first, so that the compilations overlap.
     most = max(job.count for job in jobs)

@@ -1,32 +1,22 @@
-"""Files and folders that appear whole or not at all, and replace only what memjax wrote.
-
-A folder that memjax wrote holds a list of its files with their sizes and digests. It is written
-last, so that it says two things: that the folder is whole, and what in it is memjax's.
-"""
+"""Files and folders that appear whole or not at all, and replace only what memjax wrote."""
 
 import errno
-import hashlib
-import json
 import os
 import re
-import shutil
 import socket
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from .._checks import as_path
+from ._listing import files_in, known_files, LIST, remove, write_list
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
-
-LIST = "memjax.json"
 
 
 def check_output(path: str | Path, overwrite: bool = False, folder: bool = True) -> Path:
@@ -50,7 +40,7 @@ def check_output(path: str | Path, overwrite: bool = False, folder: bool = True)
     """
     path = Path(os.path.abspath(as_path("path", path)))
     parent = path.parent
-    with _explained(path):
+    with explained(path):
         _check_replaceable(path, overwrite, folder)
         while not parent.exists():
             parent = parent.parent
@@ -87,12 +77,9 @@ def _check_replaceable(path: Path, overwrite: bool, folder: bool) -> None:
         )
     if not folder:
         return
-    try:
-        known = {LIST, *read_list(path)}
-    except (FileNotFoundError, ValueError):
-        known = set()
     # What is empty holds nothing to be lost.
-    foreign = next((name for name in files_in(path) if name not in known), None)
+    known = known_files(path)
+    foreign = next((name for name in files_in(path) if not known(name)), None)
     if foreign is not None:
         raise FileExistsError(
             f"{what} holds {foreign!r}, which memjax is not known to have written, and is not "
@@ -104,6 +91,7 @@ def _check_replaceable(path: Path, overwrite: bool, folder: bool) -> None:
 def replacing(path: str | Path, overwrite: bool = False, folder: bool = True) -> Iterator[Path]:
     """A path to write to, which takes the name `path` only once it is whole.
 
+    A folder gets a list of its files, unless the body writes one.
     If the body raises, what it wrote is removed and what was at `path` stays. Until the end no
     other writer can start on the same path. The replacement of a folder is two renames; if the
     process ends between them, the next writer puts back what was there.
@@ -115,22 +103,22 @@ def replacing(path: str | Path, overwrite: bool = False, folder: bool = True) ->
     made = _make_parents(path)
     token = uuid.uuid4().hex[:8]
     partial, old = (path.with_name(f".{path.name}.{token}.{end}") for end in ("partial", "old"))
-    lock = path.with_name(f".{path.name}.lock")
+    lock = lock_of(path)
     whole = False
     try:
-        with _explained(path, partial, old, lock), _claimed(path, lock):
+        with explained(path, partial, old, lock), claimed(path):
             try:
                 _tidy(path)
                 _check_replaceable(path, overwrite, folder)
                 yield partial
-                if folder:
+                if folder and not (partial / LIST).exists():
                     write_list(partial)
                 _check_still(path, partial, overwrite, folder)
                 _move(partial, path, old)
                 whole = True
             finally:
-                _remove(partial)
-                _remove(old)
+                remove(partial)
+                remove(old)
     finally:
         for parent in [] if whole else made:
             try:
@@ -142,30 +130,34 @@ def replacing(path: str | Path, overwrite: bool = False, folder: bool = True) ->
 def _make_parents(path: Path) -> list[Path]:
     """Make the folder of an output; returns those that were not there, the deepest first."""
     missing = [parent for parent in path.parents if not parent.exists()]
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return missing
 
 
+def lock_of(path: Path, part: str = "") -> Path:
+    """The file whose lock a writer of an output holds, or of a part of it."""
+    return path.with_name(f".{path.name}{part and '.'}{part}.lock")
+
+
 @contextmanager
-def _claimed(path: Path, lock: Path) -> Iterator[None]:
-    """Hold the lock of an output; the system gives it back when the process ends, however it ends.
+def claimed(path: Path, part: str = "", shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an output, or of a part of it, alone or shared with others of the kind; the
+    system gives it back when the process ends, however it ends.
 
     Where files cannot be locked, nobody is kept from starting; which of two writers comes first is
     then decided by the rename at the end.
     """
+    lock = lock_of(path, part)
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(file, 400).decode(errors="replace").strip() or "another process"
             os.close(file)
-            raise FileExistsError(
-                f"output {str(path)!r} is being written by {holder}; wait for its end, or choose "
-                "another name."
-            ) from None
+            raise BeingWritten(path, part, holder) from None
         except OSError:
             pass
         try:
@@ -180,9 +172,31 @@ def _claimed(path: Path, lock: Path) -> Iterator[None]:
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        # Removed while it is held: a removed lock is nobody's.
-        lock.unlink(missing_ok=True)
+        # Removed while it is held by nobody else: a removed lock is nobody's.
+        if not shared or _is_alone(file):
+            lock.unlink(missing_ok=True)
         os.close(file)
+
+
+class BeingWritten(FileExistsError):
+    """Somebody else holds the lock of an output, or of a part of it."""
+
+    def __init__(self, path: Path, part: str, holder: str) -> None:
+        what = f"{part.replace('-', ' ')} of output" if part else "output"
+        super().__init__(
+            f"{what} {str(path)!r} is being written by {holder}; wait for its end, or choose "
+            "another name."
+        )
+        self.part = part
+
+
+def _is_alone(file: int) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _tidy(path: Path) -> None:
@@ -192,7 +206,7 @@ def _tidy(path: Path) -> None:
         old.rename(path)
     for entry in path.parent.iterdir():
         if _belongs(entry, path, ".old") or _belongs(entry, path, ".partial"):
-            _remove(entry)
+            remove(entry)
 
 
 def left_behind(path: Path) -> Path | None:
@@ -256,19 +270,8 @@ def _link(partial: Path, path: Path) -> None:
         partial.replace(path)
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or folder; what cannot be removed now is left to the next writer."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
-
-
 @contextmanager
-def _explained(path: Path, *places: Path) -> Iterator[None]:
+def explained(path: Path, *places: Path) -> Iterator[None]:
     """Errors of the system in one line, with the output that they are in the way of.
 
     Errors about other files than the output and `places` pass as they are.
@@ -283,82 +286,10 @@ def _explained(path: Path, *places: Path) -> Iterator[None]:
             file == str(place) or file.startswith(f"{place}{os.sep}") for place in (path, *places)
         )
         # Errors of writing itself do not say where.
-        unnamed = not file and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-        if not mine and not unnamed:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if not mine and (file or not full):
             raise
-        fix = "free some space, or choose another folder" if unnamed else "choose another name"
+        fix = "free some space, or choose another folder" if full else "choose another name"
         raise type(error)(
             f"output {str(path)!r} cannot be written: {os.strerror(error.errno).lower()}; {fix}."
         ) from error
-
-
-# --- The list of files --------------------------------------------------------------------------
-
-
-def files_in(folder: Path) -> Iterator[str]:
-    """All that is in a folder but folders, as paths relative to it; links are not followed."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            yield from (f"{entry.name}/{name}" for name in files_in(Path(entry.path)))
-        else:
-            yield entry.name
-
-
-def write_list(folder: Path) -> None:
-    """Write the list of the files of a folder into it, which marks it as whole and as memjax's."""
-    files = {}
-    for name in files_in(folder):
-        if name != LIST:
-            data = (folder / name).read_bytes()
-            files[name] = [len(data), hashlib.sha256(data).hexdigest()]
-    (folder / LIST).write_bytes(_encoded({"memjax": version("memjax"), "files": files}))
-
-
-def read_list(folder: Path) -> dict[str, tuple[int, str]]:
-    """Sizes and digests of the files that memjax wrote into a folder.
-
-    **Raises:**
-
-    `ValueError` if the list is not as it was written, `OSError` if there is none.
-    """
-    data = (folder / LIST).read_bytes()
-    try:
-        content = json.loads(data)
-        content.pop("digest")
-        if _encoded(content) == data:
-            files = content["files"].items()
-            return {name: (int(size), str(digest)) for name, (size, digest) in files}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    raise ValueError(f"{LIST!r} is damaged")
-
-
-def _encoded(content: dict[str, Any]) -> bytes:
-    """The list with a digest of itself."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return (json.dumps(content | {"digest": digest}, sort_keys=True, indent=1) + "\n").encode()
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder that memjax wrote, checked against its list.
-
-    **Raises:**
-
-    `ValueError` that names the file for anything that is not as it was written; `OSError` for what
-    cannot be read.
-    """
-    known = read_list(folder)
-    found = [name for name in files_in(folder) if name != LIST]
-    for name in sorted(set(known) ^ set(found)):
-        raise ValueError(f"{name!r} is {'missing' if name in known else 'not one of its files'}")
-    contents = {}
-    for name, (size, digest) in known.items():
-        file = folder / name
-        status = os.lstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{name!r} is not a file of its own")
-        data = file.read_bytes() if status.st_size == size else b""
-        if status.st_size != size or hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(f"{name!r} is damaged")
-        contents[name] = data
-    return contents

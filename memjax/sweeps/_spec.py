@@ -242,7 +242,7 @@ class PlateauSweep:
             "reparametrisation": self.reparametrisations,
         }
         options.setdefault("precision", self.precision)
-        dataset = sweep(
+        return sweep(
             _Cells(self),
             axes,
             static=("width", "reparametrisation"),
@@ -254,15 +254,16 @@ class PlateauSweep:
             attrs={"specification": self.to_toml()},
             **options,
         )
-        dataset["decay_rate"].attrs = {
-            "long_name": "smallest decay rate in play",
-            "units": "1/clock",
-        }
-        dataset["lower_bound"].attrs = {
-            "long_name": "published lower bound, up to its constant",
-            "units": "training time",
-        }
-        return dataset
+
+
+# What the variables are that a specification records.
+_RECORDED = {
+    "decay_rate": {"long_name": "smallest decay rate in play", "units": "1/clock"},
+    "lower_bound": {
+        "long_name": "published lower bound, up to its constant",
+        "units": "training time",
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +272,11 @@ class _Cells:
     what was compiled."""
 
     specification: PlateauSweep
+
+    @property
+    def described(self) -> dict[str, dict[str, str]]:
+        """Attributes of what is recorded."""
+        return _RECORDED
 
     def __call__(self, omega: Any, width: int, seed: Any, delta: Any, reparametrisation: str):
         return self.specification.build(omega, width, seed, delta, reparametrisation)

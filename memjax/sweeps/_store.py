@@ -3,7 +3,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import numpy as np
 
 from .._checks import as_path, check_flag, check_instance, shown
 from .._lazy import xr
-from ._output import left_behind, LIST, read_files, replacing
+from ._listing import LIST, read_files
+from ._output import left_behind, replacing
 
 # What the arrays of a store may be encoded by. Other codecs are refused before anything is decoded:
 # some of them run code that is in the data.
 _CODECS = ("bytes", "vlen-utf8", "zstd", "crc32c")
-_KEY = re.compile(r"([^/]+/)?zarr\.json|[^/]+/c(/\d+)*")
+# What a sweep's own store holds besides.
+IDENTITY = "sweep.json"
+_KEY = re.compile(r"([^/]+/)?zarr\.json|[^/]+/c([/.]\d+)*")
 # The attribute in which the store keeps which variables are coordinates, as xarray reads it.
-_COORDINATES = "coordinates"
+COORDINATES = "coordinates"
 
 
 def save_dataset(dataset: "xr.Dataset", path: str | Path, *, overwrite: bool = False) -> Path:
@@ -49,7 +52,7 @@ def save_dataset(dataset: "xr.Dataset", path: str | Path, *, overwrite: bool = F
     check_flag("overwrite", overwrite)
     attributes, arrays = _encoded(dataset)
     with replacing(path, overwrite) as partial:
-        _write(partial, attributes, arrays)
+        create_arrays(partial, attributes, arrays, {})
     return Path(path)
 
 
@@ -153,28 +156,38 @@ def _encoded(dataset: "xr.Dataset") -> tuple[dict[str, Any], dict[str, tuple]]:
             )
         values = np.asarray(variable.values)
         if values.dtype.kind in "OT" and all(isinstance(text, str) for text in values.ravel()):
-            values = _text(values)
+            values = as_text(values)
         if values.dtype.kind not in "biufcU" or values.dtype in (np.longdouble, np.clongdouble):
             raise TypeError(
                 f"`dataset` must hold numbers, truth values and text, got {name!r} of dtype "
                 f"{values.dtype}; convert it."
             )
-        arrays[name] = (variable.dims, values, _fill(values.dtype), _plain(name, variable.attrs))
-    if _COORDINATES in dataset.attrs:
+        arrays[name] = (
+            variable.dims,
+            values,
+            fill_of(values.dtype),
+            plain_attributes(name, variable.attrs),
+        )
+    if COORDINATES in dataset.attrs:
         raise ValueError(
-            f"`dataset` must not have the attribute {_COORDINATES!r}, in which stores keep what "
+            f"`dataset` must not have the attribute {COORDINATES!r}, in which stores keep what "
             "variables are coordinates; rename it."
         )
-    coordinates = {_COORDINATES: " ".join(map(str, dataset.coords))}
-    return _plain("dataset", dataset.attrs) | coordinates, arrays
+    coordinates = {COORDINATES: " ".join(map(str, dataset.coords))}
+    return plain_attributes("dataset", dataset.attrs) | coordinates, arrays
 
 
-def _text(values: np.ndarray) -> np.ndarray:
+def encoded_array(values: np.ndarray, dims: tuple[str, ...], attributes: dict) -> tuple:
+    """An array with its dimensions, as `create_arrays` takes it."""
+    return dims, values, fill_of(values.dtype), attributes
+
+
+def as_text(values: np.ndarray) -> np.ndarray:
     """Text of fixed length, as axes of a sweep are, from text of any kind."""
     return values.astype(object).astype(str)
 
 
-def _fill(dtype: np.dtype) -> Any:
+def fill_of(dtype: np.dtype) -> Any:
     """What an array reads as where nothing was written: no outcome, and no measured number."""
     if dtype.kind in "fc":
         return dtype.type(np.nan if dtype.kind == "f" else complex(np.nan, np.nan))
@@ -183,7 +196,7 @@ def _fill(dtype: np.dtype) -> Any:
     return {"i": -1, "b": False, "U": ""}[dtype.kind]
 
 
-def _plain(name: str, attributes: Any) -> dict[str, Any]:
+def plain_attributes(name: str, attributes: Any) -> dict[str, Any]:
     """Attributes as JSON has them."""
 
     def convert(value: Any) -> Any:
@@ -201,18 +214,29 @@ def _plain(name: str, attributes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Zarr's warnings that text and consolidated metadata are extensions of its format."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* not part in the Zarr format 3 specification")
         yield
 
 
-def _write(folder: Path, attributes: dict[str, Any], arrays: dict[str, tuple]) -> None:
+def create_arrays(
+    folder: Path,
+    attributes: dict[str, Any],
+    arrays: dict[str, tuple],
+    growing: Mapping[str, Any],
+) -> None:
+    """Write a group: arrays with their values, and others without, whose chunks come later."""
     import zarr  # slow to import
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    with _quiet():
+    common: dict[str, Any] = {
+        "compressors": (ZstdCodec(), Crc32cCodec()),
+        # A chunk that is missing is then one that was never written.
+        "config": {"write_empty_chunks": True},
+    }
+    with quiet():
         group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
         for name, (dims, values, fill, own) in arrays.items():
             array = group.create_array(
@@ -220,14 +244,25 @@ def _write(folder: Path, attributes: dict[str, Any], arrays: dict[str, tuple]) -
                 shape=values.shape,
                 dtype=str if values.dtype.kind == "U" else values.dtype,
                 chunks=tuple(max(1, size) for size in values.shape),
-                compressors=(ZstdCodec(), Crc32cCodec()),
                 fill_value=fill,
                 dimension_names=dims,
                 attributes=own,
-                # A chunk that is missing is then one that was never written.
-                config={"write_empty_chunks": True},
+                **common,
             )
             array[...] = values
+        for name, (dims, variable, own) in growing.items():
+            group.create_array(
+                name,
+                shape=variable.shape,
+                dtype=variable.dtype,
+                chunks=variable.chunk,
+                fill_value=fill_of(variable.dtype),
+                dimension_names=dims,
+                attributes=own,
+                # All chunks of an array are in one folder, which is synced at once.
+                chunk_key_encoding={"name": "default", "separator": "."},
+                **common,
+            )
         # So that nobody has to look for arrays among the files, and meets the list.
         zarr.consolidate_metadata(folder)
 
@@ -237,6 +272,7 @@ def _decoded(files: dict[str, bytes]) -> "xr.Dataset":
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
+    files = {key: data for key, data in files.items() if key != IDENTITY}
     for key, data in files.items():
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no part of a Zarr store of format 3")
@@ -251,16 +287,16 @@ def _decoded(files: dict[str, bytes]) -> "xr.Dataset":
     buffer = default_buffer_prototype().buffer.from_bytes
     # From what was checked, and not from the files, which may be others by now.
     store = MemoryStore({key: buffer(data) for key, data in files.items()}, read_only=True)
-    with _quiet():
+    with quiet():
         group = zarr.open_group(store, mode="r", zarr_format=3)
         variables = {}
         for name, array in group.arrays():
             values = np.asarray(array[...])
-            values = _text(values) if values.dtype.kind in "OT" else values
+            values = as_text(values) if values.dtype.kind in "OT" else values
             dims: Any = getattr(array.metadata, "dimension_names", None)
             variables[name] = (dims or (), values, array.attrs.asdict())
     attributes = group.attrs.asdict()
-    coordinates = str(attributes.pop(_COORDINATES)).split()
+    coordinates = str(attributes.pop(COORDINATES)).split()
     return xr.Dataset(variables, attrs=attributes).set_coords(coordinates)
 
 

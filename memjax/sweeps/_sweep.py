@@ -1,5 +1,8 @@
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any, Literal
 
 import diffrax
@@ -10,6 +13,7 @@ from jaxtyping import Real
 from threadpoolctl import threadpool_limits
 
 from .._checks import (
+    as_path,
     as_positive,
     as_tolerance,
     check_callable,
@@ -17,7 +21,7 @@ from .._checks import (
     check_flag,
     check_integer,
 )
-from .._lazy import tqdm, xr
+from .._lazy import xr
 from .._typing import ArrayLike, ScalarLike
 from ..flows import AbstractTraining
 from ..plateaus import (
@@ -26,11 +30,14 @@ from ..plateaus import (
     check_integrator,
 )
 from ._build import Build, check_build
-from ._cells import as_attributes, Cells
+from ._cells import as_attributes, Cells, Described
 from ._engine import Stream, stream
 from ._grid import Grid
 from ._jobs import climb, make_programs, Measurements, stream_measurements
 from ._options import Options
+from ._progress import Progress
+from ._setup import as_way, Setup, sweep_stored
+from ._stored import is_stored
 from ._variables import UNFINISHED
 
 
@@ -50,6 +57,14 @@ def sweep(
     lanes: int | None = None,
     progress: bool = True,
     attrs: Mapping[str, Any] | None = None,
+    store: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    block_size: int | None = None,
+    executor: Executor | int | str | None = None,
+    shard: tuple[int, int] | None = None,
+    retries: int = 2,
+    timeout: Real[ScalarLike, ""] | None = None,
 ) -> "xr.Dataset":
     """Measure a plateau at every point of a grid.
 
@@ -68,6 +83,11 @@ def sweep(
     (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
     attribute `complete` set to 0, and cells that were not have the `result` -1. (If there is
     nothing yet, the interrupt goes on.)
+
+    With a `store` the sweep is cut into blocks, each of which is written as soon as it is there, so
+    that whatever ends the process loses no more than the blocks under way; and the blocks may be
+    computed by other processes and machines. A block that fails, since something raised or a worker
+    died, is kept with its error, and the others go on.
 
     **Arguments:**
 
@@ -93,18 +113,39 @@ def sweep(
         model on a CPU, and to as many as fit in 2 GB on an accelerator.
     - `progress`: whether to show a progress bar.
     - `attrs`: further attributes of the dataset, of types that JSON knows.
+    - `store`: a folder to write to, a Zarr store that `xarray.open_zarr` and
+        [`memjax.load_dataset`][] open at any time.
+    - `resume`: whether a `store` that is there is taken up: only what it lacks is computed. One of
+        another sweep (other axes, options, versions, another `build`) is refused. If there is none,
+        it is made.
+    - `overwrite`: whether a store of that name may be replaced, as in [`memjax.save_dataset`][].
+    - `block_size`: the number of cells of a block, at most. Defaults to some twenty seconds of
+        work, or less for small sweeps. It is chosen when the store is made, and kept in it.
+    - `executor`: what computes the blocks: any `concurrent.futures.Executor`, or what has its
+        methods; a number of processes to be started; or the address of a Dask scheduler. `build`
+        must be one that can be pickled. Defaults to the cores, or devices, of this process.
+    - `shard`: the blocks that are computed here: `(k, n)` takes those whose number is k modulo n,
+        so that n processes, with k from 0 to n - 1, fill one store side by side without knowing of
+        each other. It takes up a store that is there. Where `jax.distributed` has started several
+        processes, each takes its own share.
+    - `retries`: how many more times a block is handed out whose worker died.
+    - `timeout`: the seconds after which a block counts as failed, compilation included.
 
     **Returns:**
 
     A dataset with one dimension for each axis and the variables `time`, `result`,
     `time_reached`, `initial_loss`, `loss`, `distance`, `rounding`, `curvature`, `precision`,
     `num_steps`, `num_rejected_steps` and those recorded. An axis `omega` is accompanied by the
-    coordinate `memory`, its reciprocal.
+    coordinate `memory`, its reciprocal. With a `store` the values are read from it when they are
+    asked for.
 
     **Raises:**
 
     `ValueError` or `TypeError` for axes that are empty, repeat a value, hold NaN or do not
-    match `build`; whatever `build` raises at the first and last value of any axis.
+    match `build`; whatever `build` raises at the first and last value of any axis. With a `store`
+    `FileExistsError` if it exists and is neither to be taken up nor replaced, or if another process
+    writes to it, `ValueError` if it is of another sweep, another `OSError` if it cannot be written,
+    and `RuntimeError` if the executor breaks down.
     """
     check_callable("build", build, "pass a function of one keyword argument an axis")
     grid = Grid.build(axes, static)
@@ -122,9 +163,25 @@ def sweep(
     check_choice("precision", precision, ("auto", "float64", "double-double"))
     attrs = as_attributes(attrs)
 
-    columns, combinations = grid.columns, grid.combinations
-    builds = [Build(build, grid.fixed(combination)) for combination in combinations]
-    flows = [check_build(build, columns) for build in builds]
+    described: Described = getattr(build, "described", {})
+    way = as_way(
+        store,
+        resume,
+        overwrite,
+        block_size=block_size,
+        executor=executor,
+        shard=shard,
+        retries=retries,
+        timeout=timeout,
+        progress=bool(progress),
+    )
+    path = None if store is None else Path(os.path.abspath(as_path("store", store)))
+    taken_up = path is not None and not way.overwrite and is_stored(path)
+
+    builds = [Build(build, grid.fixed(combination)) for combination in grid.combinations]
+    # What a store holds was looked at when it was made.
+    looks = [check_build(each, grid, everywhere=not taken_up) for each in builds]
+    flows, records = zip(*looks, strict=True)
     own = solver is not None or stepsize_controller is not None
     own = own or any(isinstance(flow, AbstractTraining) for flow in flows)
     if rtol is None:
@@ -145,6 +202,13 @@ def sweep(
         max_steps,
         jnp.asarray(resolution),
     )
+    if path is not None:
+        setup = Setup(
+            build, builds, grid, options, curve_times, precision, own, list(records), attrs
+        )
+        sizes = block_size, lanes
+        return sweep_stored(path, setup, way, sizes, executor, described, 3)
+    columns = grid.columns
     if own:
         jobs = [Measurements(build, columns, options, curve_times) for build in builds]
         finished = climb(jobs, stream_measurements)
@@ -153,7 +217,7 @@ def sweep(
         jobs = make_programs(builds, columns, options, times, lanes, precision)
         finished = climb(jobs, stream)
     cells = Cells(grid)
-    if not _fill(cells, combinations, finished, progress):
+    if not _fill(cells, grid.combinations, finished, progress, jobs):
         if cells.finished == 0:
             raise KeyboardInterrupt
         warnings.warn(
@@ -162,24 +226,30 @@ def sweep(
             stacklevel=2,
         )
     complete = int(cells.finished == cells.count)
-    return cells.dataset(curve_times, options.attributes() | {"complete": complete} | attrs)
+    attributes = options.attributes() | {"complete": complete} | attrs
+    return cells.dataset(curve_times, attributes, described)
 
 
 def _fill(
-    cells: Cells, combinations: list[tuple[int, ...]], finished: Stream, progress: bool
+    cells: Cells,
+    combinations: list[tuple[int, ...]],
+    finished: Stream,
+    progress: bool,
+    jobs: list[Any],
 ) -> bool:
     """Fill cells from a stream with a progress bar, until that ends or is interrupted: whether
     it ended."""
-    bar = tqdm.tqdm(total=cells.count, desc="compiling", unit="run", disable=not progress)
     # The runs share the cores among themselves: a BLAS that starts threads of its own for
     # every small matrix would only get in their way.
-    with threadpool_limits(1, "blas"), bar:
+    done = 0
+    with threadpool_limits(1, "blas"), Progress(cells.count, progress) as bar:
         try:
             for program, rows, found in finished:
                 new = cells.write(combinations[program], rows, found)
+                done += new
+                bar.count(found["result"][:new])
                 again = "again, finer" if new < len(rows) else "plateaus"
-                bar.set_description(again, refresh=False)
-                bar.update(new)
+                bar.show(done, "compiling" if is_compiling() else again)
         except KeyboardInterrupt:
             return False
     return True

@@ -18,7 +18,8 @@ import xarray as xr
 
 import memjax as mj
 from memjax.sweeps import _output, _store
-from memjax.sweeps._output import check_output, LIST, replacing, write_list
+from memjax.sweeps._listing import LIST, read_files, write_list
+from memjax.sweeps._output import check_output, replacing
 
 SMALL = xr.Dataset(
     {
@@ -139,7 +140,7 @@ def test_every_flipped_bit_of_a_chunk_is_noticed(store):
             damaged[position] ^= 1 << bit
             chunk.write_bytes(damaged)
             with pytest.raises(ValueError, match=f"{chunk.relative_to(store).as_posix()}.*damaged"):
-                _output.read_files(store)
+                read_files(store)
         chunk.write_bytes(data)
     xr.testing.assert_identical(mj.load_dataset(store), SMALL)
 
@@ -377,7 +378,7 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(error, store, mon
         (folder / "half").write_text("half")
         raise error
 
-    monkeypatch.setattr(_store, "_write", fail)
+    monkeypatch.setattr(_store, "create_arrays", fail)
     with pytest.raises(error):
         mj.save_dataset(SMALL, store, overwrite=True)
     with pytest.raises(error):
@@ -437,7 +438,7 @@ def test_a_full_disk_is_one_line(code, tmp_path, monkeypatch):
         folder.mkdir()
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(_store, "_write", full)
+    monkeypatch.setattr(_store, "create_arrays", full)
     with pytest.raises(OSError, match="x.zarr' cannot be written: .*free some space"):
         mj.save_dataset(SMALL, tmp_path / "x.zarr")
     assert names(tmp_path) == []
@@ -505,7 +506,7 @@ def _killed(path, overwrite, after):
             partial.mkdir()
             (partial / "half").write_text("half")
             if after == "rename":
-                _output._remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+                _output.remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
             elif after == "first rename":
                 rename = Path.rename
                 Path.rename = lambda self, new: (

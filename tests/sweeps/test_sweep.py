@@ -1,6 +1,7 @@
 import _thread
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -275,10 +276,18 @@ def test_other_starts_and_reparametrisations_run(start, reparametrisation):
     np.testing.assert_allclose(out["distance"], out["delta"].broadcast_like(out["distance"]))
 
 
-def test_sigint_at_the_command_line_writes_nothing(tmp_path, interruptible):
+@pytest.mark.parametrize(
+    "name",
+    ["SIGINT", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("SIGTERM", "SIGHUP"))],
+)
+def test_a_signal_ends_the_command_within_seconds_also_while_it_compiles(
+    name, tmp_path, interruptible
+):
+    # Without a cache, so that it compiles.
     process = subprocess.Popen(
         [sys.executable, "-m", "memjax.cli", "sweep", "--widths", "2", "--out", "out"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
     )  # fmt: skip
     assert process.stderr is not None
     seen = ""
@@ -286,8 +295,9 @@ def test_sigint_at_the_command_line_writes_nothing(tmp_path, interruptible):
         letter = process.stderr.read(1)
         assert letter, seen
         seen += letter
-    process.send_signal(signal.SIGINT)
+    number = getattr(signal, name)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "interrupted; nothing was written" in errors
-    assert list(tmp_path.iterdir()) == []
+    assert process.returncode == 128 + number, errors
+    assert "interrupted; 0 of 48 runs are in out; go on with --resume" in errors
+    assert mj.load_dataset(tmp_path / "out").attrs["complete"] == 0
