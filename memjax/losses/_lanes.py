@@ -540,9 +540,9 @@ def _transform_pairs(
         return *rounded, t2, errors
     # Its scalars broadcast against the lanes as they are.
     *pairs, known = kernel.transform_pairs(s)
-    pick = lambda pair, other: tuple(
-        jnp.where(known, a, b) for a, b in zip(pair, other, strict=True)
+    first, second = (
+        (jnp.where(known, pair[0], other[0]), jnp.where(known, pair[1], other[1]))
+        for pair, other in zip(pairs, rounded, strict=True)
     )
-    first, second = (pick(a, b) for a, b in zip(pairs, rounded, strict=True))
-    errors = tuple(jnp.where(known, 100 * eps * error, error) for error in errors)
-    return first, second, t2, errors
+    share = jnp.where(known, 100 * eps, 1.0)
+    return first, second, t2, (share * errors[0], share * errors[1])

@@ -859,7 +859,7 @@ def _newton(
         moved, short = _moved(recalled, rest, change)
         moving = going & ~bad & ~stuck
         stages = jnp.where(moving, moved, stages)
-        if rest is not None:
+        if rest is not None and short is not None:
             rest = jnp.where(moving, short, rest)
         unsettled = going & ~converged
         slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)

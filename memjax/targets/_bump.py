@@ -110,7 +110,7 @@ class GaussianBump(AbstractKernel):
         slope = dd.two_sum(*dd.add_float(dd.multiply_float(s, 2 * half), -delay))
         exponent = dd.multiply(s, dd.two_sum(*dd.add_float(dd.multiply_float(s, half), -delay)))
         whole = (z < -9) & (exponent[0] > -600) & (exponent[0] < 0)
-        exponent = tuple(jnp.where(whole, part, 0) for part in exponent)
+        exponent = jnp.where(whole, exponent[0], 0), jnp.where(whole, exponent[1], 0)
         value = dd.multiply_float(
             dd.exp(exponent), self.amplitude * self.width * math.sqrt(2 * math.pi)
         )
