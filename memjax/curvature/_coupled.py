@@ -52,11 +52,12 @@ def _couple_graded(
     rate: Float[Array, "*lanes"],
 ) -> Callable[[Array], Array]:
     """The same in the bases of the Hessians."""
-    count, bases = len(curvatures), [curvature.basis() for curvature in curvatures]
+    count, found = len(curvatures), [curvature.basis(rate) for curvature in curvatures]
+    bases = [basis.vectors for basis in found]
     rows = []
     for i, curvature in enumerate(curvatures):
         row = [weights[i, k] * rate * transposed(bases[i], bases[k]) for k in range(count)]
-        row[i] = curvature.in_basis(bases[i], weights[i, i] * rate)
+        row[i] = found[i].hessian(curvature, weights[i, i] * rate)
         rows.append(jnp.concatenate(row, axis=1))
     solve = _eliminate_stages(jnp.concatenate(rows), count)
 

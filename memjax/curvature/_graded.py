@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -7,21 +8,21 @@ from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._blocks import BlockCurvature
 from ._dense import DenseCurvature, multiply
 
-# What is left of a function is nothing below this.
-_NOTHING = 1e-75
-
 
 class GradedCurvature(AbstractCurvature):
     r"""Blocks plus a complete factor, $H = B + L^\top L$, whose small curvatures count.
 
     Where modes merge, curvatures that are far below the rounding of the largest decide where a run
     goes, and a solve must not mix one into the other. $L$ has as many rows as there are weights, is
-    a triangle $R$ in some order of these, and every row has small relative errors. In the basis
-    $R^{-1}$ the shifted Hessian is
+    a triangle $R$ in some order of these, and every row has small relative errors. Rows with pivots
+    above $B + D$ are strong, and the others, which add little to it, weak:
 
-    $$1 + R^{-\top} (B + D) R^{-1},$$
+    $$R = \begin{pmatrix} R_1 & S \\ 0 & R_2 \end{pmatrix}, \qquad
+      T = \begin{pmatrix} R_1^{-1} & -R_1^{-1} S \\ 0 & 1 \end{pmatrix}, \qquad
+      T^\top (H + D)\, T = \begin{pmatrix} 1 & 0 \\ 0 & R_2^\top R_2 \end{pmatrix}
+      + T^\top (B + D)\, T.$$
 
-    in which the large curvatures are ones, and which scaling to a unit diagonal makes harmless.
+    In the basis $T$ the large curvatures are ones and do not spoil the small ones.
 
     **Attributes:**
 
@@ -34,11 +35,10 @@ class GradedCurvature(AbstractCurvature):
     order: Int[Array, "n *lanes"]
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
-        basis = self.basis()
-        inner = DenseCurvature(self.in_basis(basis, shift)).shifted(
-            jnp.zeros(self.blocks.shape[3:])
-        )
-        return _Shifted(inner.definite, basis, inner)
+        basis = self.basis(shift)
+        inner = DenseCurvature(basis.hessian(self, shift))
+        inner = inner.shifted(jnp.zeros(self.blocks.shape[3:]))
+        return _Shifted(inner.definite, basis.vectors, inner)
 
     def shifted_complex(
         self, real: Float[Array, "..."], imaginary: Float[Array, "..."]
@@ -64,42 +64,54 @@ class GradedCurvature(AbstractCurvature):
     def _rounded(self) -> BlockCurvature:
         return BlockCurvature(self.blocks, self.factor)
 
-    def _triangle(self) -> Float[Array, "n n *lanes"]:
+    def with_shift(self, shift: Float[Array, "..."]) -> BlockCurvature:
+        """$B + D$."""
+        return BlockCurvature(self.blocks, 0 * self.factor[:1]).with_shift(shift)
+
+    def basis(self, shift: Float[Array, "..."]) -> "Basis":
+        """The basis for a shift of about this size."""
         n = len(self.factor)
         rows = self.factor.reshape(n, n, *self.factor.shape[3:])
-        return jnp.take_along_axis(rows, self.order[None], axis=1)
+        triangle = jnp.take_along_axis(rows, self.order[None], axis=1)
+        pivots = jnp.stack([triangle[k, k] for k in range(n)])
+        level = jnp.max(jnp.abs(self.with_shift(shift).blocks), axis=(0, 1, 2))
+        # The strong rows come first.
+        strong = jnp.cumsum(~(pivots**2 > level), axis=0) == 0
+        number = jnp.arange(n).reshape(n, *(1,) * (pivots.ndim - 1))
+        one = 1 / jnp.where(strong, pivots, 1)
 
-    def _pivots(self) -> Float[Array, "n *lanes"]:
-        """The diagonal of the triangle, 0 where nothing is left of a function."""
-        triangle = self._triangle()
-        pivots = jnp.stack([triangle[k, k] for k in range(len(triangle))])
-        return jnp.where(jnp.abs(pivots) < _NOTHING, 0, pivots)
-
-    def basis(self) -> Float[Array, "n n *lanes"]:
-        """$R^{-1}$, its rows in the order of the weights; a row without a pivot counts as one."""
-        triangle, pivots = self._triangle(), self._pivots()
-        n, lanes = len(triangle), triangle.shape[2:]
-        number = jnp.arange(n).reshape(n, *(1,) * len(lanes))
-        one = 1 / jnp.where(pivots == 0, 1, pivots)
-
-        def row(k: Array, basis: Array) -> Array:
+        def row(k: Array, inverse: Array) -> Array:
             j = n - 1 - k
-            after = jnp.where(number > j, triangle[j], 0)
-            known = sum_over(lambda i: after[i] * basis[i], n, jnp.zeros((n, *lanes)))
-            return basis.at[j].set(((number == j) - known) * one[j])
+            after = jnp.where((number > j) & strong[j], triangle[j], 0)
+            known = sum_over(lambda i: after[i] * inverse[i], n, jnp.zeros_like(triangle[0]))
+            return inverse.at[j].set(((number == j) - known) * one[j])
 
         inverse = lax.fori_loop(0, n, row, jnp.zeros_like(triangle))
         place = jnp.argsort(self.order, axis=0)
-        return jnp.take_along_axis(inverse, place[:, None], axis=0)
+        vectors = jnp.take_along_axis(inverse, place[:, None], axis=0)
+        return Basis(vectors, strong, jnp.where(strong[:, None], 0, triangle))
 
-    def in_basis(
-        self, basis: Float[Array, "n n *lanes"], shift: Float[Array, "..."]
-    ) -> Float[Array, "n n *lanes"]:
+
+class Basis(eqx.Module):
+    """A basis in which large curvatures are ones.
+
+    **Attributes:**
+
+    - `vectors`: its vectors as columns, their rows in the order of the weights.
+    - `strong`: which of them belong to large curvatures.
+    - `weak`: the rows of the triangle that belong to the others.
+    """
+
+    vectors: Float[Array, "n n *lanes"]
+    strong: Bool[Array, "n *lanes"]
+    weak: Float[Array, "n n *lanes"]
+
+    def hessian(self, curvature: GradedCurvature, shift: Float[Array, "..."]) -> Array:
         """$H + D$ in the basis."""
-        shifted = BlockCurvature(self.blocks, 0 * self.factor[:1]).with_shift(shift)
-        pivots = self._pivots()
-        unit = jnp.eye(len(pivots)).reshape(len(pivots), -1, *(1,) * (pivots.ndim - 1))
-        return unit * (pivots != 0) + transposed(basis, shifted.product(basis))
+        n = len(self.strong)
+        unit = jnp.eye(n).reshape(n, n, *(1,) * (self.strong.ndim - 1)) * self.strong
+        own = curvature.with_shift(shift).product(self.vectors)
+        return unit + transposed(self.weak, self.weak) + transposed(self.vectors, own)
 
 
 class _Shifted(AbstractShifted):

@@ -111,6 +111,8 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
 # time then, and takes four times as long.
 _QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 _FEW = 2048
+# The largest tolerance of the dearer method.
+_HARD_RTOL = 1e-6
 
 
 def is_small(count: int) -> bool:
@@ -211,6 +213,8 @@ class Program:
         # A lane of these costs more, and has fewer fellows.
         lanes = self.hard_lanes or min(self.lanes, 8 * -(-len(cells) // 8))
         changes = {"full": True, "compensated": self.compensable, "max_steps": self.most_steps}
+        # Curved manifolds ask for more than plateaus do.
+        changes["rtol"] = jnp.minimum(self.method.rtol, _HARD_RTOL)
         return self._again(cells, lanes, False, **changes)
 
     def refined(self, cells: np.ndarray) -> "Program":
