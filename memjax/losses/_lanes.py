@@ -279,7 +279,11 @@ class SpectralLanes(AbstractLossLanes):
         alpha, change = (high[:width], low[:width]), (high[width:], low[width:])
         start = jnp.broadcast_to(self.rates[:, None], alpha[0].shape)
         displacement = self.reparametrisation.displaced_pair(start, change)
-        assert displacement is not None
+        if displacement is None:
+            raise TypeError(
+                "`reparametrisation` must have `displaced_pair` for double-double arithmetic, got "
+                f'{type(self.reparametrisation).__name__}; pass precision="float64".'
+            )
         nu, slope = displacement
         # What may have cancelled enters products, which drop the product of the lower parts.
         rates = dd.two_sum(*dd.add_float(nu, start))
