@@ -3,7 +3,7 @@
 import sys
 
 import jax
-from mpi4py.futures import MPIPoolExecutor
+from mpi4py.futures import MPIPoolExecutor  # pyright: ignore[reportMissingImports]
 
 import memjax as mj
 import stored

@@ -54,7 +54,7 @@ def content(a=8, b=6, cells=8, build=len, **attrs):
     """The blocks of a sweep over three axes, one of them static, and its empty store."""
     grid = Grid.build({"a": range(a), "s": [1, 2], "b": np.arange(b)}, ["s"])
     blocks = Blocks.of(grid, cells)
-    plan = Plan(blocks.shape, (8, 8), True)
+    plan = Plan(blocks.shape, (8, 8), (), True)
 
     class Fixed:
         def attributes(self):
