@@ -155,8 +155,9 @@ def log1p(a: Pair) -> Pair:
     to 64 in modulus: one step of Newton's iteration from the rounded logarithm."""
     first = jnp.log1p(a[0])
     power = expm1(from_float(first))
-    left = jnp.add(*two_sum(*add(a, negative(power))))
-    return first, left / (1 + a[0])
+    left = jnp.add(*two_sum(*add(a, negative(power)))) / (1 + a[0])
+    # XLA's own loses two digits below -0.29.
+    return first, left + left**2 / 2
 
 
 def sqrt(a: Pair) -> Pair:

@@ -73,7 +73,7 @@ def sweep(
     [`memjax.RadauIIA5`][], in the displacement from the start, with closed-form
     gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
     `DiagonalLinearRNN`) and with automatic ones elsewhere: as arrays up to 256 weights, on a space
-    of 32 dimensions beyond. Memory is bounded by the lanes, and three programs are compiled for
+    of 32 dimensions beyond. Memory is bounded by the lanes, and the same programs are compiled for
     every combination of the static axes, whatever the size of the grid. Runs that take more than
     1,024 steps begin anew with Newton's iteration on the Jacobians of all stages. A discrete
     training, and what has a `solver` or `stepsize_controller` of your own, goes through

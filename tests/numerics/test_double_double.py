@@ -242,3 +242,26 @@ def test_not_a_number_stays_one():
     for operation in (dd.two_sum, dd.two_product):
         assert np.isnan(jax.jit(operation)(np.nan, 1.0)[0])
     assert np.isnan(jax.jit(dd.reciprocal)((np.nan, 0.0))[0])
+
+
+def test_exponentials_and_logarithms():
+    rng = np.random.default_rng(5)
+    high = np.concatenate([-np.exp(rng.uniform(-5, np.log(600), 60)), [0.0]])
+    low = high * 2.0**-54 * rng.uniform(-1, 1, 61)
+    found = jax.jit(dd.exp)((jnp.asarray(high), jnp.asarray(low)))
+    growth = np.concatenate(
+        [10.0 ** rng.uniform(-30, 3, 40), -(10.0 ** rng.uniform(-30, -0.1, 20))]
+    )
+    rest = growth * 2.0**-54 * rng.uniform(-1, 1, 60)
+    logarithms = jax.jit(dd.log1p)((jnp.asarray(growth), jnp.asarray(rest)))
+    roots = jax.jit(dd.sqrt)((jnp.asarray(abs(growth)), jnp.asarray(abs(rest))))
+    with mpmath.workdps(60):
+        real = lambda a, b: mpmath.mpf(float(a)) + mpmath.mpf(float(b))
+        for pair, arguments, exact in (
+            (found, (high, low), mpmath.exp),
+            (logarithms, (growth, rest), mpmath.log1p),
+            (roots, (abs(growth), abs(rest)), mpmath.sqrt),
+        ):
+            for a, b, c, d in zip(*pair, *arguments, strict=True):
+                value = exact(real(c, d))
+                assert abs(real(a, b) - value) <= 1e-28 * abs(value)

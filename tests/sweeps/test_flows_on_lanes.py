@@ -91,3 +91,22 @@ def test_a_memory_of_time_alone():
         for f in (Slowing, mj.GradientFlow)
     )
     np.testing.assert_allclose(np.log1p(slow["time"]), plain["time"], rtol=1e-5)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("flow", [mj.GradientFlow, lambda loss: mj.HeavyBall(loss, 1.0)])
+def test_added_modes_change_nothing(flow, monkeypatch):
+    """Widths that share their programs give what those of their own give."""
+
+    def build(omega, width):
+        target = mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(omega, 1.0, 0.5)
+        model = mj.on_plateau(target, jnp.linspace(0.6, 2.0, width - 1))
+        return flow(mj.WhiteNoiseLoss(target)), model, mj.RelativeLossDrop(0.02)
+
+    axes = {"omega": [1 / 6, 1 / 12, 1 / 30], "width": [2, 4]}
+    shared = mj.sweep(build, axes, static=("width",), progress=False)
+    monkeypatch.setattr("memjax.sweeps._jobs._COMPILE", -1.0)
+    apart = mj.sweep(build, axes, static=("width",), progress=False)
+    np.testing.assert_array_equal(shared["result"], apart["result"])
+    np.testing.assert_allclose(shared["time"], apart["time"], rtol=1e-9)
+    np.testing.assert_array_equal(shared["num_steps"], apart["num_steps"])

@@ -231,3 +231,23 @@ def test_bad_laplace_variables_are_refused():
         GaussianBump(omega=1.0).laplace(-1.0)
     with pytest.raises(TypeError, match="`s` must be real"):
         GaussianBump(omega=1.0).laplace(1j)
+
+
+def test_transforms_with_twice_the_digits():
+    bump = GaussianBump(1 / 20, 0.7, 0.5)
+    high = np.random.default_rng(1).uniform(0.2, 3, 40)
+    low = high * 2.0**-54 * 0.2
+    value, slope, known = bump.transform_pairs((jnp.asarray(high), jnp.asarray(low)))
+    assert np.all(known)
+    # Close to time 0 a part is cut off, of which these digits are not known.
+    near = GaussianBump(1 / 2, 0.7, 0.5)
+    assert not np.any(near.transform_pairs((jnp.asarray(high), jnp.asarray(low)))[2])
+    scale = mp.mpf(float(bump.amplitude * bump.width * np.sqrt(2 * np.pi)))
+    with mp.workdps(60):
+        half, delay = mp.mpf("0.125"), mp.mpf(float(1 / bump.omega))
+        for k, (a, b) in enumerate(zip(high, low, strict=True)):
+            s = mp.mpf(float(a)) + mp.mpf(float(b))
+            exact = scale * mp.exp(half * s**2 - delay * s)
+            for pair, wanted in ((value, exact), (slope, exact * (2 * half * s - delay))):
+                found = mp.mpf(float(pair[0][k])) + mp.mpf(float(pair[1][k]))
+                assert abs(found - wanted) <= 1e-28 * abs(wanted)
