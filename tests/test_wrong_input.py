@@ -796,8 +796,8 @@ RESULTS = {
 
 # Called by Diffrax, or by losses and flows in their innermost loops, with what memjax made.
 INNER = {
-    "auxiliary", "breakpoints", "coasting", "contr", "displacement", "event", "initial_hidden",
-    "kernel_displacement", "laplace_derivatives", "margin", "prod", "rates", "readout",
+    "auxiliary", "breakpoints", "coasting", "contr", "displaced_pair", "displacement", "event", "initial_hidden",
+    "kernel_displacement", "laplace_derivatives", "margin", "prod", "rates", "readout", "transform_pairs",
     "resistance", "support", "update", "vector_field", "vf",
 }  # fmt: skip
 INNER_CLASSES = {"DisplacedFlow", "RESULTS", "RadauIIA5", "RadauNewton", "Rodas5P"}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import as_path, shown
+from .._text import readable
 from ..plateaus import OUTCOMES
 from ._durable import BlockStore, MARK
 from ._output import left_behind
@@ -21,6 +22,7 @@ from ._store import IDENTITY
 _SILENCE = 30.0
 
 
+@readable()
 @dataclasses.dataclass(frozen=True)
 class SweepStatus:
     """How far a stored sweep is.
