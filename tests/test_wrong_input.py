@@ -796,9 +796,9 @@ RESULTS = {
 
 # Called by Diffrax, or by losses and flows in their innermost loops, with what memjax made.
 INNER = {
-    "auxiliary", "breakpoints", "coasting", "contr", "displaced_pair", "displacement", "event", "initial_hidden",
-    "kernel_displacement", "laplace_derivatives", "margin", "prod", "rates", "readout", "transform_pairs",
-    "resistance", "support", "update", "vector_field", "vf",
+    "auxiliary", "breakpoints", "coasting", "contr", "displaced_pair", "displacement", "event",
+    "initial_hidden", "kernel_displacement", "laplace_derivatives", "margin", "prod", "rates",
+    "readout", "resistance", "support", "transform_pairs", "update", "vector_field", "vf",
 }  # fmt: skip
 INNER_CLASSES = {"DisplacedFlow", "RESULTS", "RadauIIA5", "RadauNewton", "Rodas5P"}
 
