@@ -50,7 +50,7 @@ class Build:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=(4, 16))
+    parser.add_argument("--widths", type=int, nargs="+", default=(4,))
     parser.add_argument("--runs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "flows.json")
@@ -86,6 +86,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
     result = {
+        "benchmark": "flows",
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),

@@ -66,7 +66,7 @@ class GradedCurvature(AbstractCurvature):
 
     def with_shift(self, shift: Float[Array, "..."]) -> BlockCurvature:
         """$B + D$."""
-        return BlockCurvature(self.blocks, 0 * self.factor[:1]).with_shift(shift)
+        return BlockCurvature(self.blocks, self.factor[:0]).with_shift(shift)
 
     def basis(self, shift: Float[Array, "..."]) -> "Basis":
         """The basis for a shift of about this size."""

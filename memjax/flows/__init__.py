@@ -8,6 +8,7 @@ from ._discrete import OptaxTraining as OptaxTraining
 from ._discrete import StochasticGradientFlow as StochasticGradientFlow
 from ._gradient import GradientFlow as GradientFlow
 from ._gradient import PreconditionedFlow as PreconditionedFlow
+from ._lanes import closed_form as closed_form
 from ._lanes import COLUMNS as COLUMNS
 from ._lanes import DENSE as DENSE
 from ._lanes import FlowLanes as FlowLanes

@@ -19,6 +19,7 @@ from ..losses import (
     SpectralLanes,
     weights,
 )
+from ..models import AbstractModel
 from ..numerics import over_lanes
 from ._base import DisplacedFlow
 
@@ -100,13 +101,21 @@ def _spread(curvature: AbstractCurvature, x: Float[Array, "n lanes"]) -> Float[A
     return sizes.product(jnp.abs(x)[:, None])[:, 0]
 
 
+def closed_form(
+    loss: AbstractLoss, model: AbstractModel
+) -> type[SpectralLanes] | type[OscillatingLanes] | None:
+    """The closed forms of a loss and a model, if there are any."""
+    forms = (SpectralLanes, OscillatingLanes)
+    return next((form for form in forms if form.accepts(loss, model)), None)
+
+
 def lanes_of(flow: DisplacedFlow) -> AbstractLossLanes:
     """The loss of one run in the form of a lane: closed forms where there are any, else the flow's
     own."""
-    for form in (SpectralLanes, OscillatingLanes):
-        if form.accepts(flow.loss, flow.model):
-            return form.build(flow.loss, flow.model)  # pyright: ignore
-    return FlowLanes(flow)
+    form = closed_form(flow.loss, flow.model)
+    if form is None:
+        return FlowLanes(flow)
+    return form.build(flow.loss, flow.model)  # pyright: ignore
 
 
 def gradient_bytes(flow: DisplacedFlow, y: PyTree) -> int:

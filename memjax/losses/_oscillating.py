@@ -1,6 +1,5 @@
 """The white-noise loss of models whose modes oscillate, for many displacements side by side."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -289,5 +288,5 @@ def _hessian(
             rows.append(a * width + place)
             columns.append(b * width + place)
             values.append(value)
-    index = functools.reduce(lambda x, y: np.concatenate([x, y]), rows), np.concatenate(columns)
+    index = np.concatenate(rows), np.concatenate(columns)
     return gram.at[index].add(jnp.concatenate(values))

@@ -32,5 +32,7 @@ def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
     A sum over leading axes as a loop around whole vectors of lanes: XLA's own would run over the
     terms of one number after the other, ten times slower on a CPU.
     """
+    if count == 0:  # not even traced
+        return start
     add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
     return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))

@@ -447,7 +447,7 @@ class LaneMethod(eqx.Module):
         away = (jnp.abs(to_rest) + jnp.abs(coasting)) / scale[:n]
         resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
         resting = resting & response.definite & (runs.rms(away) <= 1)
-        if self.compensated:
+        if isinstance(here.curvature, GradedCurvature):
             # There curvatures far below the shift count, and may be what holds the run back.
             confirm = lambda: self._rests(runs, state, here)
             resting = resting & lax.cond(jnp.any(resting), confirm, lambda: resting)
@@ -729,7 +729,7 @@ class LaneMethod(eqx.Module):
             # So that a mean over all weights is one over those that are there.
             scale = scale / jnp.sqrt(runs.mean(jnp.ones_like(scale)))
         found = jnp.zeros_like(ended)
-        if self.compensated:
+        if isinstance(here.curvature, GradedCurvature):
             found = self._rests(runs, state, here)
         sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry, found)
         return lax.map(one, (ended, *jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)))

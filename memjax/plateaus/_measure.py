@@ -24,8 +24,8 @@ from .._checks import (
     valid_or_nan,
 )
 from .._typing import ScalarLike
-from ..flows import AbstractFlow, AbstractTraining, DENSE
-from ..losses import coordinates, OscillatingLanes, SpectralLanes, weights
+from ..flows import AbstractFlow, AbstractTraining, closed_form, DENSE
+from ..losses import coordinates, SpectralLanes, weights
 from ..models import AbstractModel
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
@@ -190,7 +190,7 @@ def measure_plateau(
             f"got {shown(adjoint)}; choose one of them."
         )
     seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
-    closed = any(form.accepts(flow.loss, model) for form in (SpectralLanes, OscillatingLanes))
+    closed = closed_form(flow.loss, model) is not None
     compensable = SpectralLanes.compensates(flow.loss, model)
     can_harden = seen and not own and (closed or coordinates(weights(model))[0].size <= DENSE)
 

@@ -72,12 +72,12 @@ def sweep(
     and those that leave their plateau are replaced by the next runs. The method is that of
     [`memjax.RadauIIA5`][], in the displacement from the start, with closed-form
     gradients and Hessians where the loss has them (`WhiteNoiseLoss` without a horizon for a
-    `DiagonalLinearRNN`) and with automatic ones elsewhere: as arrays up to 256 weights, on a space
-    of 32 dimensions beyond. Memory is bounded by the lanes, and the same programs are compiled for
-    every combination of the static axes, whatever the size of the grid. Runs that take more than
-    1,024 steps begin anew with Newton's iteration on the Jacobians of all stages. A discrete
-    training, and what has a `solver` or `stepsize_controller` of your own, goes through
-    [`memjax.measure_plateau`][] run by run instead, which is much slower.
+    `DiagonalLinearRNN` or a `ComplexDiagonalRNN`) and with automatic ones elsewhere: as arrays up
+    to 256 weights, on a space of 32 dimensions beyond. Memory is bounded by the lanes, and the same
+    programs are compiled for every combination of the static axes, whatever the size of the grid.
+    Runs that take more than 1,024 steps begin anew with Newton's iteration on the Jacobians of all
+    stages. A discrete training, and what has a `solver` or `stepsize_controller` of your own, goes
+    through [`memjax.measure_plateau`][] run by run instead, which is much slower.
 
     A measurement that fails is a cell with its `result`, not an exception. An interrupt
     (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
