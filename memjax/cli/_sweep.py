@@ -20,6 +20,7 @@ from ..sweeps import (
     PlateauSweep,
     replacing,
     sweep_status,
+    UNFINISHED,
     write_list,
 )
 from ._interrupts import INTERRUPTS
@@ -94,7 +95,7 @@ class Sweep:
                 shard=shard,
                 **sizes,
             )
-            if not dataset.attrs["complete"]:
+            if bool((dataset["result"] == UNFINISHED).any()):
                 return self._unfinished(out, shard)
             dataset = dataset.load()
             fit = fit_scaling_law(dataset)

@@ -19,3 +19,4 @@ from ._stored import holding as holding
 from ._sweep import sweep as sweep
 from ._toml import checked as checked
 from ._toml import read_toml as read_toml
+from ._variables import UNFINISHED as UNFINISHED

@@ -20,9 +20,6 @@ from ._variables import CURVE, MEMORY, TIMES, UNFINISHED, VARIABLES
 
 # The packages that a number depends on.
 PACKAGES = ("memjax", "jax", "jaxlib", "diffrax", "equinox", "optimistix", "lineax")
-# Longer axes are not repeated in the attributes.
-_LONGEST = 10_000
-
 
 # Attributes of what was recorded, by name.
 Described = Mapping[str, Mapping[str, Any]]
@@ -78,7 +75,7 @@ class Cells:
             array = array.reshape((*grid.shape(dims), *array.shape[len(self._shape) :]))
             variables[name] = ([*dims, *extra], array, attributes_of(name, described))
         dataset = xr.Dataset(variables, coordinates_of(grid, curve_times))
-        return dataset.transpose(*grid.values, ...).assign_attrs(provenance(grid), **attrs)
+        return dataset.transpose(*grid.values, ...).assign_attrs(provenance(), **attrs)
 
 
 def coordinates_of(grid: Grid, curve_times: Any) -> dict[str, tuple[str, np.ndarray, dict]]:
@@ -106,7 +103,7 @@ def as_attributes(attrs: Any) -> dict[str, Any]:
     if attrs is None:
         return {}
     check_instance("attrs", attrs, Mapping, "a mapping from names to values", "pass a dictionary")
-    taken = ("complete", *Options.names(), *provenance(Grid({}, (), ())))
+    taken = (*Options.names(), *provenance())
     for name, value in attrs.items():
         check_instance("attrs", name, str, "a mapping from names", "name every attribute by text")
         if name in taken:
@@ -124,16 +121,13 @@ def as_attributes(attrs: Any) -> dict[str, Any]:
     return dict(attrs)
 
 
-def provenance(grid: Grid) -> dict[str, str]:
-    """The axes, and what a result depends on beside its specification."""
+def provenance() -> dict[str, str]:
+    """What a result depends on beside its specification. It says nothing of the axes, so that it
+    stays true of datasets that are joined or cut."""
     device = jax.devices()[0]
-    short = all(len(values) <= _LONGEST for values in grid.values.values())
     return {
         **{f"version_{package}": version(package) for package in PACKAGES},
         "version_python": platform.python_version(),
         "dtype": "float64",
         "device": f"{device.platform} ({device.device_kind})",
-        "axes": json.dumps(
-            {name: v.tolist() if short else len(v) for name, v in grid.values.items()}
-        ),
     }

@@ -222,8 +222,6 @@ class BlockStore:
 
     def seal(self) -> None:
         """Mark the store as complete."""
-        group = self.path / "zarr.json"
-        write_synced(group, marked(group.read_bytes(), 1))
         for folder in (ERRORS, RUNNING):
             if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
                 remove(self.path / folder)
@@ -231,12 +229,7 @@ class BlockStore:
 
     def unseal(self) -> None:
         """Mark the store as one that grows."""
-        group = self.path / "zarr.json"
-        data = group.read_bytes()
-        names = tuple(self.variables)
-        also = {"zarr.json": marked(data, 1 - json.loads(data)["attributes"]["complete"])}
-        write_list(self.path, names, also)
-        write_synced(group, marked(data, 0))
+        write_list(self.path, tuple(self.variables))
 
     def copy_empty(self, folder: Path) -> "BlockStore":
         """Make a store of the same sweep, without blocks, in a folder that is not there yet."""
@@ -246,9 +239,7 @@ class BlockStore:
             if not static.grows(name):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes((self.path / name).read_bytes())
-        group = folder / "zarr.json"
-        group.write_bytes(marked(group.read_bytes(), 0))
-        write_list(folder, names, {"zarr.json": marked(group.read_bytes(), 1)})
+        write_list(folder, names)
         return BlockStore(folder)
 
     def tidy(self) -> None:
@@ -333,23 +324,14 @@ def make_store(
     coordinates = {COORDINATES: " ".join(arrays)}
     create_arrays(
         folder,
-        {**attributes, "complete": 0, **coordinates},
+        {**attributes, **coordinates},
         dict(arrays),
         {name: growing[name] for name in names},
     )
-    group = folder / "zarr.json"
-    group.write_bytes(marked(group.read_bytes(), 0))
     (folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")
-    write_list(folder, tuple(names), {"zarr.json": marked(group.read_bytes(), 1)})
+    write_list(folder, tuple(names))
     for name in [*names, *arrays, "."]:
         sync_folder(folder / name)
-
-
-def marked(data: bytes, complete: int) -> bytes:
-    """The metadata of a store that is complete or not."""
-    content = json.loads(data)
-    content["attributes"]["complete"] = complete
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _arrays(path: Path) -> dict[str, Any]:

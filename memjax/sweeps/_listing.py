@@ -34,13 +34,13 @@ class FileList(NamedTuple):
 
     **Attributes:**
 
-    - `files`: sizes and digests that each of its files may have.
+    - `files`: size and digest of each of its files.
     - `growing`: the arrays whose chunks are still written, the one that marks the others' last;
         nothing for folders that are no store of a sweep.
     - `holds`: stores and files that come into it later.
     """
 
-    files: dict[str, list[tuple[int, str]]]
+    files: dict[str, tuple[int, str]]
     growing: tuple[str, ...] | None
     holds: tuple[str, ...] = ()
 
@@ -75,7 +75,6 @@ def files_in(folder: Path) -> Iterator[str]:
 def write_list(
     folder: Path,
     growing: tuple[str, ...] | None = None,
-    also: dict[str, bytes] | None = None,
     holds: tuple[str, ...] = (),
 ) -> None:
     """Write the list of the files of a folder into it, which marks it as whole and as memjax's.
@@ -84,7 +83,6 @@ def write_list(
 
     - `folder`: the folder.
     - `growing`: the arrays whose chunks are still written, which are left out.
-    - `also`: what files may become.
     - `holds`: stores and files that come into the folder later.
     """
     listed = FileList({}, growing, holds)
@@ -98,11 +96,7 @@ def write_list(
     if holds:
         content["holds"] = list(holds)
     if growing is not None:
-        also = {} if also is None else also
-        content |= {
-            "growing": list(growing),
-            "also": {name: _digested(data) for name, data in also.items()},
-        }
+        content["growing"] = list(growing)
     write_synced(folder / LIST, _encoded(content))
 
 
@@ -176,9 +170,7 @@ def read_list(folder: Path) -> FileList:
         content = json.loads(data)
         content.pop("digest")
         if _encoded(content) == data:
-            files = {name: [_entry(entry)] for name, entry in content["files"].items()}
-            for name, entry in content.get("also", {}).items():
-                files[name].append(_entry(entry))
+            files = {name: _entry(entry) for name, entry in content["files"].items()}
             growing = content.get("growing")
             growing = None if growing is None else tuple(map(str, growing))
             return FileList(files, growing, tuple(map(str, content.get("holds", ()))))
@@ -233,9 +225,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
         known = name in listed.files
         raise ValueError(f"{name!r} is {'missing' if known else 'not one of its files'}")
     contents = {}
-    for name, entries in listed.files.items():
+    for name, entry in listed.files.items():
         contents[name] = data = _read_regular(folder, name)
-        if (len(data), hashlib.sha256(data).hexdigest()) not in entries:
+        if (len(data), hashlib.sha256(data).hexdigest()) != entry:
             raise ValueError(f"{name!r} is damaged")
     for name in sorted(grown):
         array, _, chunk = name.partition("/")

@@ -172,9 +172,7 @@ def _filled(
             for name, (dim, values, attributes) in coordinates_of(grid, times).items()
         },
         _growing(blocks, variables_of(setup.records, times), described),
-        plain_attributes(
-            "attrs", {**provenance(grid), **setup.options.attributes(), **setup.attrs}
-        ),
+        plain_attributes("attrs", {**provenance(), **setup.options.attributes(), **setup.attrs}),
         identity,
     )
     return fill(path, work, blocks, way, content, stacklevel + 2)

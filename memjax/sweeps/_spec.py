@@ -1,4 +1,5 @@
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,11 @@ from .._checks import (
     as_tolerance,
     check_choice,
     check_flag,
+    check_instance,
     check_integer,
     check_nonnegative,
     check_positive,
+    said,
     shown,
 )
 from .._lazy import xr
@@ -163,6 +166,27 @@ class PlateauSweep:
         """The specification as TOML."""
         return tomli_w.dumps(dataclasses.asdict(self))
 
+    @classmethod
+    def from_dataset(cls, dataset: "xr.Dataset") -> "PlateauSweep":
+        """The specification of the dataset of `run`, or of what several of them were joined to:
+        the axes from its coordinates, the rest from its attribute `specification`.
+
+        **Raises:**
+
+        `ValueError` for a dataset that has no such attribute or coordinates.
+        """
+        check_instance("dataset", dataset, xr.Dataset, "an xarray.Dataset", "pass one of a sweep")
+        try:
+            common = tomllib.loads(dataset.attrs["specification"])
+            axes = {field: np.ravel(dataset[axis]) for field, axis in _AXES.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "`dataset` must be one of PlateauSweep.run, with its coordinates and its attribute "
+                f"'specification'; it lacks a valid {said(error)}."
+            ) from error
+        memories = [_reciprocal(omega) for omega in axes.pop("memories")]
+        return cls(memories=tuple(memories), **{k: tuple(v.tolist()) for k, v in axes.items()}, **common)
+
     def target(self, omega: float | Array) -> AbstractKernel:
         """The target whose memory sits at 1/omega."""
         bump = GaussianBump(omega, self.bump_amplitude, self.bump_width)
@@ -227,20 +251,16 @@ class PlateauSweep:
 
         The dataset of [`memjax.sweep`][] over `omega`, `width`, `seed`, `delta` and
         `reparametrisation`, with `decay_rate` (the smallest rate in play, $c_0$) and
-        `lower_bound` (the published bound, up to its constant) for every cell.
+        `lower_bound` (the published bound, up to its constant) for every cell. Its attribute
+        `specification` is the specification but for the axes, as TOML.
         """
         check_flag("progress", progress)
-        omegas = 1 / np.asarray(self.memories)
         times = None
         if self.curve_points:
             times = jnp.geomspace(self.curve_start, self.curve_stop, self.curve_points)
-        axes = {
-            "omega": omegas,
-            "width": self.widths,
-            "seed": self.seeds,
-            "delta": self.deltas,
-            "reparametrisation": self.reparametrisations,
-        }
+        axes = {axis: getattr(self, field) for field, axis in _AXES.items()}
+        axes["omega"] = 1 / np.asarray(self.memories)
+        common = {k: v for k, v in dataclasses.asdict(self).items() if k not in _AXES}
         options.setdefault("precision", self.precision)
         return sweep(
             _Cells(self),
@@ -251,9 +271,26 @@ class PlateauSweep:
             max_steps=self.max_steps,
             curve_times=times,
             progress=progress,
-            attrs={"specification": self.to_toml()},
+            # Without the axes, so that it stays true of what several sweeps are joined to.
+            attrs={"specification": tomli_w.dumps(common)},
             **options,
         )
+
+
+# The fields that are axes of the dataset.
+_AXES = {
+    "memories": "omega",
+    "widths": "width",
+    "seeds": "seed",
+    "deltas": "delta",
+    "reparametrisations": "reparametrisation",
+}
+
+
+def _reciprocal(omega: float) -> float:
+    """The memory of fewest digits with this `omega`."""
+    rounded = (float(f"{1 / omega:.{digits}g}") for digits in range(1, 17))
+    return next((memory for memory in rounded if 1 / memory == omega), float(1 / omega))
 
 
 # What the variables are that a specification records.

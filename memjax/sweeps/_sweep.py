@@ -80,9 +80,8 @@ def sweep(
     through [`memjax.measure_plateau`][] run by run instead, which is much slower.
 
     A measurement that fails is a cell with its `result`, not an exception. An interrupt
-    (Ctrl-C) ends the sweep early: what has been finished is returned, with a warning and the
-    attribute `complete` set to 0, and cells that were not have the `result` -1. (If there is
-    nothing yet, the interrupt goes on.)
+    (Ctrl-C) ends the sweep early: what has been finished is returned with a warning, and cells
+    that were not have the `result` -1. (If there is nothing yet, the interrupt goes on.)
 
     With a `store` the sweep is cut into blocks, each of which is written as soon as it is there, so
     that whatever ends the process loses no more than the blocks under way; and the blocks may be
@@ -225,9 +224,7 @@ def sweep(
             f"{UNFINISHED}.",
             stacklevel=2,
         )
-    complete = int(cells.finished == cells.count)
-    attributes = options.attributes() | {"complete": complete} | attrs
-    return cells.dataset(curve_times, attributes, described)
+    return cells.dataset(curve_times, options.attributes() | attrs, described)
 
 
 def _fill(

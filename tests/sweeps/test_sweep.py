@@ -66,8 +66,36 @@ def test_dataset_has_named_dimensions_units_and_its_specification(dataset):
     attrs = dataset.attrs
     for key in ("version_memjax", "version_jax", "device", "dtype", "rtol", "max_steps"):
         assert key in attrs
-    assert mj.PlateauSweep(**tomllib.loads(attrs["specification"])) == SHORT
-    assert json.loads(attrs["axes"])["width"] == [2, 3]
+    assert mj.PlateauSweep.from_dataset(dataset) == SHORT
+
+
+def test_attributes_stay_true_of_what_is_joined_and_cut(dataset):
+    # As xarray joins by default: with the attributes of the first.
+    whole = xr.concat([dataset.isel(omega=[0]), dataset.isel(omega=[1, 2])], "omega")
+    xr.testing.assert_identical(whole, dataset)
+    assert mj.PlateauSweep.from_dataset(whole) == SHORT
+    cut = dataset.isel(omega=1, width=[1], seed=0)
+    wanted = dataclasses.replace(SHORT, memories=(10.0,), widths=(3,), seeds=(0,))
+    assert mj.PlateauSweep.from_dataset(cut) == wanted
+    # No attribute says what the coordinates say.
+    common = tomllib.loads(dataset.attrs["specification"])
+    assert not {"memories", "widths", "seeds", "deltas", "reparametrisations"} & set(common)
+    assert not {"axes", "complete"} & set(dataset.attrs)
+    with pytest.raises(ValueError, match="lacks a valid KeyError: 'specification'"):
+        mj.PlateauSweep.from_dataset(dataset.drop_attrs())
+    with pytest.raises(TypeError, match="`dataset` must be"):
+        mj.PlateauSweep.from_dataset({})
+
+
+@pytest.mark.parametrize("memory", [49.0, 1e5 / 3, 7.1, 8, 1e-3])
+def test_a_memory_is_found_again_from_its_reciprocal(memory):
+    spec = mj.PlateauSweep(memories=(memory,))
+    coordinates = {"omega": [1 / memory], "width": [2, 4, 8], "seed": [0, 1, 2, 3]}
+    coordinates |= {"delta": [0.02], "reparametrisation": ["direct"]}
+    dataset = xr.Dataset(coords=coordinates, attrs={"specification": ""})
+    assert 1 / mj.PlateauSweep.from_dataset(dataset).memories[0] == 1 / memory
+    if memory != 1e5 / 3:
+        assert mj.PlateauSweep.from_dataset(dataset) == spec
 
 
 def test_cells_equal_single_measurements(dataset):
@@ -161,7 +189,6 @@ def test_an_interrupted_sweep_returns_what_is_finished_and_leaves_no_threads_at_
     with pytest.warns(UserWarning, match="interrupted after"):
         out = long.run(progress=False, lanes=16)
     assert not any(thread.name.startswith("sweep") for thread in threading.enumerate())
-    assert out.attrs["complete"] == 0
     done = out["result"] != -1
     assert 0 < int(done.sum()) < done.size
     assert bool(np.isnan(out["time"].where(~done)).all())
@@ -300,4 +327,4 @@ def test_a_signal_ends_the_command_within_seconds_also_while_it_compiles(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert "interrupted; 0 of 48 runs are in out; go on with --resume" in errors
-    assert mj.load_dataset(tmp_path / "out").attrs["complete"] == 0
+    assert bool((mj.load_dataset(tmp_path / "out")["result"] == -1).all())
