@@ -185,7 +185,9 @@ class PlateauSweep:
                 f"'specification'; it lacks a valid {said(error)}."
             ) from error
         memories = [_reciprocal(omega) for omega in axes.pop("memories")]
-        return cls(memories=tuple(memories), **{k: tuple(v.tolist()) for k, v in axes.items()}, **common)
+        return cls(
+            memories=tuple(memories), **{k: tuple(v.tolist()) for k, v in axes.items()}, **common
+        )
 
     def target(self, omega: float | Array) -> AbstractKernel:
         """The target whose memory sits at 1/omega."""

@@ -1,6 +1,5 @@
 import _thread
 import dataclasses
-import json
 import os
 import signal
 import subprocess
