@@ -378,8 +378,10 @@ class SpectralLanes(AbstractLossLanes):
         after = start + nu
 
         def mode(j: Any) -> tuple[Any, ...]:
-            p, q = 1 / (s + after[j]), 1 / (s + start[j])
-            pq = p * q
+            # One division for both reciprocals, which are most of the cost.
+            first, second = s + after[j], s + start[j]
+            pq = 1 / (first * second)
+            p, q = pq * second, pq * first
             parts = [
                 (alpha[j] * p, -pull[j] * pq, merged[j] * q),
                 (-alpha[j] * p**2, pull[j] * pq * (p + q), -merged[j] * q**2),

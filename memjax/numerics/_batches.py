@@ -35,4 +35,4 @@ def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
     if count == 0:  # not even traced
         return start
     add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
-    return jax.lax.fori_loop(0, count, add, start, unroll=min(4, max(1, count // 2)))
+    return jax.lax.fori_loop(0, count, add, start)

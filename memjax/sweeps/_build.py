@@ -1,6 +1,7 @@
 """A user's `build`: from the values of the axes in one cell to what is measured there."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,14 +57,28 @@ class BuildRuns:
         return runs if self.width is None else runs.padded(self.width)
 
 
-def one_cell(columns: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The axes of one cell, as shapes."""
-    return {name: jax.ShapeDtypeStruct((), column.dtype) for name, column in columns.items()}
+def shapes_of(build: Build | BuildRuns, columns: dict[str, np.ndarray]) -> Any:
+    """What `build` makes of one cell, as shapes; traced once, as its programs are."""
+    return _shapes_of(build, tuple((name, column.dtype) for name, column in columns.items()))
+
+
+@functools.lru_cache(256)
+def _shapes_of(build: Build | BuildRuns, dtypes: tuple[tuple[str, np.dtype], ...]) -> Any:
+    cell = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
+    return eqx.filter_eval_shape(build, cell)
 
 
 def check_build(build: "Build", grid: Grid, everywhere: bool = True) -> tuple[Any, dict[str, Any]]:
     """The flow that `build` makes and what it records, as shapes; refused is what any cell of the
     grid gets wrong, or with `everywhere` false the first."""
+    try:
+        hash(build)
+    except TypeError as error:
+        raise TypeError(
+            "`build` must be hashable, since what is compiled for it is kept, got "
+            f"{shown(build.build)} ({error}); pass a function or a frozen dataclass, and static "
+            "axes of numbers, strings or tuples."
+        ) from error
     names = [*dict(build.fixed), *grid.dynamic]
     try:
         inspect.signature(build.build).bind(**dict.fromkeys(names))
@@ -100,7 +115,7 @@ def check_build(build: "Build", grid: Grid, everywhere: bool = True) -> tuple[An
     # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
     # built once more in the open, where the check says what is wrong.
     try:
-        shapes = eqx.filter_eval_shape(build, one_cell(first))
+        shapes = shapes_of(build, first)
         row = _suspicious_row(build, grid) if everywhere else None
         if row is not None:
             _build_in_the_open(build, grid.rows(np.array([row])))

@@ -26,7 +26,7 @@ from ..plateaus import (
     UNDECIDED,
     UNRESOLVED,
 )
-from ._build import Build, BuildRuns, one_cell
+from ._build import Build, BuildRuns, shapes_of
 from ._engine import cores, default_lanes, Program, Stream
 from ._grid import ROW
 from ._options import Options
@@ -101,10 +101,9 @@ def make_programs(
 ) -> list[Program]:
     """A program for every combination of the static axes."""
     programs = []
-    shape = lambda build: eqx.filter_eval_shape(build, one_cell(columns))
     count = len(columns[ROW])
     for build in pad([BuildRuns(build) for build in builds], columns, count):
-        run = shape(build)
+        run = shapes_of(build, columns)
         method = Method.of(run, options, curve_times, precision)
         number = default_lanes(run, count) if lanes is None else lanes
         programs.append(make_program(build, columns, method, number))
@@ -119,8 +118,7 @@ _COMPILE, _STEP, _STEPS = 10.0, 2e-6, 250
 def pad(builds: list[BuildRuns], columns: dict[str, np.ndarray], count: int) -> list[BuildRuns]:
     """The builds of programs for `count` runs each, with modes added up to a common width where
     steps of wider models are cheaper than another compilation; of `columns` a cell is enough."""
-    cell = one_cell(columns)
-    found = [(build, eqx.filter_eval_shape(build, cell).width) for build in builds]
+    found = [(build, shapes_of(build, columns).width) for build in builds]
     widths = {width for _, width in found if width is not None}
 
     def common(width: int) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from .._checks import as_list, as_plain, as_positive, check_flag, check_integer, shown
 from .._lazy import xr
 from ._blocks import Blocks
-from ._build import Build, BuildRuns, one_cell
+from ._build import Build, BuildRuns, shapes_of
 from ._cells import attributes_of, coordinates_of, Described, provenance
 from ._durable import Growing, Variable
 from ._executors import as_executor, close
@@ -189,7 +188,7 @@ def _plan(path: Path, setup: Setup, way: Way, sizes: tuple[int | None, int | Non
     if not setup.own:
         first = setup.grid.rows(np.zeros(1, int))
         builds = pad([BuildRuns(build) for build in setup.builds], first, setup.grid.count)
-        runs = [eqx.filter_eval_shape(build, one_cell(first)) for build in builds]
+        runs = [shapes_of(build, first) for build in builds]
         widths = [build.width for build in builds]
         for run in runs:
             Method.of(run, setup.options, jnp.zeros(0), setup.precision)  # refuses what cannot be

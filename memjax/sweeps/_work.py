@@ -5,14 +5,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..flows import COLUMNS
 from ._blocks import Block, Blocks
-from ._build import Build, BuildRuns, one_cell
+from ._build import Build, BuildRuns, shapes_of
 from ._engine import (
     automatic_bytes,
     is_compiling,
@@ -142,7 +141,7 @@ class PlateauWork:
         with self._lock:
             if block.fixed not in self._methods:
                 times = jnp.zeros(0) if self.curve_times is None else jnp.asarray(self.curve_times)
-                run = eqx.filter_eval_shape(runs, one_cell(columns))
+                run = shapes_of(runs, columns)
                 method = Method.of(run, self.options, times, self.precision)
                 self._methods[block.fixed] = method
             method = self._methods[block.fixed]

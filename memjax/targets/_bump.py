@@ -105,15 +105,17 @@ class GaussianBump(AbstractKernel):
 
         - `s`: the Laplace variable, the unevaluated sum of two arrays.
         """
-        delay, half = 1 / self.omega, self.width**2 / 2
+        delay, square = 1 / self.omega, dd.two_product(self.width, self.width)
         z = (s[0] * self.width**2 - delay) / (self.width * math.sqrt(2))
-        slope = dd.two_sum(*dd.add_float(dd.multiply_float(s, 2 * half), -delay))
-        exponent = dd.multiply(s, dd.two_sum(*dd.add_float(dd.multiply_float(s, half), -delay)))
+        along = dd.multiply(s, square)
+        slope = dd.two_sum(*dd.add_float(along, -delay))
+        exponent = dd.multiply(s, dd.two_sum(*dd.add_float(dd.scale(along, 0.5), -delay)))
         whole = (z < -9) & (exponent[0] > -600) & (exponent[0] < 0)
         exponent = jnp.where(whole, exponent[0], 0), jnp.where(whole, exponent[1], 0)
-        value = dd.multiply_float(
-            dd.exp(exponent), self.amplitude * self.width * math.sqrt(2 * math.pi)
-        )
+        # The root of 2 pi.
+        root = jnp.asarray(2.5066282746310007), jnp.asarray(-1.8328579980459167e-16)
+        area = dd.multiply(dd.two_product(self.amplitude, self.width), root)
+        value = dd.multiply(dd.exp(exponent), area)
         return value, dd.multiply(value, slope), whole
 
     def _squared_norm(self, horizon: Array | None) -> Array:

@@ -18,7 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
 import multiprecision as mp  # pyright: ignore[reportMissingImports]
 
 WIDTH, LANES = 3, 8
-SIGMA, HEIGHT = 0.5, 0.7
+SIGMA, HEIGHT = 0.45, 0.7
 TARGET_AMPLITUDES, TARGET_RATES = np.array([1.0, -0.4]), np.array([1.0, 0.3])
 REPARAMETRISATIONS = {"direct": mj.Direct(), "exp": mj.Exp(1.5)}
 
