@@ -19,6 +19,10 @@ from ._measure import as_curve_times as as_curve_times
 from ._measure import as_max_time as as_max_time
 from ._measure import check_integrator as check_integrator
 from ._measure import measure_plateau as measure_plateau
+from ._memory import automatic_bytes as automatic_bytes
+from ._memory import check_memory as check_memory
+from ._memory import lane_bytes as lane_bytes
+from ._memory import state_size as state_size
 from ._outcomes import DIVERGED as DIVERGED
 from ._outcomes import EXITED as EXITED
 from ._outcomes import FAILED as FAILED

@@ -5,6 +5,7 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
@@ -30,7 +31,8 @@ from ..models import AbstractModel
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
-from ._lanes import LaneMethod
+from ._lanes import LaneMethod, Runs
+from ._memory import check_memory
 from ._outcomes import (
     MAX_STEPS_REACHED,
     Model,
@@ -191,6 +193,8 @@ def measure_plateau(
         )
     seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
     closed = closed_form(flow.loss, model) is not None
+    if not own and _may_be_large(flow, model, closed):
+        check_memory(eqx.filter_eval_shape(Runs.build, flow, model, exit, {}))
     compensable = SpectralLanes.compensates(flow.loss, model)
     can_harden = seen and not own and (closed or coordinates(weights(model))[0].size <= DENSE)
 
@@ -247,6 +251,13 @@ def _directed(measured: Callable[[Array, bool], Plateau], rtol: Array, hard: boo
             "jacfwd), got diffrax.RecursiveCheckpointAdjoint(), which is for reverse mode; pass "
             "adjoint=diffrax.ForwardMode()."
         ) from error
+
+
+def _may_be_large(flow: AbstractFlow, model: AbstractModel, closed: bool) -> bool:
+    """Whether it is worth a look how much memory a run takes."""
+    size = coordinates(weights(model))[0].size
+    arrays = jax.tree.leaves(eqx.filter((flow, model), eqx.is_array))
+    return size > 4096 or (not closed and 16 * size * sum(x.nbytes for x in arrays) > 1e9)
 
 
 def _curve_times(saveat: diffrax.SaveAt | None) -> Float[Array, " times"] | None:

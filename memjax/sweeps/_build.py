@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,13 +22,13 @@ from .._checks import (
 )
 from ..flows import AbstractFlow, AbstractTraining
 from ..models import AbstractModel
-from ..plateaus import (
-    AbstractExit,
-    Runs,
-)
+from ..plateaus import AbstractExit, check_memory, Runs
 from ._engine import compiled, is_small
 from ._grid import Grid, ROW
 from ._variables import CURVE, MEMORY, TIMES, VARIABLES
+
+# What is built at once to be looked at.
+_BATCH_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,12 @@ def _shapes_of(build: Build | BuildRuns, dtypes: tuple[tuple[str, np.dtype], ...
     return eqx.filter_eval_shape(build, cell)
 
 
-def check_build(build: "Build", grid: Grid, everywhere: bool = True) -> tuple[Any, dict[str, Any]]:
+def check_build(
+    build: "Build", grid: Grid, own: bool, everywhere: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """The flow that `build` makes and what it records, as shapes; refused is what any cell of the
-    grid gets wrong, or with `everywhere` false the first."""
+    grid gets wrong, or with `everywhere` false the first, and, unless a solver of one's `own`
+    measures it, what does not fit into memory."""
     try:
         hash(build)
     except TypeError as error:
@@ -116,6 +120,8 @@ def check_build(build: "Build", grid: Grid, everywhere: bool = True) -> tuple[An
     # built once more in the open, where the check says what is wrong.
     try:
         shapes = shapes_of(build, first)
+        if not own and isinstance(flow, AbstractFlow):
+            check_memory(shapes_of(BuildRuns(build), first))
         row = _suspicious_row(build, grid) if everywhere else None
         if row is not None:
             _build_in_the_open(build, grid.rows(np.array([row])))
@@ -144,13 +150,22 @@ def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"
         return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves]))
 
     # In batches, since a build may make large arrays.
-    return jax.lax.map(bad, columns, batch_size=64)
+    together = max(1, min(64, _BATCH_BYTES // _build_bytes(build, columns)))
+    return jax.lax.map(bad, columns, batch_size=together)
+
+
+def _build_bytes(build: "Build", columns: dict[str, Any]) -> int:
+    leaves = jax.tree.leaves(shapes_of(build, columns))
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    return 1 + sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
 
 
 def _suspicious_row(build: "Build", grid: Grid) -> int | None:
     """The first row in which `build` makes NaN of something."""
-    # Filled up with repeats, so that grids of different sizes share a compilation.
-    length = min(2**14, 64 * 2 ** int(np.ceil(np.log2(max(grid.count, 64) / 64))))
+    # Filled up with repeats, so that grids of different sizes share a compilation, unless that
+    # costs more than one.
+    least = 64 if 64 * _build_bytes(build, grid.rows(np.zeros(1, int))) <= _BATCH_BYTES else 1
+    length = min(2**14, least * 2 ** int(np.ceil(np.log2(max(grid.count, least) / least))))
     find_nan = compiled(_find_nan, is_small(grid.count))
     for start in range(0, grid.count, length):
         rows = np.minimum(np.arange(start, start + length), grid.count - 1)

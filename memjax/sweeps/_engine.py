@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..flows import COLUMNS, gradient_bytes
 from ..numerics import choose
-from ..plateaus import LaneMethod, Lanes, REFINEMENT, RUNNING, Runs
+from ..plateaus import lane_bytes, LaneMethod, Lanes, REFINEMENT, RUNNING, Runs, state_size
 
 # Finished batches: the number of their program, of their cells, and their variables.
 Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]
@@ -387,30 +386,18 @@ def whole_lanes(number: int) -> int:
     return number // 8 * 8 if number >= 8 else max(1, number)
 
 
-def weights(run: Runs) -> int:
-    """The size of the state of a run."""
-    return int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
-
-
-def automatic_bytes(run: Runs) -> int:
-    """What automatic differentiation keeps for a gradient of a run."""
-    y = eqx.filter_eval_shape(lambda flow: flow.initial_state()[: run.size], run.flow)
-    return gradient_bytes(run.flow, y)
-
-
 def most_lanes(run: Runs) -> int:
     """The number of lanes on one core or device for a large sweep of runs of this size.
 
     As many as fit in a core's cache (measured), or in 2 GB of an accelerator; fewer where automatic
-    differentiation would keep more than 50 MB a core, or 8 GB of an accelerator.
+    differentiation would take more than 50 MB a core, or 8 GB of an accelerator.
     """
-    n = weights(run)
+    n = state_size(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
         number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 16
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
     if not run.closed:
-        each = COLUMNS * automatic_bytes(run)
-        number = min(number, int((5e7 if on_cpu else 8e9) // max(1, each)))
+        number = min(number, int((5e7 if on_cpu else 8e9) // lane_bytes(run)))
     return whole_lanes(number)

@@ -178,10 +178,10 @@ def sweep(
     taken_up = path is not None and not way.overwrite and is_stored(path)
 
     builds = [Build(build, grid.fixed(combination)) for combination in grid.combinations]
-    # What a store holds was looked at when it was made.
-    looks = [check_build(each, grid, everywhere=not taken_up) for each in builds]
-    flows, records = zip(*looks, strict=True)
     own = solver is not None or stepsize_controller is not None
+    # What a store holds was looked at when it was made.
+    looks = [check_build(each, grid, own, everywhere=not taken_up) for each in builds]
+    flows, records = zip(*looks, strict=True)
     own = own or any(isinstance(flow, AbstractTraining) for flow in flows)
     if rtol is None:
         rtol = 1e-6 if own else 1e-5

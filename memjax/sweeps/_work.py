@@ -13,12 +13,10 @@ from ..flows import COLUMNS
 from ._blocks import Block, Blocks
 from ._build import Build, BuildRuns, shapes_of
 from ._engine import (
-    automatic_bytes,
     is_compiling,
     is_small,
     most_lanes,
     Stream,
-    weights,
     whole_lanes,
 )
 from ._grid import Grid
@@ -196,7 +194,7 @@ def make_plan(
 def _seconds(run: Any) -> float:
     """About how long a run takes on one core, from the measurements in the README, or on an
     accelerator, a fiftieth of it."""
-    seconds = 5e-6 * weights(run) ** 1.5
+    seconds = 5e-6 * state_size(run) ** 1.5
     if not run.closed:
         seconds = max(seconds, 150 * COLUMNS * automatic_bytes(run) / 2e9)
     return seconds if jax.default_backend() == "cpu" else seconds / 50
