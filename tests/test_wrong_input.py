@@ -741,6 +741,7 @@ add(
 )
 SPECIFICATION: dict[str, Callable[[], Any]] = {"PlateauSweep": mj.PlateauSweep}
 CELL = {"omega": 0.1, "width": 2, "seed": 0, "reparametrisation": "direct"}
+add("PlateauSweep.from_dataset", lambda: mj.PlateauSweep.from_dataset, dataset=3)
 add("PlateauSweep.from_toml", lambda: mj.PlateauSweep.from_toml, path="no such file")
 methods(SPECIFICATION, "target", omega=0.1)
 methods(SPECIFICATION, "model", **CELL)

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +192,11 @@ class BlockStore:
         partial = {file: temporary(file) for file in contents}
         try:
             pairs = [(partial[file], data) for file, data in contents.items()]
-            list(self._files.map(lambda pair: write_through(*pair), pairs))
+            written = [self._files.submit(write_through, *pair) for pair in pairs]
+            # All have ended before any is removed.
+            wait(written)
+            for one in written:
+                one.result()
             for file, new in partial.items():
                 os.replace(new, file)
         except BaseException:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import COLUMNS
+from ..plateaus import automatic_bytes, state_size
 from ._blocks import Block, Blocks
 from ._build import Build, BuildRuns, shapes_of
 from ._engine import (
