@@ -343,28 +343,47 @@ _LENGTH, _COEFFICIENTS = _rational(40)
 
 
 def _half_line_moments(order: int, z: Complex[Array, "..."]) -> list[Array]:
-    r"""$I_0, \dots, I_k$ of `gaussian_moment` at $\operatorname{Re} z \ge 0$."""
-    inside = jnp.abs(z) < _RADIUS
-    near = jnp.where(inside, z, 0)
-    denominator = 1 / (_LENGTH + near)
-    ratio, value = (_LENGTH - near) * denominator, jnp.zeros_like(near)
-    for coefficient in _COEFFICIENTS:
-        value = value * ratio + coefficient
-    root = math.sqrt(math.pi)
-    upwards = [(root * value * denominator + 0.5) * denominator]
-    for k in range(order):
-        first = 1.0 if k == 0 else k * upwards[k - 1]
-        upwards.append(first / 2 - near * upwards[k])
+    r"""$I_0, \dots, I_k$ of `gaussian_moment` at $\operatorname{Re} z \ge 0$.
 
-    far = jnp.where(inside, _RADIUS, z)
-    quotient, quotients = jnp.zeros_like(far), []
-    for k in reversed(range(1, order + _COMPLEX_TERMS + 1)):
-        quotient = k / 2 / (far + quotient)
-        quotients.append(quotient)
-    fraction = [1 / (2 * (far + quotient))]
-    for k in range(order):
-        fraction.append(fraction[k] * quotients[-1 - k])
-    return [jnp.where(inside, a, b) for a, b in zip(upwards, fraction, strict=True)]
+    Loops are in real arithmetic, since compilers make no vectors of complex numbers, and each of
+    the two forms is evaluated only if an argument asks for it.
+    """
+    inside = ~(jnp.abs(z) >= _RADIUS)
+
+    def rational() -> list[Array]:
+        near = jnp.where(inside, z, 0)
+        denominator = 1 / (_LENGTH + near)
+        ratio = (_LENGTH - near) * denominator
+        x, y = jnp.zeros_like(near.real), jnp.zeros_like(near.real)
+        for coefficient in _COEFFICIENTS:
+            product = x * ratio.real - y * ratio.imag
+            x, y = product + coefficient, x * ratio.imag + y * ratio.real
+        value = jax.lax.complex(x, y)
+        upwards = [(math.sqrt(math.pi) * value * denominator + 0.5) * denominator]
+        for k in range(order):
+            first = 1.0 if k == 0 else k * upwards[k - 1]
+            upwards.append(first / 2 - near * upwards[k])
+        return upwards
+
+    def fractions() -> list[Array]:
+        far = jnp.where(inside, _RADIUS, z)
+        x, y = far.real, far.imag
+        a, b, quotients = x, y, []
+        for k in reversed(range(1, order + _COMPLEX_TERMS + 1)):
+            size = k / 2 / (a * a + b * b)
+            p, q = size * a, -size * b
+            a, b = x + p, y + q
+            quotients.append(jax.lax.complex(p, q))
+        size = 0.5 / (a * a + b * b)
+        fraction = [jax.lax.complex(size * a, -size * b)]
+        for k in range(order):
+            fraction.append(fraction[k] * quotients[-1 - k])
+        return fraction
+
+    unused = lambda: [jnp.zeros_like(z)] * (order + 1)
+    near = jax.lax.cond(jnp.any(inside), rational, unused)
+    far = jax.lax.cond(jnp.all(inside), unused, fractions)
+    return [jnp.where(inside, a, b) for a, b in zip(near, far, strict=True)]
 
 
 def gaussian_transform(

@@ -116,7 +116,7 @@ def test_transforms_at_complex_arguments(kernel):
             np.testing.assert_allclose(complex(found), complex(exact), rtol=1e-11)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_run_is_that_of_another_solver():
     """Which integrates the loss by quadrature and its gradient by automatic differentiation."""
     model = mj.ComplexDiagonalRNN([1.0, 0.0], [0.0, 0.0], [1.0, 0.6], [0.2, 0.3])

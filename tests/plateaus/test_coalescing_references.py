@@ -65,7 +65,7 @@ def cases(request):
     jax.clear_caches()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_sweep(cases):
     axes = {"member": range(len(cases))}
     cells = mj.sweep(lambda member: build(cases, member), axes, progress=False)

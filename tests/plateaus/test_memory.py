@@ -27,7 +27,12 @@ def along_paths(width, delay=3.0):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "run", [lambda: diagonal(128), lambda: along_paths(8), lambda: along_paths(32)]
+    "run",
+    [
+        lambda: diagonal(128),
+        lambda: along_paths(8),
+        pytest.param(lambda: along_paths(32), marks=pytest.mark.slow),
+    ],
 )
 def test_the_estimate_is_that_of_the_compiled_program(run):
     one = Runs.build(*run(), {})

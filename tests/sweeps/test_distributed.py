@@ -75,7 +75,7 @@ def test_runs_of_the_dearer_method_and_with_a_smaller_tolerance_are_the_same(tmp
     assert int(found["precision"].max()) == 1
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_measurements_by_a_solver_of_ones_own_go_through_a_store(tmp_path):
     def build(memory_):
         return SPEC.build(1 / memory_, 2, 0, 0.02, "direct")[:3]

@@ -66,7 +66,13 @@ FLOWS = {
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("heavy ball", "Adam") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FLOWS
+    ],
+)
 def test_times_are_those_of_a_general_integrator(name):
     def build(omega):
         loss = mj.WhiteNoiseLoss(SPEC.target(omega))
@@ -94,7 +100,10 @@ def test_a_memory_of_time_alone():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("flow", [mj.GradientFlow, lambda loss: mj.HeavyBall(loss, 1.0)])
+@pytest.mark.parametrize(
+    "flow",
+    [mj.GradientFlow, pytest.param(lambda loss: mj.HeavyBall(loss, 1.0), marks=pytest.mark.slow)],
+)
 def test_added_modes_change_nothing(flow, monkeypatch):
     """Widths that share their programs give what those of their own give."""
 
