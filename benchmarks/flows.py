@@ -1,5 +1,6 @@
 """The time of a step on lanes for each flow in continuous time, and for complex modes, over that of
-gradient flow of a real diagonal model of the same width, in one process.
+gradient flow of a real diagonal model of the same width, and the times of whole sweeps, in one
+process.
 
 Run `python benchmarks/flows.py`; README.md next to this file says what is measured and how to read
 the result.
@@ -13,14 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import memjax as mj
+from memjax.plateaus import LaneMethod, RUNNING, Runs
 from plateau_sweep import machine, versions
 
 HERE = Path(__file__).resolve().parent
+# Those of a sweep, and the steps that are timed.
+LANES, STEPS = {4: 256, 16: 64}, 10
 FLOWS: dict[str, Callable[[Any], Any]] = {
     "gradient-flow": mj.GradientFlow,
     "heavy-ball": lambda loss: mj.HeavyBall(loss, 1.0),
@@ -48,6 +53,30 @@ class Build:
         return flow(loss), model, mj.RelativeLossDrop(0.02, level)
 
 
+def time_of_a_step(build: Build, lanes: int, repeats: int) -> float:
+    """Seconds a step and lane, with all lanes under way."""
+    runs = eqx.filter_vmap(
+        lambda omega: Runs.build(*build(omega, 0), {}), out_axes=eqx.if_array(-1)
+    )(1 / np.linspace(8, 14, lanes))
+    arguments = (jnp.asarray(x) for x in (1e-5, 1e300, 4096, 1e-2))
+    method = LaneMethod(*arguments, jnp.zeros(0))
+    arrays, fixed = eqx.partition(runs, eqx.is_array)
+
+    @jax.jit
+    def advance(arrays: Any, state: Any) -> Any:
+        step = lambda _, state: method.step(eqx.combine(arrays, fixed), state)
+        return jax.lax.fori_loop(0, STEPS, step, state)
+
+    start = advance(arrays, jax.jit(lambda a: method.start(eqx.combine(a, fixed)))(arrays))
+    seconds = []
+    for _ in range(repeats + 1):
+        begin = time.process_time()
+        end = jax.block_until_ready(advance(arrays, start))
+        seconds.append(time.process_time() - begin)
+    assert bool(jnp.all(end.result == RUNNING))
+    return min(seconds) / STEPS / lanes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=(4,))
@@ -69,17 +98,18 @@ def main() -> None:
                 begin = time.process_time()
                 cells[method] = measure(build)
                 seconds[method].append(time.process_time() - begin)
-        base = None
+        lanes, base = LANES.get(width, 16), None
         for method, found in cells.items():
-            steps = int(found["num_steps"].sum())
-            step = min(seconds[method]) / steps
+            step = time_of_a_step(builds[method], lanes, options.repeats)
             base = base or step
             row = {
                 "width": width,
                 "method": method,
                 "runs": int(found["time"].size),
                 "share_exited": float(np.mean(found["result"] == 0)),
-                "steps_per_run": steps / found["time"].size,
+                "steps_per_run": float(found["num_steps"].mean()),
+                "milliseconds_per_run": 1e3 * min(seconds[method]) / found["time"].size,
+                "lanes": lanes,
                 "microseconds_per_step": 1e6 * step,
                 "over_gradient_flow": step / base,
             }

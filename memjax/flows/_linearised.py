@@ -136,13 +136,13 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
 
     def _split(self, x: Array) -> tuple[Array, Array, Array]:
         memory, weights = self.memory_by_gradient.shape[:2]
-        x = x[self.order]
+        x = _permuted(x, self.order)
         end = (1 + memory) * weights
         return x[:weights], x[weights:end].reshape(memory, weights, *x.shape[1:]), x[end:]
 
     def _join(self, weights: Array, memories: Array, scalars: Array) -> Array:
         x = jnp.concatenate([weights, memories.reshape(-1, *weights.shape[1:]), scalars])
-        return jnp.zeros_like(x).at[self.order].set(x)
+        return _permuted(x, np.argsort(self.order))
 
     def solver(self, mu: Float[Array, " lanes"]) -> Solve:
         inverse, _ = invert_real(mu * _eye(self.memory_by_memory) - self.memory_by_memory)
@@ -185,6 +185,11 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
         gain = self.weight_by_gradient + jnp.sum(self.weight_by_memory * gained, axis=0)
         # A weight that feels no gradient moves as if the shift were infinite.
         return gained, -1 / jnp.where(gain == 0, -1e-100, gain)
+
+
+def _permuted(x: Array, order: np.ndarray) -> Array:
+    """`x[order]`; most states are in that order already, and XLA does not see it."""
+    return x if np.array_equal(order, np.arange(len(order))) else x[order]
 
 
 def _eye(matrices: Array) -> Array:
