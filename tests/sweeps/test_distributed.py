@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import diffrax
 import numpy as np
@@ -154,3 +156,23 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
     with pytest.raises((OSError, ValueError), match="`executor` must be the address") as caught:
         SPEC.run(store=tmp_path / "x", executor="tcp://127.0.0.1:9", **SIZES)
     assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
+
+
+@pytest.mark.thorough
+def test_processes_of_one_jax_program_share_a_store(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, str(script), port]
+    both = [
+        subprocess.Popen([*command, str(k), str(tmp_path / "x")], stdout=subprocess.PIPE, text=True)
+        for k in range(2)
+    ]
+    for process in both:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and output == "2\n"
+    found = mj.load_dataset(tmp_path / "x")
+    assert mj.sweep_status(tmp_path / "x").complete and bool((found["result"] == 0).all())
+    alone = mj.PlateauSweep.from_dataset(found).run(progress=False)
+    np.testing.assert_allclose(found["time"], alone["time"], rtol=1e-10)
