@@ -57,7 +57,14 @@ CONF
 
 stop() {
     for name in slurmd slurmctld munge/munged; do
-        [ ! -f "$folder/$name.pid" ] || kill "$(cat "$folder/$name.pid")" || true
+        [ -f "$folder/$name.pid" ] || continue
+        pid=$(cat "$folder/$name.pid")
+        kill "$pid" || continue
+        # The next one needs its port.
+        for _ in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.1
+        done
     done
 }
 
