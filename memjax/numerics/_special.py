@@ -367,7 +367,9 @@ def _half_line_moments(order: int, z: Complex[Array, "..."]) -> list[Array]:
 
     def fractions() -> list[Array]:
         far = jnp.where(inside, _RADIUS, z)
-        x, y = far.real, far.imag
+        # Where the square of a modulus is not there, the first term alone is right.
+        simple, first = jnp.abs(far) > 1e150, 0.5 / far
+        x, y = (jnp.where(simple, 1e150, part) for part in (far.real, far.imag))
         a, b, quotients = x, y, []
         for k in reversed(range(1, order + _COMPLEX_TERMS + 1)):
             size = k / 2 / (a * a + b * b)
@@ -375,9 +377,10 @@ def _half_line_moments(order: int, z: Complex[Array, "..."]) -> list[Array]:
             a, b = x + p, y + q
             quotients.append(jax.lax.complex(p, q))
         size = 0.5 / (a * a + b * b)
-        fraction = [jax.lax.complex(size * a, -size * b)]
+        fraction = [jnp.where(simple, first, jax.lax.complex(size * a, -size * b))]
         for k in range(order):
-            fraction.append(fraction[k] * quotients[-1 - k])
+            quotient = jnp.where(simple, (k + 1) * first, quotients[-1 - k])
+            fraction.append(fraction[k] * quotient)
         return fraction
 
     unused = lambda: [jnp.zeros_like(z)] * (order + 1)

@@ -39,7 +39,7 @@ from ..plateaus import (
 from ..reparam import ReparametrisationName, REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
 from ._sweep import sweep
-from ._toml import checked, read_toml
+from ._toml import check_keys, checked, read_toml
 
 Start = Literal["on-plateau", "near-plateau", "random"]
 ExitName = Literal["relative-loss-drop", "loss-change", "parameter-distance"]
@@ -173,7 +173,8 @@ class PlateauSweep:
 
         **Raises:**
 
-        `ValueError` for a dataset that has no such attribute or coordinates.
+        `ValueError` for a dataset that has no such attribute or coordinates, or an attribute with
+        unknown keys; `TypeError` for what is no dataset.
         """
         check_instance("dataset", dataset, xr.Dataset, "an xarray.Dataset", "pass one of a sweep")
         try:
@@ -181,13 +182,14 @@ class PlateauSweep:
             axes = {field: np.ravel(dataset[axis]) for field, axis in _AXES.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                "`dataset` must be one of PlateauSweep.run, with its coordinates and its attribute "
-                f"'specification'; it lacks a valid {said(error)}."
+                "`dataset` must have the coordinates and the attribute 'specification' of one of "
+                f"PlateauSweep.run, got {said(error)}; pass it as it was returned."
             ) from error
-        memories = [_reciprocal(omega) for omega in axes.pop("memories")]
-        return cls(
-            memories=tuple(memories), **{k: tuple(v.tolist()) for k, v in axes.items()}, **common
-        )
+        check_keys("dataset", common, cls, "its attribute 'specification'")
+        values: dict[str, Any] = {name: tuple(value.tolist()) for name, value in axes.items()}
+        values["memories"] = tuple(_reciprocal(omega) for omega in values["memories"])
+        # The coordinates know better than an attribute of an older dataset, which had the axes too.
+        return cls(**common | values)
 
     def target(self, omega: float | Array) -> AbstractKernel:
         """The target whose memory sits at 1/omega."""
@@ -290,9 +292,9 @@ _AXES = {
 
 
 def _reciprocal(omega: float) -> float:
-    """The memory of fewest digits with this `omega`."""
+    """The memory of fewest digits with this `omega`, as it was most likely given."""
     rounded = (float(f"{1 / omega:.{digits}g}") for digits in range(1, 17))
-    return next((memory for memory in rounded if 1 / memory == omega), float(1 / omega))
+    return next((memory for memory in rounded if 1 / memory == omega), 1 / omega)
 
 
 # What the variables are that a specification records.

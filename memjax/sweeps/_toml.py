@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,14 +49,19 @@ def read_toml(path: str | Path, kind: type, name: str = "path") -> dict[str, Any
         raise ValueError(
             f"`{name}` must be a TOML file, got {shown(str(path))}: {said(error)}"
         ) from error
+    check_keys(name, given, kind, shown(str(path)))
+    return given
+
+
+def check_keys(name: str, given: Mapping[str, Any], kind: type, where: str) -> None:
+    """Refuse keys that are no fields of the dataclass `kind`."""
     known = [field.name for field in dataclasses.fields(kind)]
     for key in given:
         if key not in known:
             raise ValueError(
-                f"`{name}` must have known keys, got {shown(key)} in {shown(str(path))}; "
+                f"`{name}` must have known keys, got {shown(key)} in {where}; "
                 f"{unknown_name(key, known)}"
             )
-    return given
 
 
 def checked(kind: type, name: str, value: Any) -> Any:

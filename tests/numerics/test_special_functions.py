@@ -4,7 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from memjax.numerics import complex_gaussian_moments
+from memjax.numerics import complex_gaussian_moments, gaussian_moments
 from memjax.numerics._special import exponential_moment, gaussian_moment, gaussian_transform
 
 # Compiled once and used at many points.
@@ -229,3 +229,42 @@ def test_moments_at_complex_arguments(center, width):
                 own += [own[0] / 2 - z * own[1]]
                 exact = (sigma * mp.sqrt(2)) ** (k + 1) * mp.exp(-((T / sigma) ** 2) / 2) * own[k]
                 assert abs(mp.mpc(complex(found)) - exact) < 1e-11 * abs(exact)
+
+
+def alone(center, width, z):
+    """A Laplace variable whose argument of the continued fraction is `z`."""
+    return (z * width * np.sqrt(2) + center) / width**2
+
+
+# How many terms are evaluated depends on the least of all arguments, hence one by one.
+@pytest.mark.parametrize(
+    "z", [-8.0, -1.0, 1.2, 1.3, 2.0, 3.9, 4.0, 4.1, 8.0, 11.9, 12.0, 30.0, 1e4]
+)
+def test_moments_of_one_argument_have_as_many_terms_as_they_need(z):
+    center, width = 3.0, 0.45
+    s = alone(center, width, z) if z > -4 else 0.3
+    values = gaussian_moments(2, jnp.asarray([s]), jnp.asarray(center), jnp.asarray(width))
+    for k, value in enumerate(values):
+        assert relative_error(value[0], exact_gaussian_moment(k, s, center, width)) < 5e-15
+    # What is no number stays none, and leaves the others as they are.
+    both = gaussian_moments(2, jnp.asarray([s, jnp.nan]), jnp.asarray(center), jnp.asarray(width))
+    for value, beside in zip(values, both, strict=True):
+        assert beside[0] == pytest.approx(float(value[0]), rel=2e-15) and jnp.isnan(beside[1])
+
+
+@pytest.mark.parametrize("s", [0.5, 0.5 + 3j, 40.0 + 5j, 90j, 1e155, 1e250 + 1e100j])
+def test_complex_moments_of_one_argument(s):
+    center, width = jnp.asarray(3.0), jnp.asarray(0.45)
+    (value,) = complex_gaussian_moments(0, jnp.asarray([s + 0j]), center, width)
+    beside = complex_gaussian_moments(0, jnp.asarray([s, 8.0, 50j, jnp.nan]), center, width)[0]
+    assert complex(beside[0]) == pytest.approx(complex(value[0]), rel=1e-14, abs=0)
+    assert jnp.isnan(beside[3])
+    with mp.workdps(60):
+        at, T, sigma = mp.mpc(complex(s)), mp.mpf(3.0), mp.mpf(0.45)
+        z = (at * sigma**2 - T) / (sigma * mp.sqrt(2))
+        if abs(z) < 1e3:
+            scaled = mp.sqrt(mp.pi) / 2 * mp.exp(z**2) * mp.erfc(z)
+        else:
+            scaled = (1 - 1 / (2 * z**2)) / (2 * z)
+        exact = sigma * mp.sqrt(2) * mp.exp(-((T / sigma) ** 2) / 2) * scaled
+        assert abs(mp.mpc(complex(value[0])) - exact) < 1e-11 * abs(exact)

@@ -19,6 +19,7 @@ import memjax as mj
 from memjax.plateaus import OUTCOMES
 from memjax.solvers import StageNewton
 from memjax.sweeps._engine import Program
+from memjax.sweeps._progress import Progress
 
 SHORT = mj.PlateauSweep(
     memories=(8.0, 10.0, 12.0), widths=(2, 3), seeds=(0, 1), curve_points=25, curve_stop=1e4
@@ -80,8 +81,12 @@ def test_attributes_stay_true_of_what_is_joined_and_cut(dataset):
     common = tomllib.loads(dataset.attrs["specification"])
     assert not {"memories", "widths", "seeds", "deltas", "reparametrisations"} & set(common)
     assert not {"axes", "complete"} & set(dataset.attrs)
-    with pytest.raises(ValueError, match="lacks a valid KeyError: 'specification'"):
+    older = dataset.assign_attrs(specification=dataclasses.replace(SHORT, seeds=(7,)).to_toml())
+    assert mj.PlateauSweep.from_dataset(older) == SHORT
+    with pytest.raises(ValueError, match="attribute 'specification' .* KeyError: 'specification'"):
         mj.PlateauSweep.from_dataset(dataset.drop_attrs())
+    with pytest.raises(ValueError, match="known keys, got 'widht' .* did you mean 'widths'"):
+        mj.PlateauSweep.from_dataset(dataset.assign_attrs(specification="widht = 3"))
     with pytest.raises(TypeError, match="`dataset` must be"):
         mj.PlateauSweep.from_dataset({})
 
@@ -216,6 +221,26 @@ def build_any(omega):
 def test_bad_axes_are_refused_before_any_run(axes, error, match):
     with pytest.raises(error, match=match):
         mj.sweep(build_any, axes, progress=False)
+
+
+def test_a_build_that_is_not_hashable_is_refused_in_a_line():
+    @dataclasses.dataclass
+    class Unhashable:
+        width: int
+
+        def __call__(self, omega):
+            return SHORT.build(omega, self.width, 0, 0.02, "direct")
+
+    with pytest.raises(TypeError, match="`build` must be hashable, .* frozen dataclass") as caught:
+        mj.sweep(Unhashable(2), {"omega": [0.1]}, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_shows_that_it_steps_before_a_run_has_ended(dataset, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "show", lambda self, done, doing: shown.append((done, doing)))
+    SHORT.run(progress=False, lanes=8)
+    assert shown[0][0] == 0 and shown[-1] == (dataset["time"].size, "plateaus")
 
 
 def test_bad_options_are_refused():
