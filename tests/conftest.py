@@ -7,12 +7,17 @@ from importlib.metadata import version
 # Before JAX is imported, for this process and for those that it starts: tests that build the
 # same program in different places need not compile it twice. Not with old versions of JAX: what
 # 0.6.0 reads back from its cache on a CPU computes something else.
-_recent = tuple(map(int, version("jax").split(".")[:2])) >= (0, 10)
-if _recent and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+_jax = tuple(map(int, version("jax").split(".")[:2]))
+if _jax >= (0, 10) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="memjax-tests-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# Most of the time of the tests goes into compiling, of which XLA's older emitter of loops takes two
+# thirds. A version that does not know the flag would not start.
+if _jax <= (0, 10) and "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402

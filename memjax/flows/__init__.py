@@ -21,6 +21,5 @@ from ._linearised import linearise_flow as linearise_flow
 from ._linearised import recall as recall
 from ._linearised import Solve as Solve
 from ._linearised import step_response as step_response
-from ._linearised import symmetrise as symmetrise
 from ._momentum import HeavyBall as HeavyBall
 from ._momentum import Nesterov as Nesterov

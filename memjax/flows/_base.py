@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.flatten_util as jfu
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from .._checks import check_instance, shown
 from ..losses import AbstractLoss, check_trained, coordinates, displaced, real_parts, weights
@@ -187,17 +187,38 @@ class DisplacedFlow(diffrax.AbstractTerm):
         """The Hessian of the loss at a state."""
         return jax.jacfwd(self.gradient)(y[: self.size])
 
-    def symmetry(self) -> Float[Array, "weights weights"] | None:
-        """The projection on what the flow can reach, `None` where that is all: modes that start as
-        equals stay equal, and their mean is all that moves."""
+    def _equal_modes(self) -> Bool[Array, "modes modes"] | None:
+        """Which modes start as equals, and so stay equal; `None` where none have to."""
         alike = self.loss.exchangeable and self.flow.exchangeable
         modes = self.model.modes if alike else None
         if modes is None:
             return None
         equal = lambda x: x[:, None] == x[None, :]
-        same = functools.reduce(jnp.logical_and, map(equal, modes)).astype(modes[0].dtype)
+        return functools.reduce(jnp.logical_and, map(equal, modes))
+
+    def symmetry(self) -> Float[Array, "weights weights"] | None:
+        """The projection on what the flow can reach, `None` where that is all: of modes that start
+        as equals their mean is all that moves."""
+        same = self._equal_modes()
+        if same is None:
+            return None
         mean = same / jnp.sum(same, axis=1, keepdims=True)
         return jnp.kron(jnp.eye(self.size // len(mean)), mean)
+
+    def twins(self) -> Int[Array, " state"] | None:
+        """For every number of a state the first that always equals it, itself perhaps; `None` where
+        none have to be equal."""
+        same = self._equal_modes()
+        if same is None:
+            return None
+        first = jnp.argmax(same, axis=1)
+        own = (jnp.arange(0, self.size, len(first))[:, None] + first).ravel()
+        twins, start = [own], self.size
+        for leaf in jax.tree.leaves(self.auxiliary):
+            like = own if leaf.shape == own.shape else jnp.arange(leaf.size)
+            twins.append(start + like)
+            start += leaf.size
+        return jnp.concatenate(twins)
 
     def resistance(self, y: Float[Array, " state"], dt: Scalar) -> Float[Array, "..."]:
         """By how much the dynamics resist a change, see [`memjax.AbstractFlow.resistance`][]."""

@@ -339,19 +339,6 @@ def recall(
     return over_lanes(one)(flow, y, gradients, stages, dt)
 
 
-def symmetrise(
-    flow: DisplacedFlow, change: Float[Array, "state sides lanes"], size: int
-) -> Float[Array, "state sides lanes"]:
-    """A change of every lane's state without what the symmetry of equal modes forbids, which
-    elimination with pivots leaves to rounding."""
-    symmetry = over_lanes(lambda flow: flow.symmetry())(flow)
-    if symmetry is None:
-        return change
-    for place in [np.arange(size), *_Parts(flow.auxiliary, size).memories]:
-        change = change.at[place].set(multiply(symmetry, change[place]))
-    return change
-
-
 # --- All other flows ----------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from . import double_double as double_double
 from ._batches import in_batches as in_batches
 from ._batches import over_lanes as over_lanes
 from ._batches import sum_over as sum_over
+from ._compiling import compiled as compiled
+from ._compiling import Effort as Effort
 from ._exponentials import complete_gram_factor as complete_gram_factor
 from ._exponentials import exponential_coefficients as exponential_coefficients
 from ._exponentials import gram_factor as gram_factor

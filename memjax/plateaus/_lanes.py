@@ -38,7 +38,6 @@ from ..flows import (
     recall,
     Solve,
     step_response,
-    symmetrise,
 )
 from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
 from ..models import AbstractModel
@@ -94,13 +93,16 @@ class Runs(eqx.Module):
     record: dict[str, Array]
     # The number of weights, after which a state holds what else its flow remembers.
     size: int = eqx.field(static=True)
+    # For every number of a state the first that always equals it, `None` where none have to.
+    twins: Int[Array, "state *lanes"] | None = None
     # Which numbers of a state are padding.
     absent: Bool[Array, "state *lanes"] | None = None
 
     @staticmethod
     def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
         displaced = flow.displaced(model)
-        return Runs(lanes_of(displaced), displaced, exit, record, displaced.size)
+        size, twins = displaced.size, displaced.twins()
+        return Runs(lanes_of(displaced), displaced, exit, record, size, twins)
 
     @property
     def width(self) -> int | None:
@@ -132,8 +134,14 @@ class Runs(eqx.Module):
         auxiliary = jax.tree.map(widen, self.flow.auxiliary)
         whole = jax.tree.map(jnp.ones_like, (jnp.zeros(2 * size), self.flow.auxiliary))
         absent = [widen(leaf).ravel() == 0 for leaf in jax.tree.leaves(whole)]
+        absent = jnp.concatenate(absent)
+        places = jnp.arange(absent.size)
+        twins = self.twins
+        if twins is not None:
+            kept = jnp.nonzero(~absent, size=twins.size)[0]
+            twins = places.at[kept].set(kept[twins])
         flow = DisplacedFlow(self.flow.flow, model, auxiliary)
-        return Runs(dynamics, flow, self.exit, self.record, 2 * width, jnp.concatenate(absent))
+        return Runs(dynamics, flow, self.exit, self.record, 2 * width, twins, absent)
 
     def places(self) -> Int[Array, "weights *lanes"] | Int[np.ndarray, "weights 1"]:
         """The number of every weight among those of its run."""
@@ -151,6 +159,17 @@ class Runs(eqx.Module):
     def rms(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
         """The root of the mean square over the weights or the state of every lane."""
         return jnp.sqrt(self.mean(x**2))
+
+    def alike(self, change: Float[Array, "state *axes lanes"]) -> Float[Array, "..."]:
+        """A change of every lane's state that is the same for modes that are equal. The equations
+        say so, but not their evaluation: a compiler may round the same sums of two modes
+        differently, and elimination with pivots does."""
+        if self.twins is None:
+            return change
+        twins = jnp.expand_dims(self.twins, tuple(range(1, change.ndim - 1)))
+        copied = lambda: jnp.take_along_axis(change, twins, axis=0)
+        rare = jnp.any(self.twins != jnp.arange(len(self.twins))[:, None])
+        return lax.cond(rare, copied, lambda: change)
 
     def anywhere(self) -> Float[Array, "weights *lanes"] | Float[np.ndarray, "weights 1"]:
         """A direction of length one, which is at right angles to none in particular."""
@@ -586,7 +605,7 @@ class LaneMethod(eqx.Module):
                     for k, each in enumerate(here)
                 ]
                 solve = couple_arrays(whole, RADAU.inverse, rate)
-            return stages, symmetrise(runs.flow, -solve(defect), runs.size)
+            return stages, -solve(defect)
 
         return update
 
@@ -852,6 +871,7 @@ def _newton(
     def iterate(carry: tuple) -> tuple:
         k, stages, rest, last, converged, done, iterations, slowest = carry
         recalled, change = update(stages, rest)
+        change = runs.alike(change)
         going = ~done
         size = runs.rms(change / scale[:, None])
         rate = size / last

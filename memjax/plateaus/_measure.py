@@ -28,6 +28,7 @@ from .._typing import ScalarLike
 from ..flows import AbstractFlow, AbstractTraining, closed_form, DENSE
 from ..losses import coordinates, SpectralLanes, weights
 from ..models import AbstractModel
+from ..numerics import compiled
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
@@ -191,7 +192,9 @@ def measure_plateau(
             f"`adjoint` must be diffrax.RecursiveCheckpointAdjoint() or diffrax.ForwardMode(), "
             f"got {shown(adjoint)}; choose one of them."
         )
-    seen = stepsize_controller is None and not is_traced((flow, model, exit, rtol))
+    # Under `jax.jit` an array made here is traced, whatever the arguments are.
+    seen = stepsize_controller is None
+    seen = seen and not is_traced((flow, model, exit, rtol, jnp.zeros(())))
     closed = closed_form(flow.loss, model) is not None
     if not own and _may_be_large(flow, model, closed):
         check_memory(eqx.filter_eval_shape(Runs.build, flow, model, exit, {}))
@@ -220,7 +223,10 @@ def measure_plateau(
         full = hard or (closed and not seen)
         twice = hard and compensable
         method = LaneMethod(rtol, max_time, limit, resolution, times, compensated=twice, full=full)
-        return measure_run(flow, model, exit, method, max_steps, adjoint)
+        # A run takes milliseconds where there are closed forms, and seconds to compile.
+        effort = "full" if not seen else "least" if closed else "less"
+        measure = compiled(measure_run, effort)
+        return measure(flow, model, exit, method, max_steps, adjoint)
 
     hard = False
     plateau = _directed(measured, rtol, hard)

@@ -46,7 +46,6 @@ class _Trace(eqx.Module):
         )
 
 
-@eqx.filter_jit
 def measure_run(
     flow: AbstractFlow,
     model: AbstractModel,

@@ -22,8 +22,9 @@ from .._checks import (
 )
 from ..flows import AbstractFlow, AbstractTraining
 from ..models import AbstractModel
+from ..numerics import compiled
 from ..plateaus import AbstractExit, check_memory, Runs
-from ._engine import compiled, is_small
+from ._engine import is_small
 from ._grid import Grid, ROW
 from ._variables import CURVE, MEMORY, TIMES, VARIABLES
 
@@ -166,7 +167,7 @@ def _suspicious_row(build: "Build", grid: Grid) -> int | None:
     # costs more than one.
     least = 64 if 64 * _build_bytes(build, grid.rows(np.zeros(1, int))) <= _BATCH_BYTES else 1
     length = min(2**14, least * 2 ** int(np.ceil(np.log2(max(grid.count, least) / least))))
-    find_nan = compiled(_find_nan, is_small(grid.count))
+    find_nan = compiled(_find_nan, "least" if is_small(grid.count) else "full")
     for start in range(0, grid.count, length):
         rows = np.minimum(np.arange(start, start + length), grid.count - 1)
         columns = {name: jnp.asarray(column) for name, column in grid.rows(rows).items()}

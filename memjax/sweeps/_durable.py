@@ -28,7 +28,7 @@ from ._listing import (
     write_through,
 )
 from ._output import replacing
-from ._store import as_text, COORDINATES, create_arrays, fill_of, IDENTITY, quiet
+from ._store import as_text, COORDINATES, create_arrays, fill_of, IDENTITY, QUIET
 from ._variables import UNFINISHED
 
 MARK = "result"
@@ -256,7 +256,7 @@ class BlockStore:
 
     def open(self) -> "xr.Dataset":
         """The dataset, whose values are read when they are asked for."""
-        with quiet():
+        with QUIET:
             # As it was written: no values are masked, and no numbers taken for dates.
             dataset = xr.open_zarr(
                 self.path,

@@ -6,7 +6,6 @@ one collects what the replaced lanes measured. A finished batch is one item of a
 """
 
 import dataclasses
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..numerics import choose
+from ..numerics import choose, compiled
 from ..plateaus import lane_bytes, LaneMethod, Lanes, REFINEMENT, RUNNING, Runs, state_size
 
 # Finished batches: the number of their program, of their cells, and their variables.
@@ -106,9 +105,7 @@ def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
     return rows
 
 
-# What runs once a run may run slower where there are few of them: it compiles in two thirds of the
-# time then, and takes four times as long.
-_QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+# So many runs take longer than what is saved by compiling quickly.
 _FEW = 2048
 # The largest tolerance of the dearer method.
 _HARD_RTOL = 1e-6
@@ -117,18 +114,6 @@ _HARD_RTOL = 1e-6
 def is_small(count: int) -> bool:
     """Whether a sweep of so many runs is rather compiled quickly."""
     return jax.default_backend() == "cpu" and count < _FEW
-
-
-def compiled(function: Callable[..., Any], quickly: bool) -> Callable[..., Any]:
-    """A function compiled, quickly unless it does all the work."""
-    return _compiled(function, quickly and function is not advance)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any], quickly: bool) -> Callable[..., Any]:
-    # Equinox hands options on to JAX, of which its annotations know nothing.
-    options: Any = {"compiler_options": _QUICKLY} if quickly else {}
-    return eqx.filter_jit(function, **options)
 
 
 # The first to call a program compiles it, the others wait for it; programs with arguments of the
@@ -175,10 +160,11 @@ class Program:
     - `lanes`: the number of lanes.
     - `compensable`: whether what float64 leaves unresolved may be run in double-double.
     - `can_harden`: whether there is a dearer method for what this one does not finish.
+    - `closed`: whether Hessians are cheap.
     - `most_steps`: how many steps the dearer method may take.
     - `hard_lanes`: the number of lanes of the dearer method; by default as many as it has cells.
-    - `quick`: whether what runs once a run is compiled quickly and runs slower; by default where
-        there are few cells.
+    - `quick`: whether programs are compiled quickly and run slower; by default where there are
+        few cells.
     """
 
     def __init__(
@@ -189,12 +175,14 @@ class Program:
         lanes: int,
         compensable: bool,
         can_harden: bool,
+        closed: bool,
         most_steps: Array,
         hard_lanes: int | None = None,
         quick: bool | None = None,
     ) -> None:
         self.build, self.columns, self.method, self.lanes = build, columns, method, lanes
-        self.compensable, self.can_harden, self.most_steps = compensable, can_harden, most_steps
+        self.compensable, self.can_harden, self.closed = compensable, can_harden, closed
+        self.most_steps = most_steps
         self.count = len(next(iter(columns.values())))
         self.next = 0
         self.lock = threading.Lock()
@@ -224,11 +212,15 @@ class Program:
     def _again(self, cells: np.ndarray, lanes: int, can_harden: bool, **changes: Any) -> "Program":
         columns = {name: column[cells] for name, column in self.columns.items()}
         method = dataclasses.replace(self.method, **changes)
-        fixed = self.compensable, can_harden, self.most_steps, self.hard_lanes, self.quick
-        return Program(self.build, columns, method, lanes, *fixed)
+        fixed = self.closed, self.most_steps, self.hard_lanes, self.quick
+        return Program(self.build, columns, method, lanes, self.compensable, can_harden, *fixed)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
-        return _call(compiled(function, self.quick), device, *arguments)
+        effort = "full"
+        if self.quick:
+            # Where there are closed forms all the work is in one of the programs.
+            effort = "least" if self.closed and function is not advance else "less"
+        return _call(compiled(function, effort), device, *arguments)
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""

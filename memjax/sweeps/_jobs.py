@@ -41,6 +41,7 @@ class Method:
     first: LaneMethod
     compensable: bool
     can_harden: bool
+    closed: bool
     most_steps: Array
 
     @staticmethod
@@ -66,7 +67,8 @@ class Method:
             compensated=hard,
             full=hard,
         )
-        return Method(first, run.compensable and precision != "float64", can_harden, most)
+        compensable = run.compensable and precision != "float64"
+        return Method(first, compensable, can_harden, run.closed, most)
 
 
 def make_program(
@@ -85,6 +87,7 @@ def make_program(
         lanes,
         method.compensable,
         method.can_harden,
+        method.closed,
         method.most_steps,
         hard_lanes,
         quick,

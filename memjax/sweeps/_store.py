@@ -1,12 +1,12 @@
 import json
 import os
 import re
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -213,12 +213,33 @@ def plain_attributes(name: str, attributes: Any) -> dict[str, Any]:
         ) from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Zarr's warnings that text and consolidated metadata are extensions of its format."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* not part in the Zarr format 3 specification")
-        yield
+class _Quiet:
+    """Without Zarr's warnings that text and consolidated metadata are extensions of its format.
+
+    Threads may overlap: `warnings.catch_warnings` would restore for one what another still needs.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.entry = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.users += 1
+            # Filters that were set since, as tests do, come before ours.
+            if self.entry is None or self.entry not in warnings.filters:
+                message = ".* not part in the Zarr format 3 specification"
+                warnings.filterwarnings("ignore", message=message)
+                self.entry = warnings.filters[0]
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0 and self.entry in warnings.filters:
+                # The list that `warnings.catch_warnings` and others share.
+                cast(list, warnings.filters).remove(self.entry)
+
+
+QUIET = _Quiet()
 
 
 def create_arrays(
@@ -236,7 +257,7 @@ def create_arrays(
         # A chunk that is missing is then one that was never written.
         "config": {"write_empty_chunks": True},
     }
-    with quiet():
+    with QUIET:
         group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
         for name, (dims, values, fill, own) in arrays.items():
             array = group.create_array(
@@ -287,7 +308,7 @@ def _decoded(files: dict[str, bytes]) -> "xr.Dataset":
     buffer = default_buffer_prototype().buffer.from_bytes
     # From what was checked, and not from the files, which may be others by now.
     store = MemoryStore({key: buffer(data) for key, data in files.items()}, read_only=True)
-    with quiet():
+    with QUIET:
         group = zarr.open_group(store, mode="r", zarr_format=3)
         variables = {}
         for name, array in group.arrays():

@@ -80,7 +80,7 @@ def judged() -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("name", judged())
+@pytest.mark.parametrize("name", list(judged()))
 def test_docstrings_say_what_is_taken_and_given(name):
     value = PUBLIC[name]
     doc = inspect.getdoc(value)

@@ -85,18 +85,19 @@ def test_gradient_and_hessian(name):
     lanes = lanes_of(flow, OscillatingLanes.build(flow.loss, model))
     y = 0.05 * RNG.normal(size=(12, 1))
     y[[3, 9]] = 0.0
-    here = lanes.linearise(jnp.asarray(y))
+    here = jax.jit(lambda y: lanes.linearise(y))(y)
+    descent = jax.jit(lambda y: lanes.descent(y[:, None])[:, 0, 0])
     exact = exact_gradient(y[:, 0], name)
     np.testing.assert_allclose(here.gradient[:, 0], exact, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(lanes.descent(jnp.asarray(y)[:, None])[:, 0, 0], -exact, atol=1e-12)
+    np.testing.assert_allclose(descent(y), -exact, atol=1e-12)
     general = lanes_of(flow, FlowLanes(flow))
-    np.testing.assert_allclose(here.loss, general.loss(jnp.asarray(y)), rtol=1e-9)
+    np.testing.assert_allclose(here.loss, jax.jit(lambda y: general.loss(y))(y), rtol=1e-9)
     # The Hessian by differences of the gradient, which was compared above.
     still = np.isin(np.arange(12), [3, 9])
     hessian, step = np.asarray(here.curvature.dense()[..., 0]), 1e-5
     for k in np.flatnonzero(~still):
         moved = [y + sign * step * np.eye(12)[:, k, None] for sign in (1, -1)]
-        up, down = (np.asarray(lanes.descent(jnp.asarray(x)[:, None]))[:, 0, 0] for x in moved)
+        up, down = (np.asarray(descent(x)) for x in moved)
         np.testing.assert_allclose(hessian[:, k], (down - up) / (2 * step), rtol=1e-7, atol=1e-8)
     assert not hessian[still].any() and not hessian[:, still].any()
 

@@ -21,7 +21,7 @@ def build(omega, start):
     return mj.GradientFlow(loss), mj.DiagonalLinearRNN(amplitudes, rates), leave
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_sweep_takes_hundreds_of_steps():
     cells = mj.sweep(build, {"omega": [1 / 20], "start": [0, 1]}, progress=False).squeeze()
     np.testing.assert_allclose(cells["time"], [s[2] for s in STARTS], rtol=1e-5)

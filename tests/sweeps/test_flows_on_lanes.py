@@ -69,7 +69,7 @@ FLOWS = {
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("heavy ball", "Adam") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "heavy ball" else pytest.param(name, marks=pytest.mark.slow)
         for name in FLOWS
     ],
 )
@@ -87,6 +87,7 @@ def test_times_are_those_of_a_general_integrator(name):
         np.testing.assert_allclose(single.time, general.time, rtol=2e-5)
 
 
+@pytest.mark.thorough
 def test_a_memory_of_time_alone():
     def build(flow, omega):
         loss = mj.WhiteNoiseLoss(SPEC.target(omega))
