@@ -160,16 +160,22 @@ class Runs(eqx.Module):
         """The root of the mean square over the weights or the state of every lane."""
         return jnp.sqrt(self.mean(x**2))
 
-    def alike(self, change: Float[Array, "state *axes lanes"]) -> Float[Array, "..."]:
+    def alike(self, change: Float[Array, "numbers *axes lanes"]) -> Float[Array, "..."]:
         """A change of every lane's state that is the same for modes that are equal. The equations
         say so, but not their evaluation: a compiler may round the same sums of two modes
         differently, and elimination with pivots does."""
         if self.twins is None:
             return change
-        twins = jnp.expand_dims(self.twins, tuple(range(1, change.ndim - 1)))
-        copied = lambda: jnp.take_along_axis(change, twins, axis=0)
-        rare = jnp.any(self.twins != jnp.arange(len(self.twins))[:, None])
-        return lax.cond(rare, copied, lambda: change)
+
+        def mean(twins: Int[Array, " state"], x: Float[Array, "state *axes"]) -> Array:
+            gather = lambda x: jnp.zeros_like(x).at[twins].add(x)
+            count = gather(jnp.ones(len(x))).reshape(-1, *[1] * (x.ndim - 1))
+            return (gather(x) / jnp.maximum(count, 1))[twins]
+
+        # A change of the weights alone has the first of the numbers.
+        twins = self.twins[: len(change)]
+        rare = jnp.any(twins != jnp.arange(len(twins))[:, None])
+        return lax.cond(rare, lambda: over_lanes(mean)(twins, change), lambda: change)
 
     def anywhere(self) -> Float[Array, "weights *lanes"] | Float[np.ndarray, "weights 1"]:
         """A direction of length one, which is at right angles to none in particular."""
@@ -425,7 +431,7 @@ class LaneMethod(eqx.Module):
         # The step to rest, what errors of the gradient do to the step, and the slowest direction.
         sides = [here.gradient, resist(state.direction)]
         sides += [sign * here.noise for sign in sign_patterns(runs.places())]
-        solved = response(jnp.stack(sides, axis=1))
+        solved = runs.alike(response(jnp.stack(sides, axis=1)))
         to_rest, shaken = solved[:, 0], jnp.max(jnp.abs(solved[:, 2:]), axis=1)
 
         unit = here.gradient / _norm(here.gradient)
@@ -711,7 +717,7 @@ class LaneMethod(eqx.Module):
         """Whether every lane is at a minimum, but for its tolerance, as curvatures tell that have
         small relative errors."""
         minimum = here.curvature.shifted(1e-12 * RADAU.real / state.dt)
-        to_rest = minimum(here.gradient[:, None])[:, 0]
+        to_rest = runs.alike(minimum(here.gradient[:, None])[:, 0])
         scale = self.rtol * (state.floor + jnp.abs(state.y))[: runs.size]
         away = (jnp.abs(to_rest) + jnp.abs(runs.coasting(state.y))) / scale
         return minimum.definite & (runs.rms(away) <= 1)

@@ -100,7 +100,8 @@ def plateau_problem(memory):
 def plateau_time(kind, memory, *parameters):
     loss, model = plateau_problem(memory)
     flow = kind(loss, *(jnp.asarray(parameter) for parameter in parameters))
-    return mj.measure_plateau(flow, model, mj.RelativeLossDrop(0.02)).time
+    # What nothing damps swings all the way along the plateau.
+    return mj.measure_plateau(flow, model, mj.RelativeLossDrop(0.02), max_steps=20_000).time
 
 
 def times(memories, kind, *parameters):
