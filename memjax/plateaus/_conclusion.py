@@ -8,6 +8,8 @@ from ._outcomes import (
     CROSSED,
     EXITED,
     MAX_STEPS_REACHED,
+    MAX_TIME_REACHED,
+    RESTING,
     RUNNING,
     UNDECIDED,
     UNRESOLVED,
@@ -24,6 +26,7 @@ CHEAP_STEPS = 1024
 
 def conclude(
     result: Int[Array, "..."],
+    settled: Int[Array, "..."] | None = None,
     *,
     time: Float[Array, "..."],
     distance: Float[Array, "..."],
@@ -42,6 +45,7 @@ def conclude(
     **Arguments:**
 
     - `result`: how they ended; `RUNNING` where they ran out of steps.
+    - `settled`: what the gradient and the Hessian say there of a run that seems to rest.
     - `time`, `distance`: where they ended, and how far from the start.
     - `ledger`: what rounding did on the way there.
     - `margin`, `margin_noise`, `slope`: the margin of the exit at the end, its rounding error, and
@@ -51,6 +55,12 @@ def conclude(
     - `rtol`: the tolerance.
     - `resolution`: the largest error due to rounding that an answer may have.
     """
+    if settled is not None:
+        # A run is at a minimum also where its gradient, which is all rounding there, did not stop
+        # it: when that happens is chance.
+        stopped = (result == RUNNING) | (result == MAX_STEPS_REACHED) | (result == MAX_TIME_REACHED)
+        rests = (result == RESTING) | (stopped & (settled == CONVERGED))
+        result = jnp.where(rests, settled, result)
     crossed = (result == CROSSED) | (result == EXITED)
     # A crossing that rounding puts before the start is none.
     lost = (result == CROSSED) & ~(time > 0)

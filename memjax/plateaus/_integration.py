@@ -408,9 +408,9 @@ class _Run(eqx.Module):
         run, still = as_constant(self), as_constant(seen)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(run.doubt, jnp.stack([lax.stop_gradient(y), state.nearest_y]))
-        result = jnp.where(state.result == RESTING, run.settle(state), state.result)
         result, rounding = conclude(
-            result,
+            state.result,
+            run.settle(state),
             time=lax.stop_gradient(time),
             distance=still.distance,
             ledger=state.ledger,

@@ -80,6 +80,9 @@ _SHARP, _STALLED = 1e-12, 0.3
 _ITERATIONS_WITHOUT, _SLOW = 5, 0.1
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
 
+# The share of a direction that a shift leaves of it, above which it has no curvature.
+_FLAT = 0.01
+
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
 _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 
@@ -680,7 +683,8 @@ class LaneMethod(eqx.Module):
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
         result, rounding = conclude(
-            jnp.where(state.result == RESTING, settled, state.result),
+            state.result,
+            settled,
             time=time,
             distance=distance,
             ledger=state.ledger,
@@ -716,11 +720,16 @@ class LaneMethod(eqx.Module):
     def _rests(self, runs: Runs, state: Lanes, here: Linearisation) -> Bool[Array, " lanes"]:
         """Whether every lane is at a minimum, but for its tolerance, as curvatures tell that have
         small relative errors."""
-        minimum = here.curvature.shifted(1e-12 * RADAU.real / state.dt)
-        to_rest = runs.alike(minimum(here.gradient[:, None])[:, 0])
+        shift = 1e-12 * RADAU.real / state.dt
+        minimum = here.curvature.shifted(shift)
+        anywhere = jnp.where(here.noise == 0, 0, runs.anywhere())
+        solved = runs.alike(minimum(jnp.stack([here.gradient, anywhere], axis=1)))
+        to_rest = solved[:, 0]
+        # A gradient that underflowed says nothing of directions without curvature.
+        flat = jnp.sum(solved[:, 1] ** 2, axis=0) * shift**2 > _FLAT**2
         scale = self.rtol * (state.floor + jnp.abs(state.y))[: runs.size]
         away = (jnp.abs(to_rest) + jnp.abs(runs.coasting(state.y))) / scale
-        return minimum.definite & (runs.rms(away) <= 1)
+        return minimum.definite & ~flat & (runs.rms(away) <= 1)
 
     def _settle(
         self, runs: Runs, state: Lanes, here: Linearisation

@@ -118,7 +118,8 @@ def measure_plateau(
         was at most a hundred times that on the references. Where the exit is met or missed by less
         than it tells, the run is repeated with a smaller one, or `undecided` where `jax.jit` and
         the like do not allow that.
-    - `max_time`: training time after which to stop. Defaults to 1e300.
+    - `max_time`: training time after which to stop. Defaults to 1e300. A run that is at a minimum
+        by then is `converged`.
     - `max_steps`: number of attempted steps after which to stop. Defaults to 4096, and to a
         million updates of a discrete training. For its derivatives the steps of a run are kept,
         which bounds their number for models of thousands of weights.
