@@ -13,8 +13,6 @@ from ._exits import ParameterDistance as ParameterDistance
 from ._exits import RelativeLossDrop as RelativeLossDrop
 from ._exits import TrainingState as TrainingState
 from ._lanes import LaneMethod as LaneMethod
-from ._lanes import Lanes as Lanes
-from ._lanes import Runs as Runs
 from ._measure import as_curve_times as as_curve_times
 from ._measure import as_max_time as as_max_time
 from ._measure import check_integrator as check_integrator
@@ -35,6 +33,8 @@ from ._outcomes import RESULTS as RESULTS
 from ._outcomes import RUNNING as RUNNING
 from ._outcomes import UNDECIDED as UNDECIDED
 from ._outcomes import UNRESOLVED as UNRESOLVED
+from ._runs import Lanes as Lanes
+from ._runs import Runs as Runs
 from ._scaling import fit_scaling_law as fit_scaling_law
 from ._scaling import plateau_asymptotics as plateau_asymptotics
 from ._scaling import plateau_lower_bound as plateau_lower_bound

@@ -6,7 +6,6 @@ Section IV.8). It is the same for every lane and never waits for one: lanes whos
 try again while the others go on.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,35 +24,21 @@ from ..curvature import (
     LanczosCurvature,
 )
 from ..flows import (
-    AbstractFlow,
     AbstractLinearisedFlow,
     acceleration,
-    DENSE,
-    DisplacedFlow,
     flow_jacobian,
     FlowLanes,
     GradientFlow,
-    lanes_of,
     linearise_flow,
-    recall,
     Solve,
     step_response,
 )
-from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
-from ..models import AbstractModel
-from ..numerics import choose, fast_two_sum, over_lanes, two_sum
+from ..losses import Linearisation
+from ..numerics import choose, over_lanes
 from ..solvers import RADAU
 from ._conclusion import conclude
-from ._crossing import Crossing, first_crossing
-from ._exits import (
-    AbstractExit,
-    ExitCondition,
-    FirstOf,
-    LossChange,
-    ParameterDistance,
-    RelativeLossDrop,
-    TrainingState,
-)
+from ._crossing import first_crossing
+from ._newton import defects, displace, solve_stages, Stages
 from ._outcomes import (
     CONVERGED,
     CROSSED,
@@ -69,13 +54,10 @@ from ._outcomes import (
 from ._recording import Recording
 from ._rest import comes_to_rest, smallest_curvature, trusted_curvature
 from ._rounding import Ledger, sign_patterns, smallest_displacement
+from ._runs import Lanes, Runs, unit_norm
 
-# Newton iterations in a step, and the share of the tolerance at which they may stop. More of
-# them cost all lanes and save few steps.
-_ITERATIONS, _KAPPA = 2, 0.5
-# With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
-# moves slowly is the difference of large increments.
-_SHARP, _STALLED = 1e-12, 0.3
+# Newton iterations in a step. More of them cost all lanes and save few steps.
+_ITERATIONS = 2
 # Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
 _ITERATIONS_WITHOUT, _SLOW = 5, 0.1
 _LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
@@ -85,226 +67,6 @@ _FLAT = 0.01
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
 _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
-
-
-class Runs(eqx.Module):
-    """What a lane measures. An instance is built for one run and mapped with lanes last."""
-
-    dynamics: AbstractLossLanes
-    flow: DisplacedFlow
-    exit: AbstractExit
-    record: dict[str, Array]
-    # The number of weights, after which a state holds what else its flow remembers.
-    size: int = eqx.field(static=True)
-    # For every number of a state the first that always equals it, `None` where none have to.
-    twins: Int[Array, "state *lanes"] | None = None
-    # Which numbers of a state are padding.
-    absent: Bool[Array, "state *lanes"] | None = None
-
-    @staticmethod
-    def build(flow: AbstractFlow, model: AbstractModel, exit: AbstractExit, record: dict) -> "Runs":
-        displaced = flow.displaced(model)
-        size, twins = displaced.size, displaced.twins()
-        return Runs(lanes_of(displaced), displaced, exit, record, size, twins)
-
-    @property
-    def width(self) -> int | None:
-        """The number of modes of one run that may be padded, `None` of one that may not."""
-        simple = (RelativeLossDrop, LossChange, ParameterDistance)
-        exits = self.exit.exits if isinstance(self.exit, FirstOf) else (self.exit,)
-        if not (isinstance(self.dynamics, SpectralLanes) and self.dynamics.can_pad):
-            return None
-        if not (self.flow.flow.pointwise and all(type(exit) in simple for exit in exits)):
-            return None
-        return self.dynamics.width
-
-    def padded(self, width: int) -> "Runs":
-        """One run with modes added that have no effect and do not move, so that runs of several
-        widths share what is compiled."""
-        assert isinstance(self.dynamics, SpectralLanes)
-        dynamics, size = self.dynamics.padded(width), self.size // 2
-        model = eqx.tree_at(
-            lambda model: (model.amplitudes, model.free_rates),
-            self.flow.model,
-            (dynamics.amplitudes, dynamics.free_rates),
-        )
-
-        def widen(leaf: Array) -> Array:
-            if leaf.shape != (2 * size,):
-                return leaf
-            return jnp.pad(leaf.reshape(2, size), ((0, 0), (0, width - size))).ravel()
-
-        auxiliary = jax.tree.map(widen, self.flow.auxiliary)
-        whole = jax.tree.map(jnp.ones_like, (jnp.zeros(2 * size), self.flow.auxiliary))
-        absent = [widen(leaf).ravel() == 0 for leaf in jax.tree.leaves(whole)]
-        absent = jnp.concatenate(absent)
-        places = jnp.arange(absent.size)
-        twins = self.twins
-        if twins is not None:
-            kept = jnp.nonzero(~absent, size=twins.size)[0]
-            twins = places.at[kept].set(kept[twins])
-        flow = DisplacedFlow(self.flow.flow, model, auxiliary)
-        return Runs(dynamics, flow, self.exit, self.record, 2 * width, twins, absent)
-
-    def places(self) -> Int[Array, "weights *lanes"] | Int[np.ndarray, "weights 1"]:
-        """The number of every weight among those of its run."""
-        if self.absent is None:
-            return np.arange(self.size)[:, None]
-        return jnp.cumsum(~self.absent[: self.size], axis=0) - 1
-
-    def mean(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
-        """The mean over the weights or the state of every lane, and over further axes."""
-        if self.absent is None:
-            return jnp.mean(x, axis=tuple(range(x.ndim - 1)))
-        count = jnp.sum(~self.absent[: len(x)], axis=0)
-        return jnp.sum(x, axis=tuple(range(x.ndim - 1))) / (count * math.prod(x.shape[1:-1]))
-
-    def rms(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
-        """The root of the mean square over the weights or the state of every lane."""
-        return jnp.sqrt(self.mean(x**2))
-
-    def alike(self, change: Float[Array, "numbers *axes lanes"]) -> Float[Array, "..."]:
-        """A change of every lane's state that is the same for modes that are equal. The equations
-        say so, but not their evaluation: a compiler may round the same sums of two modes
-        differently, and elimination with pivots does."""
-        if self.twins is None:
-            return change
-
-        def mean(twins: Int[Array, " state"], x: Float[Array, "state *axes"]) -> Array:
-            gather = lambda x: jnp.zeros_like(x).at[twins].add(x)
-            count = gather(jnp.ones(len(x))).reshape(-1, *[1] * (x.ndim - 1))
-            return (gather(x) / jnp.maximum(count, 1))[twins]
-
-        # A change of the weights alone has the first of the numbers.
-        twins = self.twins[: len(change)]
-        rare = jnp.any(twins != jnp.arange(len(twins))[:, None])
-        return lax.cond(rare, lambda: over_lanes(mean)(twins, change), lambda: change)
-
-    def anywhere(self) -> Float[Array, "weights *lanes"] | Float[np.ndarray, "weights 1"]:
-        """A direction of length one, which is at right angles to none in particular."""
-        if self.absent is None:
-            direction = np.cos(self.places() + 1.0)
-            return direction / np.linalg.norm(direction)
-        direction = jnp.where(self.absent[: self.size], 0, jnp.cos(self.places() + 1.0))
-        return direction / _norm(direction)
-
-    @property
-    def compensable(self) -> bool:
-        """Whether the gradient is there in double-double."""
-        return self.dynamics.compensable
-
-    @property
-    def closed(self) -> bool:
-        """Whether Hessians are cheap."""
-        return self.dynamics.closed
-
-    @property
-    def can_harden(self) -> bool:
-        """Whether the Jacobians of all stages fit into memory."""
-        return self.closed or self.size <= DENSE
-
-    @property
-    def monotone(self) -> bool:
-        """Whether the margin never rises."""
-        return self.exit.monotone and self.flow.flow.descends
-
-    def loss(self, y: Float[Array, "state lanes"]) -> Float[Array, " lanes"]:
-        """The loss of every lane."""
-        return self.dynamics.loss(y[: self.size])
-
-    def distance(self, y: Float[Array, "state lanes"]) -> Float[Array, " lanes"]:
-        """How far every lane is from its start."""
-        return over_lanes(lambda flow, y: flow.distance(y))(self.flow, y)
-
-    def velocity(self, gradient: Array, y: Array) -> Array:
-        """The time derivative of the states of every lane, where the gradient is known."""
-        if isinstance(self.flow.flow, GradientFlow):
-            return -gradient
-        return over_lanes(lambda flow, gradient, y: flow.velocity(gradient, y))(
-            self.flow, gradient, y
-        )
-
-    def coasting(self, y: Float[Array, "state lanes"]) -> Float[Array, "weights lanes"]:
-        """How far the weights of every lane would move on."""
-        return over_lanes(lambda flow, y: flow.coasting(y))(self.flow, y)
-
-    def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
-        """The exit conditions of all lanes, to be mapped over."""
-        return ExitCondition(self.exit, self.flow, initial_loss)
-
-    def margin(
-        self,
-        initial_loss: Float[Array, " lanes"],
-        loss: Float[Array, " lanes"],
-        y: Float[Array, "n lanes"],
-    ) -> Float[Array, " lanes"]:
-        """The margin of every lane's exit."""
-        margin = lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y))
-        return over_lanes(margin)(self.condition(initial_loss), loss, y)
-
-
-def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
-    flow = condition.flow
-    return TrainingState(loss, condition.initial_loss, flow.distance(y), flow.model_at(y))
-
-
-def _moved(
-    y: Array, low: Array | None, increment: Array, rest: Array | float | None = 0.0
-) -> tuple[Array, Array | None]:
-    """`y + low + increment + rest`, and what that is short of in float64 if it is kept."""
-    if low is None or rest is None:
-        return y + increment, None
-    total, error = two_sum(y, increment)
-    return fast_two_sum(total, error + (low + rest))
-
-
-def _defects(
-    runs: Runs, state: "Lanes", stages: Float[Array, "state 3 lanes"], rest: Array | None
-) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
-    """The stages of a step of every lane, with memories that fit the weights, and by how much they
-    miss the equations of the formula. What the stages are short of in float64 is `rest`."""
-    n = runs.size
-    low = None if state.low is None else state.low[:n, None]
-    y, low = _moved(state.y[:n, None], low, stages[:n], None if rest is None else rest[:n])
-    gradients = -runs.dynamics.descent(y, low)
-    stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
-    after = state.y[:, None] + stages
-    velocities = [runs.velocity(gradients[:, k], after[:, k]) for k in range(3)]
-    defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / state.dt
-    return stages, defect - jnp.stack(velocities, axis=1)
-
-
-class Lanes(eqx.Module):
-    """Where every lane is. All arrays have lanes last."""
-
-    y: Float[Array, "n lanes"]
-    # What y is short of in float64, if that is kept.
-    low: Float[Array, "n lanes"] | None
-    initial_loss: Float[Array, " lanes"]
-    floor: Float[Array, "n lanes"]
-    time: Float[Array, " lanes"]
-    dt: Float[Array, " lanes"]
-    # The last accepted step, or the one that crosses the exit: its interpolation predicts the
-    # stages of the next, or locates the exit.
-    polynomial: Float[Array, "n 3 lanes"]
-    last_dt: Float[Array, " lanes"]
-    last_error: Float[Array, " lanes"]
-    # The margin of the exit here, and where in the last step it was met.
-    margin: Float[Array, " lanes"]
-    crossing: Crossing
-    # That of the margin's minima so far that came nearest to 0, and the state there.
-    nearest: Float[Array, " lanes"]
-    nearest_y: Float[Array, "n lanes"]
-    after_rejection: Bool[Array, " lanes"]
-    result: Int[Array, " lanes"]
-    direction: Float[Array, "n lanes"]
-    # Where Hessians are dear: the last, and which lanes want another.
-    curvature: AbstractCurvature | None
-    stale: Bool[Array, " lanes"]
-    ledger: Ledger
-    num_steps: Int[Array, " lanes"]
-    num_accepted_steps: Int[Array, " lanes"]
-    recording: Recording
 
 
 class Exit(NamedTuple):
@@ -317,17 +79,6 @@ class Exit(NamedTuple):
     slope: Float[Array, " lanes"]
     dt: Float[Array, " lanes"]
     stages: Float[Array, "state 3 lanes"]
-
-
-class _Stages(NamedTuple):
-    """The increments of the stages of a step and what they are short of in float64, whether
-    Newton's iteration converged, after how many updates, and the largest ratio of two of them."""
-
-    increments: Float[Array, "state 3 lanes"]
-    rest: Float[Array, "state 3 lanes"] | None
-    converged: Bool[Array, " lanes"]
-    iterations: Int[Array, " lanes"]
-    rate: Float[Array, " lanes"]
 
 
 class LaneMethod(eqx.Module):
@@ -423,7 +174,7 @@ class LaneMethod(eqx.Module):
         stages, rest, converged, iterations, rate = self._stages(
             runs, state, here.curvature, jacobian, solve, response.definite, scale
         )
-        y1, low = _moved(y, state.low, stages[:, 2], None if rest is None else rest[:, 2])
+        y1, low = displace(y, state.low, stages[:, 2], None if rest is None else rest[:, 2])
         loss = runs.loss(y1)
 
         # The error is the defect of the step's polynomial at its start, divided by what the step
@@ -437,10 +188,10 @@ class LaneMethod(eqx.Module):
         solved = runs.alike(response(jnp.stack(sides, axis=1)))
         to_rest, shaken = solved[:, 0], jnp.max(jnp.abs(solved[:, 2:]), axis=1)
 
-        unit = here.gradient / _norm(here.gradient)
+        unit = here.gradient / unit_norm(here.gradient)
         across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
         direction = across(solved[:, 1])
-        size = _norm(direction)
+        size = unit_norm(direction)
         # The response to the resistance multiplies a direction of curvature c by r / (r + c dt) in
         # a gradient flow, with r the real eigenvalue. So the one that escapes fastest comes out
         # longest, and r - r / size is -c dt, the logarithm of its growth within the step. Along the
@@ -524,7 +275,7 @@ class LaneMethod(eqx.Module):
             nearest_y=nearest_y,
             after_rejection=jnp.zeros_like(keep),
             result=result.astype(jnp.int32),
-            direction=direction / _norm(direction),
+            direction=direction / unit_norm(direction),
             curvature=None if runs.closed else here.curvature,
             stale=rate > _SLOW,
             ledger=ledger,
@@ -556,7 +307,7 @@ class LaneMethod(eqx.Module):
         solve: Solve,
         definite: Bool[Array, " lanes"],
         scale: Float[Array, "n lanes"],
-    ) -> _Stages:
+    ) -> Stages:
         """The increments of the stages."""
         dt = state.dt
         # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
@@ -567,7 +318,7 @@ class LaneMethod(eqx.Module):
         solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
         def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-            stages, defect = _defects(runs, state, stages, rest)
+            stages, defect = defects(runs, state, stages, rest)
             first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
             second = solve_pair(
                 jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
@@ -584,7 +335,7 @@ class LaneMethod(eqx.Module):
             update, most = self._full_update(runs, state, curvature), 10
         else:
             update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
-        return _newton(runs, update, predicted, open_, idle, scale, most, self.compensated)
+        return solve_stages(runs, update, predicted, open_, idle, scale, most, self.compensated)
 
     def _full_update(
         self, runs: Runs, state: Lanes, start: AbstractCurvature
@@ -593,12 +344,12 @@ class LaneMethod(eqx.Module):
         Hessians at the stages of one step differ too much for that of its `start`."""
 
         def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-            stages, defect = _defects(runs, state, stages, rest)
+            stages, defect = defects(runs, state, stages, rest)
             after, rate = state.y[:, None] + stages, 1 / state.dt
             here = []
             for k in range(3):
                 short = None if rest is None else rest[:, k]
-                moved = _moved(state.y, state.low, stages[:, k], short)
+                moved = displace(state.y, state.low, stages[:, k], short)
                 each = self._linearise(runs, *moved)
                 if isinstance(start, GradedCurvature):
                     # The blocks hold the residual, which is anything where an iterate is off the
@@ -677,8 +428,6 @@ class LaneMethod(eqx.Module):
             state = self._record(runs, state, state.time, span, state.polynomial)
         distance = runs.distance(y)
 
-        noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
-        own = runs.dynamics.loss_noise(y[: runs.size])
         settled, curvature = self._settle(runs, state, here)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
@@ -689,7 +438,7 @@ class LaneMethod(eqx.Module):
             distance=distance,
             ledger=state.ledger,
             margin=state.margin,
-            margin_noise=over_lanes(noise)(runs.condition(state.initial_loss), loss, y, own),
+            margin_noise=runs.margin_noise(state.initial_loss, loss, y),
             slope=found.slope,
             doubt=doubt[0],
             nearest=state.nearest,
@@ -862,60 +611,6 @@ class LaneMethod(eqx.Module):
         return Exit(span, y, loss, slope, length, stages)
 
 
-def _newton(
-    runs: Runs,
-    update: Callable[..., tuple[Array, Array]],
-    stages: Float[Array, "state 3 lanes"],
-    going: Bool[Array, " lanes"],
-    done: Bool[Array, " lanes"],
-    scale: Float[Array, "state lanes"],
-    most: int,
-    compensated: bool,
-) -> _Stages:
-    """The stages by Newton's iteration from a guess.
-
-    **Arguments:**
-
-    - `update`: from stages to stages with memories that fit, and the change of these.
-    - `going`, `done`: which lanes iterate, and which need not.
-    - `scale`: the error that the step may make.
-    - `most`: how many updates at most.
-    - `compensated`: whether the stages have twice the digits.
-    """
-
-    def iterate(carry: tuple) -> tuple:
-        k, stages, rest, last, converged, done, iterations, slowest = carry
-        recalled, change = update(stages, rest)
-        change = runs.alike(change)
-        going = ~done
-        size = runs.rms(change / scale[:, None])
-        rate = size / last
-        small = size <= _KAPPA
-        left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
-        small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
-        stuck = converged & (rate > _STALLED)
-        bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
-        moved, short = _moved(recalled, rest, change)
-        moving = going & ~bad & ~stuck
-        stages = jnp.where(moving, moved, stages)
-        if rest is not None and short is not None:
-            rest = jnp.where(moving, short, rest)
-        unsettled = going & ~converged
-        slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)
-        iterations = iterations + unsettled
-        converged = converged | (moving & small)
-        end = converged if rest is None else converged & (left <= _SHARP)
-        done = done | (going & (end | bad | stuck))
-        return k + 1, stages, rest, size, converged, done, iterations, slowest
-
-    zero = jnp.zeros_like(scale[0])
-    rest = jnp.zeros_like(stages) if compensated else None
-    start = (0, stages, rest, zero + jnp.inf, done, done | ~going, zero.astype(jnp.int32), zero)
-    more = lambda carry: (carry[0] < most) & jnp.any(~carry[5])
-    _, stages, rest, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
-    return _Stages(stages, rest, converged, iterations, slowest)
-
-
 def _restarted(
     polynomial: Float[Array, "n 3 lanes"], theta: Array, span: Array
 ) -> tuple[Array, Array]:
@@ -929,8 +624,3 @@ def _restarted(
 def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
     c1, c2, c3 = (polynomial[:, k] for k in range(3))
     return theta * (c1 + theta * (c2 + theta * c3))
-
-
-def _norm(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
-    square = jnp.sum(x**2, axis=0)
-    return jnp.where(square > 0, jnp.sqrt(square), 1)

@@ -32,7 +32,7 @@ from ..numerics import compiled
 from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
-from ._lanes import LaneMethod, Runs
+from ._lanes import LaneMethod
 from ._memory import check_memory
 from ._outcomes import (
     MAX_STEPS_REACHED,
@@ -42,6 +42,7 @@ from ._outcomes import (
     UNDECIDED,
     UNRESOLVED,
 )
+from ._runs import Runs
 from ._single import measure_run
 from ._training import measure_training
 

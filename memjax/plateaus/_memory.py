@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 
 from ..flows import COLUMNS, DENSE, gradient_bytes
-from ._lanes import Runs
+from ._runs import Runs
 
 # The vectors that a lane holds while it steps, the arrays of the size of a Hessian that say at its
 # end whether it rests, and the gradients side by side in a step without closed forms (measured on

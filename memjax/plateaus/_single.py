@@ -16,8 +16,9 @@ from ..models import AbstractModel
 from ..numerics import as_constant
 from ..solvers import RADAU
 from ._exits import AbstractExit, ExitCondition
-from ._lanes import evaluate, LaneMethod, Lanes, Runs
+from ._lanes import evaluate, LaneMethod
 from ._outcomes import as_result, CROSSED, LossCurve, Plateau, RUNNING, time_of
+from ._runs import Lanes, Runs
 
 # The steps of a run are kept for its derivatives, up to so many bytes.
 _LARGEST_TRACE = 2**28

@@ -30,7 +30,7 @@ def along_paths(width, delay=3.0):
     "run",
     [
         lambda: diagonal(128),
-        lambda: along_paths(8),
+        pytest.param(lambda: along_paths(8), marks=pytest.mark.slow),
         pytest.param(lambda: along_paths(32), marks=pytest.mark.slow),
     ],
 )

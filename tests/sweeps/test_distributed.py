@@ -158,7 +158,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
     assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_processes_of_one_jax_program_share_a_store(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

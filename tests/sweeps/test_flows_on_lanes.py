@@ -65,14 +65,8 @@ FLOWS = {
 }
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "heavy ball" else pytest.param(name, marks=pytest.mark.slow)
-        for name in FLOWS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
 def test_times_are_those_of_a_general_integrator(name):
     def build(omega):
         loss = mj.WhiteNoiseLoss(SPEC.target(omega))

@@ -1,0 +1,110 @@
+"""Newton's iteration for the stages of a step, for all lanes at once."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..flows import recall
+from ..numerics import fast_two_sum, two_sum
+from ..solvers import RADAU
+from ._runs import Lanes, Runs
+
+# The share of the tolerance at which it may stop.
+_KAPPA = 0.5
+# With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
+# moves slowly is the difference of large increments.
+_SHARP, _STALLED = 1e-12, 0.3
+
+
+class Stages(NamedTuple):
+    """The increments of the stages of a step and what they are short of in float64, whether
+    Newton's iteration converged, after how many updates, and the largest ratio of two of them."""
+
+    increments: Float[Array, "state 3 lanes"]
+    rest: Float[Array, "state 3 lanes"] | None
+    converged: Bool[Array, " lanes"]
+    iterations: Int[Array, " lanes"]
+    rate: Float[Array, " lanes"]
+
+
+def displace(
+    y: Array, low: Array | None, increment: Array, rest: Array | float | None = 0.0
+) -> tuple[Array, Array | None]:
+    """`y + low + increment + rest`, and what that is short of in float64 if it is kept."""
+    if low is None or rest is None:
+        return y + increment, None
+    total, error = two_sum(y, increment)
+    return fast_two_sum(total, error + (low + rest))
+
+
+def defects(
+    runs: Runs, state: Lanes, stages: Float[Array, "state 3 lanes"], rest: Array | None
+) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
+    """The stages of a step of every lane, with memories that fit the weights, and by how much they
+    miss the equations of the formula. What the stages are short of in float64 is `rest`."""
+    n = runs.size
+    low = None if state.low is None else state.low[:n, None]
+    y, low = displace(state.y[:n, None], low, stages[:n], None if rest is None else rest[:n])
+    gradients = -runs.dynamics.descent(y, low)
+    stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
+    after = state.y[:, None] + stages
+    velocities = [runs.velocity(gradients[:, k], after[:, k]) for k in range(3)]
+    defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / state.dt
+    return stages, defect - jnp.stack(velocities, axis=1)
+
+
+def solve_stages(
+    runs: Runs,
+    update: Callable[..., tuple[Array, Array]],
+    stages: Float[Array, "state 3 lanes"],
+    going: Bool[Array, " lanes"],
+    done: Bool[Array, " lanes"],
+    scale: Float[Array, "state lanes"],
+    most: int,
+    compensated: bool,
+) -> Stages:
+    """The stages by Newton's iteration from a guess.
+
+    **Arguments:**
+
+    - `update`: from stages to stages with memories that fit, and the change of these.
+    - `going`, `done`: which lanes iterate, and which need not.
+    - `scale`: the error that the step may make.
+    - `most`: how many updates at most.
+    - `compensated`: whether the stages have twice the digits.
+    """
+
+    def iterate(carry: tuple) -> tuple:
+        k, stages, rest, last, converged, done, iterations, slowest = carry
+        recalled, change = update(stages, rest)
+        change = runs.alike(change)
+        going = ~done
+        size = runs.rms(change / scale[:, None])
+        rate = size / last
+        small = size <= _KAPPA
+        left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
+        small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+        stuck = converged & (rate > _STALLED)
+        bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
+        moved, short = displace(recalled, rest, change)
+        moving = going & ~bad & ~stuck
+        stages = jnp.where(moving, moved, stages)
+        if rest is not None and short is not None:
+            rest = jnp.where(moving, short, rest)
+        unsettled = going & ~converged
+        slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)
+        iterations = iterations + unsettled
+        converged = converged | (moving & small)
+        end = converged if rest is None else converged & (left <= _SHARP)
+        done = done | (going & (end | bad | stuck))
+        return k + 1, stages, rest, size, converged, done, iterations, slowest
+
+    zero = jnp.zeros_like(scale[0])
+    rest = jnp.zeros_like(stages) if compensated else None
+    start = (0, stages, rest, zero + jnp.inf, done, done | ~going, zero.astype(jnp.int32), zero)
+    more = lambda carry: (carry[0] < most) & jnp.any(~carry[5])
+    _, stages, rest, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
+    return Stages(stages, rest, converged, iterations, slowest)
