@@ -9,6 +9,7 @@ from .._checks import check_dataset, shown
 from .._lazy import matplotlib, xr
 from ..flows import AbstractFlow, Adam, GradientFlow, HeavyBall, Nesterov
 from ..losses import AbstractLoss, WhiteNoiseLoss
+from ..models import DiagonalLinearRNN
 from ..numerics import fit_line
 from ..plateaus import on_plateau, OUTCOMES, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
@@ -25,8 +26,8 @@ COARSE = "Adam, epsilon 1e-3"
 
 _FRICTION = 4.0
 _EPSILON = {ADAM: 1e-8, COARSE: 1e-3}
-_SILENT_RATE = 0.6
-_DROP = 0.02
+SILENT_RATE = 0.6
+DROP = 0.02
 
 FLOWS: dict[str, Callable[[AbstractLoss], AbstractFlow]] = {
     GRADIENT: GradientFlow,
@@ -89,16 +90,23 @@ def _fill(part: "xr.Dataset") -> dict[Any, float]:
     return {name: np.nan if part[name].dtype.kind == "f" else -1 for name in part}
 
 
-def _target(omega: float | Array) -> AbstractKernel:
+def target_at(omega: float | Array) -> AbstractKernel:
+    """What is learnt: an exponential, and a bump at the memory 1/omega."""
     exponential = ExponentialSum(jnp.array([1.0]), jnp.array([1.0]))
     return exponential + GaussianBump(omega, 1.0, 0.5)
 
 
+def plateau_at(omega: Array) -> tuple[AbstractLoss, DiagonalLinearRNN, RelativeLossDrop]:
+    """The loss, the start on its plateau and the exit from it."""
+    target = target_at(omega)
+    start = on_plateau(target, jnp.array([SILENT_RATE]))
+    return WhiteNoiseLoss(target), start, RelativeLossDrop(DROP)
+
+
 def _build(flow: str, omega: Array) -> tuple:
-    target = _target(omega)
-    record = {"asymptotics": plateau_asymptotics(target, _SILENT_RATE)}
-    start = on_plateau(target, jnp.array([_SILENT_RATE]))
-    return FLOWS[flow](WhiteNoiseLoss(target)), start, RelativeLossDrop(_DROP), record
+    loss, start, exit = plateau_at(omega)
+    record = {"asymptotics": plateau_asymptotics(target_at(omega), SILENT_RATE)}
+    return FLOWS[flow](loss), start, exit, record
 
 
 def check(dataset: "xr.Dataset") -> list[Verdict]:
@@ -107,48 +115,49 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
     times = {str(flow): dataset["time"].sel(flow=flow).values for flow in dataset["flow"].values}
     memory = dataset["memory"].values
     base = times[GRADIENT]
-    verdicts = [_theorem(memory, base)]
+    verdicts = [judge_growth(GRADIENT, memory, base, "L21, Theorem 5.1")]
     if BALL in times:
         ratio = _last(times[BALL] / base)
         verdicts.append(
             Verdict(
                 f"heavy ball with friction {_FRICTION:g}: {_FRICTION:g} x gradient flow (expected)",
                 f"{ratio:.3f} x at the longest memory",
-                _near(ratio, _FRICTION, _TIME),
+                near(ratio, _FRICTION, _TIME),
             )
         )
     for flow in (FREE, NESTEROV):
         if flow in times:
             both = np.isfinite(times[flow]) & np.isfinite(base)
-            slope, count = _exponent(memory, np.where(both, times[flow], np.nan))
-            other, _ = _exponent(memory, np.where(both, base, np.nan))
+            slope, said = fit_exponent(memory, np.where(both, times[flow], np.nan))
+            other, _ = fit_exponent(memory, np.where(both, base, np.nan))
             verdicts.append(
                 Verdict(
                     f"{flow}: half the exponent of gradient flow (expected)",
-                    f"{slope:.3f} beside {other:.3f} over the {count} longest memories: "
-                    f"{slope / other:.3f}",
-                    _near(slope / other, 0.5, _EXPONENT),
+                    f"{slope:.3f} beside {other:.3f} over {said}: {slope / other:.3f}",
+                    near(slope / other, 0.5, _EXPONENT),
                 )
             )
     for flow, epsilon in _EPSILON.items():
         if flow in times:
-            verdicts += _adam(memory, base, times[flow], flow, epsilon)
+            verdicts += judge_adam(memory, base, times[flow], flow, epsilon)
     return verdicts
 
 
-def _theorem(memory: np.ndarray, base: np.ndarray) -> Verdict:
-    slope, count = _exponent(memory, base)
+def judge_growth(name: str, memory: np.ndarray, time: np.ndarray, source: str) -> Verdict:
+    """Whether the plateau grows as the theorem says, over the longest memories."""
+    slope, said = fit_exponent(memory, time)
     return Verdict(
-        f"gradient flow: plateaus grow at least as exp(c0/omega), c0 = {_SILENT_RATE:g}",
-        f"exponent {slope:.3f} over the {count} longest memories",
-        None if np.isnan(slope) else bool(slope >= _SILENT_RATE),
+        f"{name}: plateaus grow at least as exp(c0/omega), c0 = {SILENT_RATE:g} ({source})",
+        f"exponent {slope:.3f} over {said}",
+        None if np.isnan(slope) else bool(slope >= SILENT_RATE),
     )
 
 
-def _adam(
+def judge_adam(
     memory: np.ndarray, base: np.ndarray, time: np.ndarray, flow: str, epsilon: float
 ) -> list[Verdict]:
-    """Flat until the gradients are as small as epsilon, and then epsilon x gradient flow."""
+    """Adam's plateau beside that of gradient flow: flat until the gradients are as small as
+    epsilon, and then epsilon times as long."""
     seen = np.isfinite(time) & np.isfinite(base)
     memory, base, time = memory[seen], base[seen], time[seen]
     share = epsilon * base / time
@@ -157,7 +166,7 @@ def _adam(
     growth = time[flat].max() / time[flat].min() if decided else np.nan
     ratio = 1 / share[-1] if cursed.any() else np.nan
     turn = _crossing(memory, np.log(share) - np.log(0.5))
-    expected, (slope, _) = -np.log(epsilon) / _SILENT_RATE, _exponent(memory, base)
+    expected, (slope, _) = -np.log(epsilon) / SILENT_RATE, fit_exponent(memory, base)
     return [
         Verdict(
             f"{flow}: flat while the gradients exceed epsilon (expected)",
@@ -170,7 +179,7 @@ def _adam(
         Verdict(
             f"{flow}: then epsilon x gradient flow (expected)",
             f"{ratio:.3f} x at the longest memory" if cursed.any() else "not reached",
-            _near(ratio, 1.0, _TIME),
+            near(ratio, 1.0, _TIME),
         ),
         Verdict(
             f"{flow}: the plateau returns at 1/omega = -ln(epsilon) / c0 = {expected:.1f} "
@@ -179,19 +188,21 @@ def _adam(
             f"would say {-np.log(epsilon) / slope:.1f}"
             if np.isfinite(turn)
             else "not reached",
-            _near(turn / expected, 1.0, _TIME),
+            near(turn / expected, 1.0, _TIME),
         ),
     ]
 
 
-def _exponent(memory: np.ndarray, time: np.ndarray) -> tuple[float, int]:
-    """The slope of log time against memory over the longest third that was measured, and over
-    how many memories."""
+def fit_exponent(memory: np.ndarray, time: np.ndarray) -> tuple[float, str]:
+    """The slope of log time against memory over the longest third that was measured, at least
+    three, and which these are in words."""
     seen = np.isfinite(time)
     count = max(3, int(np.ceil(seen.sum() / 3)))
     if seen.sum() < count:
-        return np.nan, count
-    return fit_line(memory[seen][-count:], np.log(time[seen][-count:])).slope, count
+        return np.nan, f"less than {count} memories"
+    memory, time = memory[seen][-count:], time[seen][-count:]
+    said = f"the {count} longest memories, {memory[0]:g} to {memory[-1]:g}"
+    return fit_line(memory, np.log(time)).slope, said
 
 
 def _crossing(memory: np.ndarray, height: np.ndarray) -> float:
@@ -208,7 +219,7 @@ def _last(values: np.ndarray) -> float:
     return float(values[seen][-1]) if seen.any() else np.nan
 
 
-def _near(value: float, expected: float, tolerance: float) -> bool | None:
+def near(value: float, expected: float, tolerance: float) -> bool | None:
     return None if np.isnan(value) else bool(abs(value / expected - 1) <= tolerance)
 
 
