@@ -4,10 +4,22 @@ import dataclasses
 import re
 
 import pytest
-from verdict_tables import COUNTS, counts, filled, numbers, PAGE, PLACE, printed, prose, ROOT, ROW
-from verdict_tables import STORED, stored
 
 import memjax as mj
+from verdict_tables import (
+    COUNTS,
+    counts,
+    filled,
+    numbers,
+    PAGE,
+    PLACE,
+    printed,
+    prose,
+    ROOT,
+    ROW,
+    STORED,
+    stored,
+)
 
 # Reproductions whose verdicts are not stored yet. This list is to be empty.
 MISSING = {"w24-perturbation"}

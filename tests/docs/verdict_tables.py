@@ -25,9 +25,7 @@ COUNTS = re.compile(r"\| (?:\d+ / \d+ / \d+|not stored) \|")
 WORDS = {True: "yes", False: "**no**", None: "not decided"}
 # A number with its decimals and power of ten, and with commas between thousands, that is no part
 # of a name such as L21 or c_0.
-NUMBER = re.compile(
-    r"(?<![A-Za-z\d._])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-)
+NUMBER = re.compile(r"(?<![A-Za-z\d._])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 def stored(name: str) -> list[dict[str, Any]]:

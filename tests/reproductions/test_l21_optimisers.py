@@ -89,7 +89,9 @@ def count(name, memory):
     """Updates until the loss has fallen by 2 %, by NumPy and quadrature."""
     bump = lambda t: np.exp(-((t - memory) ** 2) / (2 * 0.5**2))
     ends = memory - 8 * 0.5, memory + 8 * 0.5
-    moment = lambda w, k: quad(lambda t: t**k * np.exp(-w * t) * bump(t), max(ends[0], 0), ends[1])[0]
+    moment = lambda w, k: quad(lambda t: t**k * np.exp(-w * t) * bump(t), max(ends[0], 0), ends[1])[
+        0
+    ]
     both = lambda t: (np.exp(-t) + bump(t)) ** 2
     norm = sum(quad(both, *span, limit=200)[0] for span in ((0, ends[0]), ends, (ends[1], 80)))
 
@@ -114,9 +116,7 @@ def count(name, memory):
             mean = 0.9 * mean + 0.1 * gradient
             square = 0.999 * square + 0.001 * gradient**2
             k = update + 1
-            theta = theta - 1e-3 * (mean / (1 - 0.9**k)) / (
-                np.sqrt(square / (1 - 0.999**k)) + 1e-8
-            )
+            theta = theta - 1e-3 * (mean / (1 - 0.9**k)) / (np.sqrt(square / (1 - 0.999**k)) + 1e-8)
         else:
             mean = (0.9 if name == "momentum" else 0.0) * mean + gradient
             theta = theta - 0.1 * mean
