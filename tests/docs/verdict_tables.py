@@ -45,8 +45,8 @@ def block(name: str) -> str:
     """The folded table of a reproduction, with the comments around it."""
     lines = [f"<!-- verdicts: {name} -->"]
     if (STORED / f"{name}.json").exists():
-        agree, differ, open_ = counts(name).split(" / ")
-        title = f"Published beside found: {agree} agree, {differ} do not, {open_} are not decided"
+        agree, differ, undecided = counts(name).split(" / ")
+        title = f"Published beside found: {agree} yes, {differ} no, {undecided} not decided"
         lines += [f'??? abstract "{title}"', ""]
         lines += ["    | published | found | agrees |", "    | --- | --- | --- |"]
         for verdict in stored(name):
