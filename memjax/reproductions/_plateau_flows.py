@@ -148,7 +148,7 @@ def judge_growth(name: str, memory: np.ndarray, time: np.ndarray, source: str) -
     slope, said = fit_exponent(memory, time)
     return Verdict(
         f"{name}: plateaus grow at least as exp(c0/omega), c0 = {SILENT_RATE:g} ({source})",
-        f"exponent {slope:.3f} over {said}",
+        said if np.isnan(slope) else f"exponent {slope:.3f} over {said}",
         None if np.isnan(slope) else bool(slope >= SILENT_RATE),
     )
 

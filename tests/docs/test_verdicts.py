@@ -25,7 +25,6 @@ from verdict_tables import (
 MISSING = {
     "digits-stability",
     "l21-approximation",
-    "l21-optimisers",
     "memory-architectures",
     "plateau-flows",
     "s24-reparametrisations",
