@@ -2,7 +2,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import as_completed, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -18,9 +18,9 @@ from ..memory import perturbation_error
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
 from ._base import check_integers, check_known, describe, empty, Reproduction
-from ._training import batched, select
 from ._w24_protocol import (
-    drawn_errors,
+    directions,
+    errors_along,
     kernel_matrix,
     KERNELS,
     LENGTH,
@@ -31,7 +31,7 @@ from ._w24_protocol import (
     UPDATES,
     weighted_error,
 )
-from ._w24_published import check, Plot, PLOTS, Published, PUBLISHED, radii_at, WIDTHS
+from ._w24_published import check, Plot, PLOTS, PUBLISHED, Published, radii_at, WIDTHS
 
 
 class Sizes(NamedTuple):
@@ -48,6 +48,17 @@ class Sizes(NamedTuple):
 # The published ones, and those of the default, which fits a small machine.
 FULL = Sizes(512, 1000, 12_800, 12_800, "float64")
 SMALL = Sizes(128, 60, 1280, 128, "float32")
+
+
+class Effort(NamedTuple):
+    """How hard is searched for the worst perturbation: by random ones, and by ascent in a ball."""
+
+    draws: int
+    restarts: int
+    steps: int
+    ball: Literal["operator", "max"]
+
+
 # Ascent sees the first so many of the test sequences.
 _ASCENT = 64
 
@@ -89,49 +100,36 @@ def run(
     names = {"plot": list(plots), "width": list(widths), "seed": list(range(seeds))}
     curves = {name: empty(names, RADII.size) for name in _CURVES}
     values = {name: empty(names) for name in _VALUES}
-    # Kernels and seeds of one kind of model are runs of one program.
-    kinds: dict[tuple[str, str], list[int]] = {}
+    effort = Effort(draws, restarts, steps, ball)
+    experiment = _Experiment.of(sizes, effort)
+    # Models with a matrix and those without it are two kinds of programs.
+    kinds: dict[bool, list[tuple[int, int]]] = {}
     for index, name in enumerate(plots):
-        kinds.setdefault(PLOTS[name][:2], []).append(index)
-    stopped = threading.Event()
-    bar = tqdm.tqdm(total=len(kinds) * len(widths), unit="cell", disable=not progress)
+        dense = PLOTS[name].parametrisation != "diagonal"
+        kinds.setdefault(dense, []).extend((index, seed) for seed in range(seeds))
+    jobs = list(kinds.values())
+    if jax.default_backend() == "cpu":
+        # One at a time: side by side all wait for the run that trains longest, and nothing gets
+        # faster. The first ones compile the programs of all others.
+        first, others = [runs[:1] for runs in jobs], [runs[1:] for runs in jobs]
+        jobs = first + [[run] for runs in others for run in runs]
+    total = len(plots) * seeds * len(widths)
+    bar = tqdm.tqdm(total=total, unit="model", disable=not progress)
 
-    def check_stopped() -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
+    def measure(runs: list[tuple[int, int]], check_stopped: Callable[[], None]) -> None:
+        thresholds = np.full(len(runs), _LOOSEST)
+        cells = [(PLOTS[plots[index]], seed) for index, seed in runs]
+        for column, width in enumerate(widths):
+            found = experiment.measure(cells, width, thresholds, check_stopped)
+            for k, (index, seed) in enumerate(runs):
+                for name, array in (curves | values).items():
+                    array[index, column, seed] = found[name][k]
+            thresholds = found["validation"] / 2
+            bar.update(len(runs))
 
-    def measure(indices: list[int]) -> None:
-        runs = [(index, seed) for index in indices for seed in range(seeds)]
-        parts = [runs]
-        if jax.default_backend() == "cpu":
-            # Side by side, all wait for the one that trains longest, and nothing gets faster.
-            parts = [[run] for run in runs]
-        before = dict.fromkeys(runs, _LOOSEST)
-        for width in widths:
-            for part in parts:
-                thresholds = np.array([before[run] for run in part])
-                cells = [PLOTS[plots[index]] for index, _ in part]
-                found = _measure_runs(
-                    cells, [seed for _, seed in part], width, thresholds, sizes,
-                    (draws, restarts, steps, ball), check_stopped,
-                )  # fmt: skip
-                for k, (index, seed) in enumerate(part):
-                    place = (index, widths.index(width), seed)
-                    for name, array in (curves | values).items():
-                        array[place] = found[name][k]
-                    before[index, seed] = found["validation"][k] / 2
-            bar.update()
-
-    with bar, ThreadPoolExecutor(_count_threads()) as pool:
-        jobs = [pool.submit(measure, indices) for indices in kinds.values()]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    power = [float(target_power(_target(PLOTS[name], sizes))) for name in plots]
+    with bar:
+        _in_threads(measure, jobs)
+    power = [float(target_power(experiment.targets[PLOTS[name].kernel])) for name in plots]
     result = np.where(values.pop("diverged"), DIVERGED, MAX_TIME_REACHED).astype(np.int8)
     return xr.Dataset(
         describe(curves, (*names, "radius"), _CURVES)
@@ -164,90 +162,114 @@ _VALUES = {
 }
 
 
+def _in_threads(measure: Callable[[Any, Callable[[], None]], None], jobs: Sequence[Any]) -> None:
+    """Do jobs side by side, one a processor: a program of one model keeps but one busy.
+
+    `measure` is given a function to call now and then: it ends the job if another one failed or
+    was interrupted.
+    """
+    stopped = threading.Event()
+
+    def check_stopped() -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(_count_threads()) as pool:
+        running = [pool.submit(measure, job, check_stopped) for job in jobs]
+        try:
+            for job in as_completed(running):
+                job.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def _count_threads() -> int:
-    """How many kinds of models are worked on side by side."""
     if jax.default_backend() != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def _target(plot: Plot, sizes: Sizes) -> Float[Array, "times times"]:
-    return kernel_matrix(KERNELS[plot.kernel](), jnp.dtype(sizes.dtype))
+class _Experiment(NamedTuple):
+    """What all runs have in common: inputs, targets, and how hard is tried."""
 
+    sizes: Sizes
+    effort: Effort
+    validation: Float[Array, "sequences times"]
+    tests: Float[Array, "sequences times"]
+    targets: dict[str, Float[Array, "times times"]]
 
-def _measure_runs(
-    cells: Sequence[Plot],
-    seeds: Sequence[int],
-    width: int,
-    thresholds: np.ndarray,
-    sizes: Sizes,
-    effort: tuple[int, int, int, Literal["operator", "max"]],
-    after_epoch: Callable[[], None],
-) -> dict[str, np.ndarray]:
-    """Train and perturb models of one kind and width."""
-    dtype = jnp.dtype(sizes.dtype)
-    training, validating, testing = jax.random.split(jax.random.key(0), 3)
-    inputs = lambda key, count: jax.random.normal(key, (count, LENGTH), dtype)
-    # As in the public code, one seed for all widths and kinds of models.
-    numbers = [jax.random.fold_in(jax.random.key(1), seed) for seed in seeds]
-    make = lambda key: start(width, cells[0].activation, cells[0].parametrisation, key, dtype)
-    matrices = jnp.stack([_target(cell, sizes) for cell in cells])
-    trained = train_below(
-        batched(make, jnp.stack(numbers)),
-        matrices,
-        thresholds,
-        inputs(validating, sizes.validation),
-        batch=sizes.batch,
-        most_epochs=sizes.epochs,
-        key=jax.random.fold_in(training, seeds[0]),
-        after_epoch=after_epoch,
-    )
-    xs = inputs(testing, sizes.tests)
-    found: dict[str, list] = {name: [] for name in (*_CURVES, "trained", "slowest_rate")}
-    for k, key in enumerate(numbers):
-        model = select(trained.models, k).settled()
-        for name, value in _perturb(model, xs, matrices[k], key, *effort).items():
-            found[name].append(np.asarray(value))
-        after_epoch()
-    return {name: np.stack(value) for name, value in found.items()} | {
-        "validation": trained.losses,
-        "threshold": thresholds,
-        "epochs": trained.epochs,
-        "diverged": trained.diverged,
-    }
+    @classmethod
+    def of(cls, sizes: Sizes, effort: Effort) -> "_Experiment":
+        rng, dtype = np.random.default_rng(0), jnp.dtype(sizes.dtype)
+        inputs = lambda count: jnp.asarray(rng.standard_normal((count, LENGTH)), dtype)
+        targets = {name: kernel_matrix(make(), dtype) for name, make in KERNELS.items()}
+        return cls(sizes, effort, inputs(sizes.validation), inputs(sizes.tests), targets)
+
+    def measure(
+        self,
+        cells: Sequence[tuple[Plot, int]],
+        width: int,
+        thresholds: np.ndarray,
+        after_epoch: Callable[[], None],
+    ) -> dict[str, np.ndarray]:
+        """Train and perturb models of one kind and width, one for each plot and seed."""
+        dtype = jnp.dtype(self.sizes.dtype)
+        # As in the public code, a seed is the same for all widths and models.
+        make = lambda plot, seed: start(width, plot.activation, plot.parametrisation, seed, dtype)
+        trained = train_below(
+            [make(*cell) for cell in cells],
+            [self.targets[plot.kernel] for plot, _ in cells],
+            thresholds,
+            self.validation,
+            batch=self.sizes.batch,
+            most_epochs=self.sizes.epochs,
+            keys=[seed for _, seed in cells],
+            after_epoch=after_epoch,
+        )
+        found: dict[str, list] = {name: [] for name in (*_CURVES, "trained", "slowest_rate")}
+        for (plot, seed), last in zip(cells, trained.models, strict=True):
+            model, matrix = last.settled(), self.targets[plot.kernel]
+            draws = self.effort.draws
+            for name, shifted in (("shifted", True), ("drawn", False)):
+                steps = directions(model, draws, shifted, seed)
+                bare, errors = errors_along(model, steps, self.tests, matrix)
+                found[name].append(errors)
+            key = jax.random.key(seed)
+            found["error"].append(_ascend(model, self.tests[:_ASCENT], matrix, self.effort, key))
+            found["trained"].append(bare)
+            found["slowest_rate"].append(model.slowest)
+            after_epoch()
+        return {name: np.stack(value) for name, value in found.items()} | {
+            "validation": trained.losses,
+            "threshold": thresholds,
+            "epochs": trained.epochs,
+            "diverged": trained.diverged,
+        }
 
 
 @eqx.filter_jit
-def _perturb(
+def _ascend(
     model: Any,
     xs: Float[Array, "sequences times"],
     matrix: Float[Array, "times times"],
+    effort: Effort,
     key: PRNGKeyArray,
-    draws: int,
-    restarts: int,
-    steps: int,
-    ball: Literal["operator", "max"],
-) -> dict[str, Array]:
-    """The errors of a model and of its perturbations, and its slowest rate."""
-    noise, ascent = jax.random.split(key)
-    few = xs[:_ASCENT]
-    reached = perturbation_error(
+) -> Float[Array, " radii"]:
+    """The largest errors in balls around the weights."""
+    return perturbation_error(
         model,
-        lambda model: weighted_error(model, few, matrix),
+        lambda model: weighted_error(model, xs, matrix),
         jnp.asarray(RADII, xs.dtype),
-        ball=ball,
-        restarts=restarts,
-        steps=steps,
+        ball=effort.ball,
+        restarts=effort.restarts,
+        steps=effort.steps,
         draws=1,
-        key=ascent,
-    )
-    return {
-        "shifted": drawn_errors(model, xs, matrix, draws, True, noise),
-        "drawn": drawn_errors(model, xs, matrix, draws, False, noise),
-        "error": reached.error,
-        "trained": weighted_error(model, xs, matrix),
-        "slowest_rate": model.slowest,
-    }
+        key=key,
+    ).error
 
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":

@@ -15,7 +15,7 @@ from ..losses import TemporalWeight
 from ..models import trainable
 from ..numerics import in_batches
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
-from ._training import select, train
+from ._training import train
 
 LENGTH = 100
 UPDATES = 250
@@ -26,12 +26,8 @@ KERNELS: Mapping[str, Callable[[], AbstractKernel]] = {
     "exponential": lambda: ExponentialSum(np.ones(1), np.ones(1)),  # pyright: ignore[reportArgumentType]
     "power law": lambda: PowerLaw(0.1, 10.0),
 }
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "linear": lambda x: x,
-    "hardtanh": jax.nn.hard_tanh,
-    "tanh": jnp.tanh,
-}
-PARAMETRISATIONS = ("vanilla", "diagonal", "softplus")
+ACTIVATIONS = ("tanh", "hardtanh", "linear")
+PARAMETRISATIONS = ("vanilla", "softplus", "diagonal")
 
 _LEARNING_RATE, _CLIP = 1e-2, 0.5
 # The learning rate is cut after more than so many epochs that do not lower the smallest
@@ -44,8 +40,12 @@ _FEWEST_EPOCHS = 2
 class PublishedRNN(eqx.Module):
     r"""The RNN of the public code, $h_{k+1} = h_k + \sigma(u x_k + b - P^\top D P h_k)$.
 
-    $D$ holds the rates $\varphi(v)$, $P$ is any matrix (or none, for the diagonal model), and the
-    outputs are $c \cdot h_{k+1} + d$. All arrays are trained.
+    $D$ holds the rates, $P$ is any matrix (or none, for the diagonal model), and the outputs are
+    $c \cdot h_{k+1} + d$. All arrays of numbers are trained. The rates $\varphi(v)$ are those of a
+    softplus, or of a ReLU as long as the model is trained, and of the identity after.
+
+    What $\sigma$ and $\varphi$ are is data, so that one program is compiled for all models of a
+    width: most of a run's time goes into compiling otherwise.
     """
 
     free_rates: Float[Array, " width"]
@@ -54,12 +54,24 @@ class PublishedRNN(eqx.Module):
     bias: Float[Array, " width"]
     readout_weights: Float[Array, " width"]
     offset: Float[Array, "1"]
-    rate_map: Callable[[Array], Array] = eqx.field(static=True)
-    activation: Callable[[Array], Array] = eqx.field(static=True)
+    is_tanh: Bool[Array, ""]
+    is_clipped: Bool[Array, ""]
+    is_softplus: Bool[Array, ""]
+    is_settled: Bool[Array, ""]
 
     @property
     def rates(self) -> Float[Array, " width"]:
-        return self.rate_map(self.free_rates)
+        direct = jnp.where(self.is_settled, self.free_rates, jax.nn.relu(self.free_rates))
+        return jnp.where(self.is_softplus, jax.nn.softplus(self.free_rates), direct)
+
+    @property
+    def slowest(self) -> Float[Array, ""]:
+        """The smallest rate above 0; infinity if there is none."""
+        return jnp.min(jnp.where(self.rates > 0, self.rates, jnp.inf))
+
+    def activation(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        bent = jnp.where(self.is_clipped, jax.nn.hard_tanh(x), x)
+        return jnp.where(self.is_tanh, jnp.tanh(x), bent)
 
     def outputs(self, xs: Float[Array, "batch times"]) -> Float[Array, "batch times"]:
         """The outputs on some inputs, from rest; each is read after its input has acted."""
@@ -78,45 +90,34 @@ class PublishedRNN(eqx.Module):
         rest = jnp.zeros((self.input.shape[0], xs.shape[0]), xs.dtype)
         return jax.lax.scan(move, rest, xs.T)[1].T + self.offset
 
-    @property
-    def slowest(self) -> Float[Array, ""]:
-        """The smallest rate above 0; infinity if there is none."""
-        return jnp.min(jnp.where(self.rates > 0, self.rates, jnp.inf))
-
     def settled(self) -> "PublishedRNN":
         """The trained model as it is perturbed: rates are no longer kept from being negative."""
-        if self.rate_map is not jax.nn.relu:
-            return self
-        return dataclasses.replace(self, free_rates=self.rates, rate_map=_same)
-
-
-def _same(rates: Array) -> Array:
-    return rates
+        free = jnp.where(self.is_softplus, self.free_rates, jax.nn.relu(self.free_rates))
+        return dataclasses.replace(self, free_rates=free, is_settled=jnp.ones_like(self.is_settled))
 
 
 def start(
-    width: int, activation: str, parametrisation: str, key: PRNGKeyArray, dtype: Any = jnp.float32
+    width: int, activation: str, parametrisation: str, seed: int, dtype: Any = jnp.float32
 ) -> PublishedRNN:
     """A random model: free rates are standard normals, of which a ReLU makes half 0 for all
     parametrisations but the softplus; P is orthogonal, and the other weights are uniform, as
     PyTorch's linear layers have them."""
-    rates, turn, drive, bias, readout, offset = jax.random.split(key, 6)
-    uniform = lambda key, *shape, most: jax.random.uniform(key, shape, dtype, -most, most)
+    # By NumPy, since JAX would compile every draw anew for every width.
+    rng = np.random.default_rng(seed)
+    array = lambda values: jnp.asarray(values, dtype)
     most = width**-0.5
-    matrix = None
-    if parametrisation != "diagonal":
-        # The factor of a fixed sign in each column, whatever the library behind it.
-        q, r = jnp.linalg.qr(jax.random.normal(turn, (width, width), dtype))
-        matrix = q * jnp.sign(jnp.diagonal(r))
+    rates, square = rng.standard_normal(width), rng.standard_normal((width, width))
     return PublishedRNN(
-        jax.random.normal(rates, (width,), dtype),
-        matrix,
-        uniform(drive, width, most=1.0),
-        uniform(bias, width, most=1.0),
-        uniform(readout, width, most=most),
-        uniform(offset, 1, most=most),
-        jax.nn.softplus if parametrisation == "softplus" else jax.nn.relu,
-        ACTIVATIONS[activation],
+        array(rates),
+        None if parametrisation == "diagonal" else array(np.linalg.qr(square)[0]),
+        array(rng.uniform(-1, 1, width)),
+        array(rng.uniform(-1, 1, width)),
+        array(rng.uniform(-most, most, width)),
+        array(rng.uniform(-most, most, 1)),
+        jnp.asarray(activation == "tanh"),
+        jnp.asarray(activation == "hardtanh"),
+        jnp.asarray(parametrisation == "softplus"),
+        jnp.asarray(False),
     )
 
 
@@ -129,17 +130,16 @@ def kernel_matrix(kernel: AbstractKernel, dtype: Any = jnp.float32) -> Float[Arr
     return jnp.where(lags < 0, 0, kernel(jnp.maximum(lags, 0.0))).astype(dtype)
 
 
-def _squared_weights(dtype: Any) -> Float[Array, " times"]:
+def squared_weights(dtype: Any = jnp.float32) -> Float[Array, " times"]:
     r"""$w_k^2$ for $w_k = k^2 / \overline{k^2}$, $k = 1, \dots, T$: errors, not their squares, are
     weighted by the square of time."""
-    ts = jnp.arange(LENGTH + 1, dtype=float)
-    weights = TemporalWeight(2.0)(ts)[1:]
+    weights = TemporalWeight(2.0)(jnp.arange(LENGTH + 1.0))[1:]
     return ((weights / jnp.mean(weights)) ** 2).astype(dtype)
 
 
 def target_power(matrix: Float[Array, "times times"]) -> Float[Array, ""]:
     """The error of no output at all: the weighted mean square of the target."""
-    return jnp.mean(_squared_weights(matrix.dtype) * jnp.sum(matrix**2, axis=1))
+    return jnp.mean(squared_weights(matrix.dtype) * jnp.sum(matrix**2, axis=1))
 
 
 def weighted_error(
@@ -147,7 +147,7 @@ def weighted_error(
 ) -> Float[Array, ""]:
     """The mean over inputs and times of the squares of weighted errors."""
     errors = model.outputs(xs) - xs @ matrix.T
-    return jnp.mean(_squared_weights(xs.dtype) * errors**2)
+    return jnp.mean(squared_weights(xs.dtype) * errors**2)
 
 
 def penalty(model: PublishedRNN) -> Float[Array, ""]:
@@ -167,25 +167,6 @@ class Samples(eqx.Module):
         matrix, run = data
         xs = jax.random.normal(jax.random.fold_in(key, run), (self.batch, LENGTH), matrix.dtype)
         return weighted_error(model, xs, matrix) + penalty(model)
-
-
-class Epochs(eqx.Module):
-    """What became of the runs of `train_below`.
-
-    **Attributes:**
-
-    - `models`: those of the smallest validation loss.
-    - `losses`: their validation losses, shape `(runs,)`.
-    - `epochs`: how many epochs each was trained, shape `(runs,)`.
-    - `reached`: whether the loss is below the threshold, shape `(runs,)`.
-    - `diverged`: whether a loss or a gradient was not finite, shape `(runs,)`.
-    """
-
-    models: Any
-    losses: Float[np.ndarray, " runs"]
-    epochs: Int[np.ndarray, " runs"]
-    reached: Bool[np.ndarray, " runs"]
-    diverged: Bool[np.ndarray, " runs"]
 
 
 class Schedule(NamedTuple):
@@ -213,76 +194,100 @@ def advance(schedule: Schedule, losses: np.ndarray) -> Schedule:
     )
 
 
+class Epochs(NamedTuple):
+    """What became of the runs of `train_below`.
+
+    **Attributes:**
+
+    - `models`: those of the smallest validation loss, one a run.
+    - `losses`: their validation losses, shape `(runs,)`.
+    - `epochs`: how many epochs each was trained, shape `(runs,)`.
+    - `diverged`: whether a loss or a gradient was not finite, shape `(runs,)`.
+    """
+
+    models: list[PublishedRNN]
+    losses: Float[np.ndarray, " runs"]
+    epochs: Int[np.ndarray, " runs"]
+    diverged: Bool[np.ndarray, " runs"]
+
+
 OPTIMISER = optax.chain(optax.clip_by_global_norm(_CLIP), optax.scale_by_adam(), optax.scale(-1.0))
 
 _validate = eqx.filter_jit(eqx.filter_vmap(weighted_error, in_axes=(eqx.if_array(0), None, 0)))
 
 
 def train_below(
-    models: Any,
-    matrices: Float[Array, "runs times times"],
-    thresholds: np.ndarray,
+    models: list[PublishedRNN],
+    matrices: list[Float[Array, "times times"]],
+    thresholds: Float[np.ndarray, " runs"],
     validation: Float[Array, "sequences times"],
     *,
     batch: int,
     most_epochs: int,
     updates: int = UPDATES,
-    key: PRNGKeyArray,
+    keys: list[int],
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Epochs:
     """Train every run until its validation loss is below its threshold.
 
-    AdamW without decay, that is Adam, for two epochs at least. Runs that are done are left out of
-    the next epochs, for which another program is compiled once.
+    By AdamW without decay, that is Adam, for two epochs at least. Runs that are done are left out
+    of the next epochs, for which another program is compiled once.
 
     **Arguments:**
 
-    - `models`: as those of `batched`; all have the same width.
+    - `models`: of one width, all diagonal or none.
     - `matrices`: the target of each.
-    - `thresholds`: the losses to fall below, shape `(runs,)`.
+    - `thresholds`: the losses to fall below.
     - `validation`: the inputs of the validation loss.
     - `batch`, `updates`: sequences an update, and updates an epoch.
     - `most_epochs`: where a run ends that has not fallen below.
-    - `key`: the PRNG key of the batches; a run's are those of its place among `models`.
+    - `keys`: a number for every run, from which its batches follow.
     - `after_epoch`: called after every epoch; what it raises ends the training.
     """
-    count = matrices.shape[0]
+    count = len(models)
     sample, schedule = Samples(batch), Schedule.start(count)
-    memory = jax.vmap(OPTIMISER.init)(eqx.filter(models, trainable(models)))
-    best, losses = models, np.full(count, np.inf)
+    batch_of = _stack(models)
+    memory = jax.vmap(OPTIMISER.init)(eqx.filter(batch_of, trainable(batch_of)))
+    data = jnp.stack(matrices), jnp.asarray(keys)
+    best, losses = list(models), np.full(count, np.inf)
     epochs, diverged = np.zeros(count, int), np.zeros(count, bool)
     active = np.arange(count)
     for epoch in range(1, most_epochs + 1):
         result = train(
-            models,
+            batch_of,
             sample,
             OPTIMISER,
             updates,
-            key=jax.random.fold_in(key, epoch),
-            data=(matrices[active], jnp.asarray(active)),
-            scales=jnp.asarray(schedule.rates, matrices.dtype),
+            key=jax.random.fold_in(jax.random.key(1), epoch),
+            data=data,
+            scales=jnp.asarray(schedule.rates, validation.dtype),
             memory=memory,
         )
-        found = np.asarray(_validate(result.models, validation, matrices[active]), float)
+        batch_of, memory = result.models, result.memory
+        found = np.asarray(_validate(batch_of, validation, data[0]), float)
         schedule = advance(schedule, found)
-        better = found < losses[active]
-        losses[active] = np.where(better, found, losses[active])
-        best = _replace(best, active[better], select(result.models, better))
+        for k in np.flatnonzero(found < losses[active]):
+            best[active[k]] = _pick(batch_of, k)
+        losses[active] = np.fmin(found, losses[active])
         epochs[active], diverged[active] = epoch, result.diverged
         after_epoch()
         on = (losses[active] >= thresholds[active]) | (epoch < _FEWEST_EPOCHS)
         on &= ~diverged[active]
         if not on.any():
             break
-        models, memory, schedule = select((result.models, result.memory, schedule), on)
-        active = active[on]
-    return Epochs(best, losses, epochs, losses < thresholds, diverged)
+        if not on.all():
+            batch_of, memory, data = _pick((batch_of, memory, data), on)
+            schedule, active = Schedule(*(each[on] for each in schedule)), active[on]
+    return Epochs(best, losses, epochs, diverged)
 
 
-def _replace(models: Any, index: np.ndarray, others: Any) -> Any:
-    """The models of a batch with some of them replaced."""
-    put = lambda leaf, new: leaf.at[index].set(new) if eqx.is_array(leaf) else leaf
-    return jax.tree.map(put, models, others)
+def _stack(models: list[PublishedRNN]) -> PublishedRNN:
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *models)
+
+
+def _pick(tree: Any, index: Any) -> Any:
+    """Some rows of all arrays, by NumPy: JAX would compile a program for every shape."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), tree)
 
 
 # --- Perturbations ------------------------------------------------------------------------------
@@ -291,46 +296,47 @@ def _replace(models: Any, index: np.ndarray, others: Any) -> Any:
 _AT_ONCE = 4096
 
 
-def drawn_errors(
+def directions(model: PublishedRNN, draws: int, shifted: bool, seed: int) -> PublishedRNN:
+    """Random perturbations of radius 1 of all weights, with a leading axis.
+
+    Gaussian, each array scaled so that its largest entry is 1. If `shifted`, the free rates are not
+    drawn: all of them are lowered by 1, as for the published figures. The public code draws them
+    too from November 2023 on.
+    """
+    rng = np.random.default_rng(seed)
+    weights = eqx.filter(model, trainable(model))
+
+    def draw(leaf: Array) -> Array:
+        noise = rng.standard_normal((draws, *leaf.shape))
+        largest = np.max(np.abs(noise), axis=tuple(range(1, noise.ndim)), keepdims=True)
+        return jnp.asarray(noise / largest, leaf.dtype)
+
+    drawn = jax.tree.map(draw, weights)
+    if not shifted:
+        return drawn
+    return dataclasses.replace(drawn, free_rates=-jnp.ones_like(drawn.free_rates))
+
+
+@eqx.filter_jit
+def errors_along(
     model: PublishedRNN,
+    steps: PublishedRNN,
     xs: Float[Array, "sequences times"],
     matrix: Float[Array, "times times"],
-    draws: int,
-    shifted: bool,
-    key: PRNGKeyArray,
-) -> Float[Array, " radii"]:
-    """The largest error so far of random perturbations, from none on.
-
-    Gaussian, each array scaled so that its largest entry is the radius, in the same directions at
-    every radius. If `shifted`, the free rates are not drawn: all of them are lowered by the
-    radius, as for the published figures. The public code of November 2023 draws them too.
-    """
+) -> tuple[Float[Array, ""], Float[Array, " radii"]]:
+    """The error of a model, and the largest so far of its perturbations in some directions, by
+    radius: the same directions at every radius, and from no perturbation on."""
     error = lambda model: weighted_error(model, xs, matrix)
+    count = jax.tree.leaves(steps)[0].shape[0]
 
-    def at(key: PRNGKeyArray, radius: Array) -> Float[Array, ""]:
-        value = error(perturb(model, radius, shifted, key))
+    def at(draw: Array, radius: Array) -> Float[Array, ""]:
+        step = jax.tree.map(lambda leaf: radius * leaf[draw], steps)
+        value = error(eqx.apply_updates(model, step))
         return jnp.where(jnp.isnan(value), jnp.inf, value)
 
     radii = jnp.asarray(RADII, xs.dtype)
-    keys = jnp.repeat(jax.random.split(key, draws), radii.size)
-    size = max(1, _AT_ONCE // xs.shape[0])
-    errors = in_batches(at, keys, jnp.tile(radii, draws), size=size)
-    largest = jnp.max(errors.reshape(draws, radii.size), axis=0)
-    return jax.lax.cummax(jnp.maximum(largest, error(model)))
-
-
-def perturb(
-    model: PublishedRNN, radius: Float[Array, ""], shifted: bool, key: PRNGKeyArray
-) -> PublishedRNN:
-    """A model with all its arrays moved, see `drawn_errors`."""
-    leaves, structure = jax.tree.flatten(model)
-
-    def move(leaf: Array, key: PRNGKeyArray) -> Array:
-        noise = jax.random.normal(key, leaf.shape, leaf.dtype)
-        return leaf + radius * noise / jnp.max(jnp.abs(noise))
-
-    keys = jax.random.split(key, len(leaves))
-    moved = jax.tree.unflatten(structure, list(map(move, leaves, keys)))
-    if not shifted:
-        return moved
-    return dataclasses.replace(moved, free_rates=model.free_rates - radius)
+    draws = jnp.repeat(jnp.arange(count), radii.size)
+    errors = in_batches(at, draws, jnp.tile(radii, count), size=max(1, _AT_ONCE // xs.shape[0]))
+    bare = error(model)
+    largest = jnp.max(errors.reshape(count, radii.size), axis=0)
+    return bare, jax.lax.cummax(jnp.maximum(largest, bare))
