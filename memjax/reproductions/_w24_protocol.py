@@ -303,7 +303,8 @@ def directions(model: PublishedRNN, draws: int, shifted: bool, seed: int) -> Pub
     drawn: all of them are lowered by 1, as for the published figures. The public code draws them
     too from November 2023 on.
     """
-    rng = np.random.default_rng(seed)
+    # Another stream than that of `start`.
+    rng = np.random.default_rng([seed, 1])
     weights = eqx.filter(model, trainable(model))
 
     def draw(leaf: Array) -> Array:
