@@ -3,10 +3,10 @@
 Run `python benchmarks/published_way.py`: a diagonal softplus tanh RNN learns the power law, and its
 weights are perturbed in random directions, for some seeds. memjax does all seeds in one process as
 one program each for training and perturbation. The published way is one process a run, a Python
-loop over time, and a Python loop over draws, in PyTorch. A second peer does the same in JAX as one would
-write it by hand: a compiled update with the time in `jax.lax.scan`, one process a run. PyTorch is
-optional and not part of the extra `bench`: `pip install torch`, here or in an environment of its
-own that `--torch-python` names. Results go to `benchmarks/results/published_way.json`.
+loop over time, and a Python loop over draws, in PyTorch. A second peer does the same in JAX as one
+would write it by hand: a compiled update with the time in `jax.lax.scan`, one process a run.
+PyTorch is optional and not part of the extra `bench`: `pip install torch`, here or in an
+environment of its own that `--torch-python` names. Results go to `benchmarks/results/published_way.json`.
 """
 
 import argparse

@@ -104,9 +104,10 @@ def run(
     experiment = _Experiment.of(sizes, effort)
     # Models with a matrix and those without it are two kinds of programs.
     kinds: dict[bool, list[tuple[int, int]]] = {}
-    for index, name in enumerate(plots):
-        dense = PLOTS[name].parametrisation != "diagonal"
-        kinds.setdefault(dense, []).extend((index, seed) for seed in range(seeds))
+    for seed in range(seeds):
+        for index, name in enumerate(plots):
+            dense = PLOTS[name].parametrisation != "diagonal"
+            kinds.setdefault(dense, []).append((index, seed))
     jobs = list(kinds.values())
     if jax.default_backend() == "cpu":
         # One at a time: side by side all wait for the run that trains longest, and nothing gets
