@@ -6,7 +6,8 @@ one program each for training and perturbation. The published way is one process
 loop over time, and a Python loop over draws, in PyTorch. A second peer does the same in JAX as one
 would write it by hand: a compiled update with the time in `jax.lax.scan`, one process a run.
 PyTorch is optional and not part of the extra `bench`: `pip install torch`, here or in an
-environment of its own that `--torch-python` names. Results go to `benchmarks/results/published_way.json`.
+environment of its own that `--torch-python` names. Results go to
+`benchmarks/results/published_way.json`.
 """
 
 import argparse
