@@ -291,25 +291,26 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     names = [str(name) for name in dataset["plot"].values]
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    ratios = {"height_ratios": [1.25, 1] * rows}
-    with drawing(0.6 + 2.3 * columns, 0.7 + 3.4 * rows) as figure:
-        grid = figure.subplots(2 * rows, columns, squeeze=False, sharey="row", gridspec_kw=ratios)
+    heights = {"height_ratios": [1.3, 1] * rows}
+    with drawing(0.6 + 2.2 * columns, 0.5 + 3.5 * rows) as figure:
+        grid = figure.subplots(2 * rows, columns, squeeze=False, sharey="row", gridspec_kw=heights)
         for index, name in enumerate(names):
             row, column = divmod(index, columns)
-            cell = dataset.sel(plot=name)
-            _draw_curves(grid[2 * row, column], cell, PUBLISHED.get(name))
-            _draw_radii(grid[2 * row + 1, column], cell, PUBLISHED.get(name))
-            grid[2 * row, column].set_title(name, fontsize=7.5)
-        for axes in grid.ravel()[:0]:
-            axes.set_axis_off()
-        for axes in grid[::2, 0]:
-            axes.set_ylabel("relative error")
-        for axes in grid[1::2, 0]:
-            axes.set_ylabel(r"radius at 10 %")
-        for empty_axes in [axes for axes in grid.ravel() if not axes.has_data()]:
-            empty_axes.set_axis_off()
-        grid[0, 0].legend(loc="lower right", fontsize=6)
-        grid[1, 0].legend(loc="upper left", fontsize=6)
+            above, below = grid[2 * row, column], grid[2 * row + 1, column]
+            cell, known = dataset.sel(plot=name), PUBLISHED.get(name)
+            _draw_curves(above, cell, known)
+            _draw_radii(below, cell, known)
+            above.set_title(name, fontsize=7.5)
+        for axes in grid.ravel():
+            if not axes.has_data():
+                axes.set_axis_off()
+        for above, below in zip(grid[::2, 0], grid[1::2, 0], strict=True):
+            above.set_ylabel("relative error")
+            below.set_ylabel("radius at 10 %")
+        # Once for all panels: those of both kinds in one line each.
+        parts = [grid[k, 0].get_legend_handles_labels() for k in (0, 1)]
+        for place, (handles, labels) in zip(("upper", "lower"), parts, strict=True):
+            figure.legend(handles, labels, loc=f"outside {place} center", ncols=4)
     return figure
 
 
@@ -318,54 +319,44 @@ _EDGE = 0.6
 
 
 def _draw_curves(axes: Any, cell: "xr.Dataset", known: Published | None) -> None:
-    power = float(cell["power"])
-    radii = cell["radius"].values
-    median = cell.median("seed")
+    power, radii = float(cell["power"]), cell["radius"].values
+    median, edge = cell.median("seed"), _EDGE * cell["radius"].values[0]
     for index, width in enumerate(cell["width"].values):
         own = look(index)
-        error = median["shifted"].sel(width=width).values / power
-        bare = float(median["trained"].sel(width=width)) / power
-        axes.loglog(
-            np.append(_EDGE * radii[0], radii),
-            np.append(bare, error),
-            color=own["color"],
-            ls=own["ls"],
-            lw=1.2,
-            label=f"$m$ = {width}",
-        )
+        line = {"color": own["color"], "ls": own["ls"], "lw": 1.2}
+        error = median[["trained", "shifted"]].sel(width=width) / power
+        values = np.append(error["trained"], error["shifted"])
+        axes.loglog(np.append(edge, radii), values, label=f"$m$ = {width}", **line)
         if known and width in WIDTHS:
             at = WIDTHS.index(width)
-            points = {"mfc": own["color"], "mec": "black", "mew": 0.5, "ms": 4, "zorder": 3}
             axes.loglog(
-                [_EDGE * radii[0], known.tenth[at], known.lost[at]],
+                [edge, known.tenth[at], known.lost[at]],
                 [known.unperturbed[at] / power, 0.1, 1.0],
                 own["marker"],
-                **points,
                 label=f"published, $m$ = {width}",
+                **{"mfc": own["color"], "mec": "black", "mew": 0.5, "ms": 4, "zorder": 3},
             )
-    axes.axhline(1, color="0.6", lw=0.6, zorder=0)
-    axes.axhline(0.1, color="0.6", lw=0.6, zorder=0)
+    for level in (0.1, 1):
+        axes.axhline(level, color="0.6", lw=0.6, zorder=0)
     axes.set(ylim=(1e-6, 1e4), xlabel=r"radius $\beta$ (units of the weights)")
 
 
 def _draw_radii(axes: Any, cell: "xr.Dataset", known: Published | None) -> None:
     widths = cell["width"].values
     for index, (source, label) in enumerate(_RADII_OF.items()):
-        own = look(index, ms=4)
-        axes.loglog(widths, radii_at(cell, source, 0.1), label=label, **own)
-    for seed in range(cell.sizes["seed"]):
-        axes.loglog(
-            widths, radii_at(cell.isel(seed=[seed]), "shifted", 0.1), color="0.7", lw=0.6, zorder=0
-        )
+        axes.loglog(widths, radii_at(cell, source, 0.1), label=label, **look(index, ms=4))
+    for seed in range(cell.sizes["seed"] if cell.sizes["seed"] > 1 else 0):
+        single = radii_at(cell.isel(seed=[seed]), "shifted", 0.1)
+        axes.loglog(widths, single, color="0.7", lw=0.6, zorder=0)
     if known:
-        axes.loglog(WIDTHS, known.tenth, "kX", ms=5, label="published")
+        axes.loglog(WIDTHS, known.tenth, "X", color="black", ms=5, label="published")
     axes.set_xscale("log", base=2)
     axes.set(xticks=widths, xticklabels=[str(width) for width in widths], xlabel="width $m$")
     axes.minorticks_off()
 
 
 _RADII_OF = {
-    "shifted": "ours, the same way",
+    "shifted": "ours, rates lowered",
     "drawn": "ours, rates drawn",
     "error": "ours, supremum",
 }
