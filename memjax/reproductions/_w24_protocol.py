@@ -165,8 +165,9 @@ class Samples(eqx.Module):
 
     def __call__(self, model: PublishedRNN, key: PRNGKeyArray, data: Any) -> Float[Array, ""]:
         matrix, run = data
-        xs = jax.random.normal(jax.random.fold_in(key, run), (self.batch, LENGTH), matrix.dtype)
-        return weighted_error(model, xs, matrix) + penalty(model)
+        # As in the public code, inputs are drawn in float32 also where the rest is in float64.
+        xs = jax.random.normal(jax.random.fold_in(key, run), (self.batch, LENGTH), jnp.float32)
+        return weighted_error(model, xs.astype(matrix.dtype), matrix) + penalty(model)
 
 
 class Schedule(NamedTuple):

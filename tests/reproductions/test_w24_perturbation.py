@@ -240,7 +240,8 @@ def test_one_update_is_that_of_adam_with_clipped_gradients():
         data=(matrix[None], jnp.array([7])),
         scales=jnp.array([0.01]),
     )
-    xs = jax.random.normal(jax.random.fold_in(jax.random.split(key, 1)[0], 7), (4, 100))
+    own = jax.random.fold_in(jax.random.split(key, 1)[0], 7)
+    xs = jax.random.normal(own, (4, 100), jnp.float32).astype(float)
     loss = lambda m: protocol.weighted_error(m, xs, matrix) + protocol.penalty(m)
     slopes = weights(eqx.filter_grad(loss)(model))
     norm = math.sqrt(sum(float(jnp.sum(slope**2)) for slope in slopes))
