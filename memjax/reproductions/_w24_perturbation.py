@@ -227,6 +227,7 @@ class _Experiment(NamedTuple):
             thresholds,
             self.validation,
             batch=self.sizes.batch,
+            updates=UPDATES,
             most_epochs=self.sizes.epochs,
             keys=[seed for _, seed in cells],
             after_epoch=after_epoch,
@@ -307,10 +308,10 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
         for above, below in zip(grid[::2, 0], grid[1::2, 0], strict=True):
             above.set_ylabel("relative error")
             below.set_ylabel("radius at 10 %")
-        # Once for all panels: those of both kinds in one line each.
-        parts = [grid[k, 0].get_legend_handles_labels() for k in (0, 1)]
-        for place, (handles, labels) in zip(("upper", "lower"), parts, strict=True):
-            figure.legend(handles, labels, loc=f"outside {place} center", ncols=4)
+        # Once for all panels of a kind.
+        above, below = (grid[k, 0].get_legend_handles_labels() for k in (0, 1))
+        figure.legend(*above, loc="outside upper center", ncols=4)
+        figure.legend(*below, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -224,8 +224,8 @@ def train_below(
     validation: Float[Array, "sequences times"],
     *,
     batch: int,
+    updates: int,
     most_epochs: int,
-    updates: int = UPDATES,
     keys: list[int],
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Epochs:

@@ -94,6 +94,7 @@ def test_starts_are_those_of_the_public_code():
     )
     np.testing.assert_array_equal(grown(draws[0].free_rates), rates[0] > 0)
     for model in draws[:3]:
+        assert model.turn is not None
         np.testing.assert_allclose(model.turn @ model.turn.T, np.eye(16), atol=1e-12)
     uniform = lambda name: np.stack([np.asarray(getattr(model, name)) for model in draws])
     for name, most in (("input", 1.0), ("bias", 1.0), ("readout_weights", 0.25), ("offset", 0.25)):
@@ -405,8 +406,7 @@ def test_a_part_of_the_widths_can_be_judged():
 
 @pytest.mark.thorough
 def test_a_small_cell_measured(monkeypatch):
-    monkeypatch.setattr(protocol.train_below, "__kwdefaults__",
-                        {**protocol.train_below.__kwdefaults__, "updates": 20})  # fmt: skip
+    monkeypatch.setattr(w24, "UPDATES", 20)
     monkeypatch.setattr(w24, "SMALL", w24.SMALL._replace(validation=16))
     plots = ("linear diagonal, exponential", "tanh diagonal, power law")
     dataset = W24.run(
