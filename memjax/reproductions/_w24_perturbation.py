@@ -310,8 +310,9 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             below.set_ylabel("radius at 10 %")
         # Once for all panels of a kind.
         above, below = (grid[k, 0].get_legend_handles_labels() for k in (0, 1))
-        figure.legend(*above, loc="outside upper center", ncols=4)
-        figure.legend(*below, loc="outside lower center", ncols=4)
+        ncols = 4 if columns > 2 else 2
+        figure.legend(*above, loc="outside upper center", ncols=ncols)
+        figure.legend(*below, loc="outside lower center", ncols=ncols)
     return figure
 
 
