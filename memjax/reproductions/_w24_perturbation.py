@@ -11,19 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import as_integers, check_choice, check_dataset, check_flag
+from .._checks import as_integers, as_list, check_choice, check_dataset, check_flag, shown
 from .._deprecation import renamed_arguments
 from .._lazy import matplotlib, tqdm, xr
 from ..memory import perturbation_error
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
-from ._base import check_integers, check_known, describe, empty, Reproduction
+from ._base import check_integers, describe, empty, Reproduction
 from ._w24_protocol import (
+    ACTIVATIONS,
     directions,
     errors_along,
     kernel_matrix,
     KERNELS,
     LENGTH,
+    PARAMETRISATIONS,
     RADII,
     start,
     target_power,
@@ -85,7 +87,7 @@ def run(
     float64, for which JAX must have it enabled. `batch`, `epochs` and `tests` replace single ones.
     """
     check_choice("ball", ball, ("operator", "max"))
-    check_known("plots", plots, PLOTS)
+    _check_plots(plots)
     widths = as_integers("widths", widths)
     check_integers(seeds=seeds, draws=draws, restarts=restarts, steps=steps)
     given = {"batch": batch, "epochs": epochs, "tests": tests}
@@ -144,6 +146,17 @@ def run(
         | {part: ("plot", [getattr(PLOTS[n], part) for n in plots]) for part in Plot._fields},
         {**sizes._asdict(), "draws": draws, "restarts": restarts, "steps": steps, "norm": ball},
     )
+
+
+def _check_plots(plots: Any) -> None:
+    for name in as_list("plots", plots, "names") or [""]:
+        if isinstance(name, str) and name in PLOTS:
+            continue
+        raise (ValueError if isinstance(name, str) else TypeError)(
+            f"`plots` must be names such as 'tanh vanilla, power law', got {shown(name)}; write one of "
+            f"{', '.join(ACTIVATIONS)}, one of {', '.join(PARAMETRISATIONS)}, a comma, and "
+            f"{' or '.join(KERNELS)}."
+        )
 
 
 # Width 8 stops as soon as it may.

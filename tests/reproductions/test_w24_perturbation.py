@@ -451,7 +451,7 @@ def test_jobs_end_when_one_fails(monkeypatch):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ValueError, match="`plots` must be one of 'tanh vanilla, exponential'"):
+    with pytest.raises(ValueError, match="`plots` must be names such as 'tanh vanilla, power law'"):
         W24.run(False, plots=("tanh",))
     with pytest.raises(ValueError, match="`seeds` must be an integer of at least 1"):
         W24.run(False, seeds=0)
