@@ -153,8 +153,8 @@ def _check_plots(plots: Any) -> None:
         if isinstance(name, str) and name in PLOTS:
             continue
         raise (ValueError if isinstance(name, str) else TypeError)(
-            f"`plots` must be names such as 'tanh vanilla, power law', got {shown(name)}; write one of "
-            f"{', '.join(ACTIVATIONS)}, one of {', '.join(PARAMETRISATIONS)}, a comma, and "
+            f"`plots` must be names such as 'tanh vanilla, power law', got {shown(name)}; write "
+            f"one of {', '.join(ACTIVATIONS)}, one of {', '.join(PARAMETRISATIONS)}, a comma, and "
             f"{' or '.join(KERNELS)}."
         )
 
