@@ -1,12 +1,13 @@
-"""One cell of the perturbation experiment, beside the published code's way of doing it.
+"""One cell of a perturbation experiment, beside the published code's way of doing it.
 
-Run `python benchmarks/published_way.py`: a softplus tanh RNN learns the power law, and its weights
-are perturbed in random directions, for some seeds. memjax does all seeds in one process as one
-program each for training and perturbation. The published way is one process a run, a Python loop
-over time, and a Python loop over draws, in PyTorch. A second peer does the same in JAX as one would
-write it by hand: a compiled update with the time in `jax.lax.scan`, one process a run. PyTorch is
-optional and not part of the extra `bench`: `pip install torch`, here or in an environment of its
-own that `--torch-python` names. Results go to `benchmarks/results/published_way.json`.
+Run `python benchmarks/published_way.py`: a diagonal softplus tanh RNN learns the power law, and its
+weights are perturbed in random directions, for some seeds. memjax does all seeds in one process as
+one program each for training and perturbation. The published way is one process a run, a Python
+loop over time, and a Python loop over draws, in PyTorch. A second peer does the same in JAX as one
+would write it by hand: a compiled update with the time in `jax.lax.scan`, one process a run.
+PyTorch is optional and not part of the extra `bench`: `pip install torch`, here or in an
+environment of its own that `--torch-python` names. Results go to
+`benchmarks/results/published_way.json`.
 """
 
 import argparse
@@ -28,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 ACTIVATION, PARAMETRISATION, KERNEL = "tanh", "softplus", "power law"
 RADII = 1e-3 * 2 ** (np.arange(21) / 2)
 RATE, CLIP = 1e-2, 0.5
+LENGTH, HELD_OUT = 100, 32
 METHODS = ("memjax", "torch-loop", "jax-scan")
 
 # PyTorch may live in an environment without JAX, so that each method imports its own.
@@ -37,36 +39,63 @@ def by_memjax(problem: dict[str, np.ndarray], updates: int, batch: int, draws: i
     import equinox as eqx
     import jax
     import jax.numpy as jnp
+    import optax
 
+    from memjax.models import trainable
     from memjax.reproductions import _training
-    from memjax.reproductions import _w24_perturbation as w24
 
-    runs = problem["free"].shape[0]
-    model = w24._start(problem["free"].shape[1], ACTIVATION, PARAMETRISATION, jax.random.key(0))
+    runs, times = problem["free"].shape[0], problem["matrix"].shape[0]
     models = eqx.tree_at(
         lambda m: (m.free_rates, m.input, m.bias, m.readout_weights),
-        model,
+        make_model(problem["free"].shape[1], jax.random.key(0)),
         tuple(jnp.asarray(problem[name]) for name in ("free", "input", "bias", "readout")),
     )
     matrices = jnp.repeat(jnp.asarray(problem["matrix"])[None], runs, axis=0)
-    xs = jnp.asarray(problem["held_out"])
-    error = eqx.filter_jit(eqx.filter_vmap(w24.squared_error, in_axes=(eqx.if_array(0), None, 0)))
+    xs, weight = jnp.asarray(problem["held_out"]), jnp.asarray(problem["weight"])
+
+    def squared_error(model: Any, xs: jax.Array, matrix: jax.Array) -> jax.Array:
+        # An output is read after its input has acted, hence one more time than there are inputs.
+        ts, padded = jnp.arange(times + 1, dtype=xs.dtype), jnp.pad(xs, ((0, 0), (0, 1)))
+        outputs = jax.vmap(lambda x: model.residual(ts, x))(padded)[:, 1:]
+        return jnp.mean(weight * (outputs - xs @ matrix.T) ** 2)
+
+    def loss(model: Any, key: jax.Array, matrix: jax.Array) -> jax.Array:
+        return squared_error(model, jax.random.normal(key, (batch, times), xs.dtype), matrix)
+
+    error = eqx.filter_jit(eqx.filter_vmap(squared_error, in_axes=(eqx.if_array(0), None, 0)))
     start = error(models, xs, matrices)
+    schedule = optax.cosine_decay_schedule(RATE, updates)
+    optimiser = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(schedule))
     clock = time.perf_counter()
     training = _training.train(
-        models,
-        w24._Samples(batch),
-        w24._optimiser(PARAMETRISATION, updates),
-        updates,
-        key=jax.random.key(1),
-        data=matrices,
+        models, loss, optimiser, updates, key=jax.random.key(1), data=matrices
     )
     jax.block_until_ready(training.losses)
     trained = time.perf_counter() - clock
 
     def curve(model: Any, matrix: jax.Array, key: jax.Array) -> jax.Array:
-        value = lambda model: w24.squared_error(model, xs, matrix)
-        return w24.drawn_errors(model, value, jnp.asarray(RADII, xs.dtype), draws, key)
+        weights, rest = eqx.partition(model, trainable(model))
+        leaves, structure = jax.tree.flatten(weights)
+
+        def draw(key: jax.Array) -> jax.Array:
+            keys = jax.random.split(key, len(leaves))
+            noise = [
+                jax.random.normal(each, leaf.shape, leaf.dtype)
+                for each, leaf in zip(keys, leaves, strict=True)
+            ]
+            noise = [leaf / jnp.max(jnp.abs(leaf)) for leaf in noise]
+
+            def at(radius: jax.Array) -> jax.Array:
+                moved = [leaf + radius * step for leaf, step in zip(leaves, noise, strict=True)]
+                value = squared_error(
+                    eqx.combine(jax.tree.unflatten(structure, moved), rest), xs, matrix
+                )
+                return jnp.where(jnp.isnan(value), jnp.inf, value)
+
+            return jax.vmap(at)(jnp.asarray(RADII, xs.dtype))
+
+        errors = jax.lax.map(draw, jax.random.split(key, draws))
+        return jax.lax.cummax(jnp.max(errors, axis=0))
 
     clock = time.perf_counter()
     keys = jax.random.split(jax.random.key(2), runs)
@@ -204,24 +233,46 @@ BY: dict[str, Callable[..., dict]] = {
 }
 
 
+def make_model(width: int, key: Any) -> Any:
+    """A softplus tanh RNN in float32 to start from."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    import memjax as mj
+
+    first, second, _ = jax.random.split(key, 3)
+    model = mj.DiagonalNonlinearRNN.init(
+        mj.uniform_rates(width, 0.3, 1.3, key=first),
+        activation=ACTIVATION,
+        reparametrisation=mj.Softplus(),
+        key=second,
+    )
+    single = lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf
+    return jax.tree.map(single, model)
+
+
 def make_problem(width: int, seeds: int) -> dict[str, np.ndarray]:
-    """Weights to start from, one row a seed, and what the runs are measured on."""
+    """Weights to start from, one row a seed, and what the runs are measured on: errors weighted by
+    time squared on sequences of 100, for the kernel (1 + 0.1 t)^(-1.1)."""
     import jax
 
-    from memjax.reproductions import _w24_perturbation as w24
+    import memjax as mj
 
+    lags = np.arange(LENGTH)[:, None] - np.arange(LENGTH)
+    kernel = mj.PowerLaw(0.1, 10.0)
     keys = jax.random.split(jax.random.key(1), seeds)
-    models = [w24._start(width, ACTIVATION, PARAMETRISATION, key) for key in keys]
+    models = [make_model(width, key) for key in keys]
     stack = lambda name: np.stack([np.asarray(getattr(model, name)) for model in models])
     return {
         "free": stack("free_rates"),
         "input": stack("input"),
         "bias": stack("bias"),
         "readout": stack("readout_weights"),
-        "matrix": np.asarray(w24.kernel_matrix(w24.KERNELS[KERNEL]())),
-        "weight": np.asarray(w24._weights(), np.float32),
+        "matrix": np.where(lags < 0, 0, kernel(np.maximum(lags, 0.0))).astype(np.float32),
+        "weight": np.asarray(mj.TemporalWeight(2.0)(np.arange(LENGTH + 1.0))[1:], np.float32),
         "held_out": np.asarray(
-            jax.random.normal(jax.random.key(2), (w24._HELD_OUT, w24._LENGTH)), np.float32
+            jax.random.normal(jax.random.key(2), (HELD_OUT, LENGTH)), np.float32
         ),
     }
 

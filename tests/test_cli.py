@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -204,6 +205,7 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["plot", "none", "--out", "x.png"], "'none' does not exist"),
         (["reproduce"], "they are digits-stability"),
         (["reproduce", "plateau-flow"], "did you mean 'plateau-flows'?"),
+        (["reproduce", "plateau-flows", "--full"], "`full` must be left out for plateau-flows"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys, monkeypatch):
@@ -294,6 +296,21 @@ def test_reproduce_prints_and_writes_what_is_published_and_found(small, tmp_path
     assert json.loads((out / "verdicts.json").read_text())[0]["agrees"] is False
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_reproduce_takes_the_published_sizes(small, tmp_path, monkeypatch):
+    seen = []
+
+    def run(progress, *, full=False):
+        seen.append(full)
+        return small.run(progress)
+
+    sized = dataclasses.replace(small, run=run)
+    monkeypatch.setattr("memjax.reproductions.REPRODUCTIONS", {"small": sized})
+    out = str(tmp_path / "small")
+    assert main(["reproduce", "small", "--quiet", "--out", out]) == 1
+    assert main(["reproduce", "small", "--quiet", "--full", "--overwrite", "--out", out]) == 1
+    assert seen == [False, True]
 
 
 def test_reproduce_that_disagrees_is_an_answer(small, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import sys
 import textwrap
@@ -32,6 +33,8 @@ class Reproduce:
     """Folder to write; by default results/ and the name."""
     overwrite: bool = False
     """Replace the folder if it exists."""
+    full: bool = False
+    """Take the published sizes, where those of the reproduction are smaller."""
     json: bool = False
     """Print JSON instead of tables."""
     quiet: bool = False
@@ -50,9 +53,16 @@ class Reproduce:
             )
         reproduction = find_reproduction(self.name)
         out = Path("results") / self.name if self.out is None else self.out
+        sizes = {}
+        if self.full:
+            if "full" not in inspect.signature(reproduction.run).parameters:
+                raise ValueError(
+                    f"`full` must be left out for {self.name}, got True; it has no larger sizes."
+                )
+            sizes = {"full": True}
         with replacing(out, self.overwrite) as folder:
             folder.mkdir()
-            dataset = reproduction.run(not self.quiet)
+            dataset = reproduction.run(not self.quiet, **sizes)
             save_dataset(dataset, folder / "dataset.zarr")
             verdicts = reproduction.check(dataset)
             records = [dataclasses.asdict(verdict) for verdict in verdicts]
