@@ -7,8 +7,9 @@ the disk, and is the mark of the block: a block is there if and only if its `res
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,8 +228,8 @@ class BlockStore:
     def seal(self) -> None:
         """Mark the store as complete."""
         for folder in (ERRORS, RUNNING):
-            if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
-                remove(self.path / folder)
+            with suppress(OSError):  # somebody's notes are there, or nobody's were
+                (self.path / folder).rmdir()
         write_list(self.path, growing=())
 
     def unseal(self) -> None:
@@ -278,10 +279,18 @@ class BlockStore:
     def _error(self, index: int) -> Path:
         return self.path / ERRORS / f"{index}.json"
 
+    def _note(self, file: Path, write: Callable[[Path], None]) -> None:
+        while True:
+            file.parent.mkdir(exist_ok=True)
+            try:
+                return write(file)
+            except FileNotFoundError:
+                pass  # another writer came to its end, and has removed the empty folder
+
     def note_error(self, index: int, error: Mapping[str, Any]) -> None:
         """Keep why a block could not be computed."""
-        (self.path / ERRORS).mkdir(exist_ok=True)
-        write_synced(self._error(index), json.dumps(error, indent=1).encode())
+        data = json.dumps(error, indent=1).encode()
+        self._note(self._error(index), lambda file: write_synced(file, data))
 
     def errors(self) -> dict[int, dict[str, Any]]:
         """Why blocks could not be computed, by their numbers."""
@@ -295,11 +304,13 @@ class BlockStore:
 
     def note_running(self, who: str, what: Mapping[str, Any]) -> None:
         """Keep what a writer is doing, for those who watch it."""
-        folder = self.path / RUNNING
-        folder.mkdir(exist_ok=True)
-        new = temporary(folder / f"{who}.json")
-        new.write_text(json.dumps(what))
-        os.replace(new, folder / f"{who}.json")
+
+        def write(file: Path) -> None:
+            new = temporary(file)
+            new.write_text(json.dumps(what))
+            os.replace(new, file)
+
+        self._note(self.path / RUNNING / f"{who}.json", write)
 
     def forget_running(self, who: str) -> None:
         """Remove what was kept of a writer."""

@@ -268,6 +268,33 @@ def test_shards_fill_one_store_side_by_side(tmp_path, undisturbed):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log", "x"]
 
 
+def test_a_writer_that_ends_leaves_the_notes_of_others(tmp_path):
+    """The last of several writers removes folders that are empty, while others fill them."""
+    run(tmp_path / "x")
+    store, ended = BlockStore(tmp_path / "x"), threading.Event()
+
+    def seal():
+        while not ended.is_set():
+            store.seal()
+
+    thread = threading.Thread(target=seal)
+    thread.start()
+    try:
+        for k in range(300):
+            store.note_running("me", {"block": k})
+            assert store.running()["me"][0] == {"block": k}
+            store.forget_running("me")
+            store.note_error(0, {"block": k})
+            assert store.errors() == {0: {"block": k}}
+            (store.path / "errors" / "0.json").unlink()
+    finally:
+        ended.set()
+        thread.join()
+    store.path.rename(tmp_path / "y")
+    with pytest.raises(FileNotFoundError):
+        store.note_running("me", {})
+
+
 def test_stores_that_lie_apart_are_merged(tmp_path, undisturbed):
     for k in range(3):
         part = run(tmp_path / str(k), shard=(k, 3))
