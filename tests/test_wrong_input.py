@@ -156,6 +156,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "LRULayer": lambda: mj.LRULayer([1.0], [2.0], np.ones(1), np.ones(1)),
     "LinearRNN": lambda: mj.LinearRNN(-np.eye(2), np.ones(2), np.ones(2)),
     "NonlinearRNN": lambda: mj.NonlinearRNN(-np.eye(2), np.ones(2), None, np.ones(2)),
+    "S4Layer": lambda: mj.S4Layer(**STRUCTURED),
     "StateSpaceLayer": lambda: mj.StateSpaceLayer(**WIDE),
     "StateSpaceStack": lambda: mj.StateSpaceStack([mj.StateSpaceLayer(**WIDE)]),
 }
@@ -281,8 +282,10 @@ constructors(
         "activation": "tanh",
         "leak": False,
     },  # fmt: skip
+    S4Layer={**STRUCTURED, "activation": "gelu", "reparametrisation": mj.Exp},
     StateSpaceLayer={**WIDE, "activation": "tanh", "reparametrisation": mj.Exp},
     StateSpaceStack={"layers": lambda: [mj.StateSpaceLayer(**WIDE)], "skip": True},
+    hippo_legs={"modes": 3},
     log_uniform_rates={"width": 3, "low": 0.1, "high": 1.0, "key": key},
     ring={
         "width": 3,
