@@ -103,8 +103,8 @@ class S4Layer(AbstractModal, AbstractMapped):
       \hat y = C\, \sigma(s), \qquad s_c = 2 \operatorname{Re} \sum_n k_{cn} h_{cn},$$
 
     with $\Lambda = -w + i\nu$ and $w = \varphi(v)$. One hidden number stands for each pair, so that
-    $p^* h$ is $2 \operatorname{Re} \sum_n \bar p_n h_n$. Trained are $\log \Delta$, $v$, $\nu$, $U$,
-    $C$ and the real and imaginary parts of $p$, $b$ and $k$.
+    $p^* h$ is $2 \operatorname{Re} \sum_n \bar p_n h_n$. Trained are $\log \Delta$, $v$, $\nu$, $U$, $C$
+    and the real and imaginary parts of $p$, $b$ and $k$.
 
     There is no feedthrough $D x$, which S4 has beside the recurrence: it is no functional with a
     memory. Since $p p^*$ is positive, no eigenvalue of $\Lambda - p p^*$ lies to the right of
@@ -167,7 +167,9 @@ class S4Layer(AbstractModal, AbstractMapped):
                 f"`rates` must have shape (channels, modes), got {rates.shape}; pass one row per "
                 "channel."
             )
-        self.decays = Rates(rates.ravel(), Exp() if reparametrisation is None else reparametrisation)
+        self.decays = Rates(
+            rates.ravel(), Exp() if reparametrisation is None else reparametrisation
+        )
         frequencies = as_finite_array("frequencies", frequencies)
         _check_shape("frequencies", frequencies, rates.shape)
         self.frequencies = frequencies.ravel()
@@ -364,7 +366,9 @@ class S4Layer(AbstractModal, AbstractMapped):
         """
         xs = as_finite_array("xs", xs)
         if xs.ndim == 0 or xs.shape[0] == 0:
-            raise ValueError(f"`xs` must have at least one time, got shape {xs.shape}; pass samples.")
+            raise ValueError(
+                f"`xs` must have at least one time, got shape {xs.shape}; pass samples."
+            )
         check_input(xs[0], self.input_shape)
         times = xs.shape[0]
         kernel = self.discrete_kernel(times, step=step, discretisation=discretisation)

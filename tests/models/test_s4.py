@@ -22,9 +22,7 @@ XS = RNG.normal(size=(TIMES, 2))
 
 def make(diagonal=False, activation="tanh"):
     low_rank = None if diagonal else LOW_RANK
-    return mj.S4Layer(
-        RATES, FREQUENCIES, CLOCKS, low_rank, COLUMN, ROW, INPUT, READOUT, activation
-    )
+    return mj.S4Layer(RATES, FREQUENCIES, CLOCKS, low_rank, COLUMN, ROW, INPUT, READOUT, activation)
 
 
 def dense(channel, diagonal=False):
