@@ -103,8 +103,8 @@ class S4Layer(AbstractModal, AbstractMapped):
       \hat y = C\, \sigma(s), \qquad s_c = 2 \operatorname{Re} \sum_n k_{cn} h_{cn},$$
 
     with $\Lambda = -w + i\nu$ and $w = \varphi(v)$. One hidden number stands for each pair, so that
-    $p^* h$ is $2 \operatorname{Re} \sum_n \bar p_n h_n$. Trained are $\log \Delta$, $v$, $\nu$, $U$, $C$
-    and the real and imaginary parts of $p$, $b$ and $k$.
+    $p^* h$ is $2 \operatorname{Re} \sum_n \bar p_n h_n$. Trained are $\log \Delta$, $v$, $\nu$,
+    $U$, $C$ and the real and imaginary parts of $p$, $b$ and $k$.
 
     There is no feedthrough $D x$, which S4 has beside the recurrence: it is no functional with a
     memory. Since $p p^*$ is positive, no eigenvalue of $\Lambda - p p^*$ lies to the right of
@@ -316,7 +316,7 @@ class S4Layer(AbstractModal, AbstractMapped):
         `ValueError` for numbers that are not positive or another discretisation.
         """
         check_integer("times", times)
-        step = as_positive("step", step)
+        step = as_positive("step", step).astype(self.log_clock_rates.dtype)
         check_choice("discretisation", discretisation, ("bilinear", "zoh"), "choose one of both")
         if discretisation == "zoh":
             return self._held_kernel(times, step)

@@ -23,12 +23,14 @@ class Training(eqx.Module):
         run diverged.
     - `diverged`: whether a loss or a gradient was not finite, shape `(runs,)`.
     - `watched`: the largest value of `watch` until then, shape `(runs,)`.
+    - `memory`: what the optimiser remembers of every run, to go on from.
     """
 
     models: Any
     losses: Float[Array, "runs updates"]
     diverged: Bool[Array, " runs"]
     watched: Float[Array, " runs"]
+    memory: PyTree[Array]
 
 
 def batched(make: Callable[[PRNGKeyArray], Any], keys: PRNGKeyArray) -> Any:
@@ -51,6 +53,7 @@ def train(
     trained: Callable[[Any], PyTree[bool]] = trainable,
     scales: Float[Array, " runs"] | None = None,
     watch: Callable[[Any, Any], Float[Array, ""]] = lambda weights, slopes: jnp.zeros(()),
+    memory: PyTree[Array] | None = None,
 ) -> Training:
     """Train runs beside each other, all in one scan over updates.
 
@@ -70,11 +73,15 @@ def train(
         [`memjax.AbstractModel`][] of ours, another filter specification of a model.
     - `scales`: what the updates of each run are multiplied with; 1 by default.
     - `watch`: a number made of weights and slopes, of which the largest is kept.
+    - `memory`: that of an earlier training, to go on with it; by default the optimiser starts
+        anew.
     """
     weights, rest = eqx.partition(models, trained(models))
+    if memory is None:
+        memory = jax.vmap(optimiser.init)(weights)
 
-    def start(weights: PyTree[Array]) -> tuple:
-        return weights, optimiser.init(weights), jnp.asarray(False), jnp.zeros(())
+    def start(weights: PyTree[Array], memory: PyTree[Array]) -> tuple:
+        return weights, memory, jnp.asarray(False), jnp.zeros(())
 
     def update(
         state: tuple, rest: Any, data: Any, scale: Array | None, key: PRNGKeyArray
@@ -103,9 +110,11 @@ def train(
     def step(state: tuple, key: PRNGKeyArray) -> tuple[tuple, Array]:
         return eqx.filter_vmap(update, in_axes=in_axes)(state, rest, data, scales, key)
 
-    state = jax.vmap(start)(weights)
-    (weights, _, diverged, most), losses = jax.lax.scan(step, state, jax.random.split(key, updates))
-    return Training(eqx.combine(weights, rest), losses.T, diverged, most)
+    state = jax.vmap(start)(weights, memory)
+    (weights, memory, diverged, most), losses = jax.lax.scan(
+        step, state, jax.random.split(key, updates)
+    )
+    return Training(eqx.combine(weights, rest), losses.T, diverged, most, memory)
 
 
 def select(models: Any, index: Any) -> Any:

@@ -181,7 +181,7 @@ def _within(found: np.ndarray, published: np.ndarray, factor: float = _FACTOR) -
 
 def _published(table: Sequence[float], widths: np.ndarray) -> np.ndarray:
     """The entries of the widths that were measured, NaN for others."""
-    known = dict(zip(WIDTHS, table, strict=True))
+    known: dict[int, float] = dict(zip(WIDTHS, table, strict=True))
     return np.asarray([known.get(int(width), np.nan) for width in widths])
 
 
