@@ -138,9 +138,9 @@ def run(
     *,
     cases: Sequence[str] = tuple(CASES),
     seeds: int = 2,
-    batch: int = 32,
+    batch: int = 16,
     updates: int = 100,
-    most_epochs: int = 8,
+    most_epochs: int = 6,
     draws: int = 30,
 ) -> "xr.Dataset":
     """Errors of perturbed models over `case`, `seed`, `place` (of the width) and `ball`."""
@@ -307,8 +307,8 @@ REPRODUCTION = Reproduction(
     "published. Figures 7 and 8: RNNs of m = 8 to 32 (published 64) with relu and softplus "
     "activations learn (1 + 0.1 t)^-1.1 on sequences of 100 with errors weighted by t^2, with the "
     "published start, penalty and optimiser; rates are lowered by the radius, and all else is "
-    "drawn. Batches are of 32 (published 512) new sequences; 500 updates for the first width, and "
-    "up to 800 for a larger one, until its error is half of that of the width before. The figure "
+    "drawn. Batches are of 16 (published 512) new sequences; 500 updates for the first width, and "
+    "up to 600 for a larger one, until its error is half of that of the width before. The figure "
     "of relu was read off to about a fifth; of softplus no data is published. Radii agree if they "
     f"are within a factor of {_FACTOR:g}, medians over seeds.",
     run=run,

@@ -79,7 +79,14 @@ def test_the_low_rank_form_is_the_hippo_matrix():
         assert np.all(system.low_rank > 0) and np.all(np.diff(system.frequencies) > 0)
 
 
-@pytest.mark.parametrize("name, referee", [("bilinear", bilinear), ("zoh", held)])
+REFEREES = [
+    ("bilinear", bilinear),
+    # Matrix exponentials take seconds to compile.
+    pytest.param("zoh", held, marks=pytest.mark.thorough),
+]
+
+
+@pytest.mark.parametrize("name, referee", REFEREES)
 def test_discrete_kernels_of_hippo(name, referee):
     modes, step = 4, 0.05
     system = mj.hippo_legs(modes)
@@ -95,7 +102,7 @@ def test_discrete_kernels_of_hippo(name, referee):
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
-@pytest.mark.parametrize("name, referee", [("bilinear", bilinear), ("zoh", held)])
+@pytest.mark.parametrize("name, referee", REFEREES)
 def test_discrete_kernels_and_convolutions(name, referee, diagonal):
     layer = make(diagonal)
     kernel = layer.discrete_kernel(TIMES, step=STEP, discretisation=name)
@@ -134,6 +141,7 @@ def test_it_is_stable_whatever_the_low_rank_is():
         assert np.max(np.abs(kernel[:, -1])) < 1e-8 * np.max(np.abs(kernel))
 
 
+@pytest.mark.thorough
 def test_random_layers():
     key = jax.random.key(0)
     layer = mj.S4Layer.init(4, 8, key=key)
