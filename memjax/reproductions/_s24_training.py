@@ -15,7 +15,18 @@ from ..models import Fixed, hippo_legs, S4Layer
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
 from ._base import check_integers, check_known, describe, empty, Reproduction, Verdict
-from ._staged import normal, orthogonal, perturbed_errors, radius_at, Staged, train_widths, uniform
+from ._staged import (
+    normal,
+    orthogonal,
+    perturbed_errors,
+    RADII,
+    radius_at,
+    same,
+    squared_weights,
+    Staged,
+    train_widths,
+    uniform,
+)
 
 DIRECT, SOFTPLUS, S4 = "state-space", "softplus", "S4"
 WIDTHS = (8, 16, 32, 64)
