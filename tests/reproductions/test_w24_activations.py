@@ -46,6 +46,8 @@ def test_crossings_are_judged():
     assert claim(activations.SOFTPLUS, apart) is False
     assert claim(activations.SOFTPLUS_STABLE, apart) is True
     assert claim(activations.SOFTPLUS_STABLE, cross) is False
+    # Wide models that are no better say nothing.
+    assert claim(activations.SOFTPLUS, ((1e-3, 1e-3, 1e-2), *cross[1:])) is None
 
 
 def test_targets_are_sampled_kernels():
