@@ -30,6 +30,7 @@ def run_linear(model, xs):
     return np.array(outputs)
 
 
+@pytest.mark.thorough
 def test_the_expected_error_is_that_of_many_inputs():
     model = training.LinearSSM.init(training.SOFTPLUS, 4, np.random.default_rng(3))
     xs = np.random.default_rng(0).normal(size=(3, 100))
@@ -51,6 +52,7 @@ def test_direct_rates_may_become_negative_when_perturbed():
     np.testing.assert_array_equal(settled.rate_map(jnp.array([-1.0])), [-1.0])
 
 
+@pytest.mark.thorough
 def test_s4_block_is_that_of_its_recurrence():
     model = training.S4Model.init(3, np.random.default_rng(0))
     xs = np.random.default_rng(1).normal(size=(2, 100)).astype(np.float32)
@@ -148,6 +150,7 @@ def test_ratios_and_learning_rates_are_judged():
     assert isinstance(GRADIENTS.plot(cell(reach, ratios)), matplotlib.figure.Figure)
 
 
+@pytest.mark.thorough
 def test_the_published_start_grows_and_the_fair_one_decays():
     for name, sign in ((gradients.PUBLISHED_START, -1), (gradients.FAIR_START, 1)):
         model = gradients.StableSSM.init(name, 2, 3, jax.random.key(0))

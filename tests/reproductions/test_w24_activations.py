@@ -10,19 +10,19 @@ ACTIVATIONS = mj.REPRODUCTIONS["w24-activations"]
 
 
 def like(name, starts, tenths, losts):
-    """Curves of one case, in units of a power of 2, that pass a tenth and all of it at radii."""
+    """Curves of one case, in units of a power of 15, that pass a tenth and all of it at radii."""
     case = activations.CASES[name]
     widths = list(case.widths)[: len(starts)]
     slope = np.log(10) / np.log(np.asarray(losts) / tenths)
     curves = 0.1 * (case.radii / np.asarray(tenths)[:, None]) ** slope[:, None]
     curves = np.maximum(curves, np.asarray(starts)[:, None])
-    errors = 2.0 * np.concatenate([np.asarray(starts)[:, None], curves], axis=1)
+    errors = 15.0 * np.concatenate([np.asarray(starts)[:, None], curves], axis=1)
     return xr.Dataset(
         {
             "error": (("case", "seed", "place", "ball"), errors[None, None]),
             "width": (("case", "place"), [widths]),
             "radius": (("case", "ball"), [[0.0, *case.radii]]),
-            "power": ("case", [2.0]),
+            "power": ("case", [15.0]),
         },
         {"case": [name], "seed": [0]},
     )
@@ -32,9 +32,9 @@ def test_published_radii_agree_with_themselves():
     for name in (activations.RELU, activations.RELU_STABLE):
         published = activations.CASES[name].published
         start, tenth, lost = np.array([published[m] for m in (8, 16, 32)]).T
-        verdicts = ACTIVATIONS.check(like(name, start / 2, tenth, lost))
+        verdicts = ACTIVATIONS.check(like(name, start / 15, tenth, lost))
         assert [verdict.agrees for verdict in verdicts[:3]] == [True] * 3
-        verdicts = ACTIVATIONS.check(like(name, start / 2, tenth * 3, lost * 3))
+        verdicts = ACTIVATIONS.check(like(name, start / 15, tenth * 3, lost * 3))
         assert [verdict.agrees for verdict in verdicts[:3]] == [True, False, False]
 
 

@@ -56,6 +56,7 @@ def test_published_errors_are_compared_by_width():
     assert FILTERING.check(dataset)[0].agrees is False
 
 
+@pytest.mark.thorough
 def test_the_published_transformer_has_no_memory_along_time():
     rng = np.random.default_rng(0)
     across = filtering.teacher_memory(filtering.make_transformer(False, rng))
@@ -76,6 +77,7 @@ def test_teachers_are_causal_and_their_outputs_of_the_right_shape():
         assert np.max(np.abs(teacher(later)[:, 60:] - ys[:, 60:])) > 1e-3
 
 
+@pytest.mark.thorough
 def test_a_random_rnn_forgets_exponentially():
     memory = filtering.teacher_memory(filtering.TEACHERS[filtering.RNN](np.random.default_rng(7)))
     assert filtering._tell_decay(memory) == "exponential"

@@ -53,7 +53,7 @@ def test_decays_and_periods_are_told():
     wave = np.tile([[0.0, 1], [1, 0], [1, 1]], (20, 1))
     assert memory.find_period(wave) == 3
     assert memory.find_period(np.ones((40, 2))) == 1
-    assert memory.find_period(np.arange(80.0).reshape(40, 2)) == 0
+    assert memory.find_period(np.arange(200.0).reshape(100, 2)) == 0
 
 
 def test_the_rnn_of_two_neurons_is_periodic_though_its_matrix_is_stable():
