@@ -306,9 +306,10 @@ REPRODUCTION = Reproduction(
     "published. Figures 7 and 8: RNNs of m = 8 to 32 (published 64) with relu and softplus "
     "activations learn (1 + 0.1 t)^-1.1 on sequences of 100 with errors weighted by t^2, with the "
     "published start, penalty and optimiser; rates are lowered by the radius, and all else is "
-    "drawn; the softplus is no default. Batches are of 32 (published 512) new sequences; 500 updates for the first width, and "
-    "up to 2,000 for a larger one, until its error is half of that of the width before. The figure "
-    "of relu was read off to about a fifth; of softplus no data is published. Radii agree if they "
+    "drawn; the softplus is no default. Batches are of 32 (published 512) new sequences; 500 "
+    "updates for the first width, and up to 2,000 for a larger one, until its error is half of "
+    "that of the width before. The figure of relu was read off to about a fifth; of softplus no "
+    "data is published. Radii agree if they "
     f"are within a factor of {_FACTOR:g}, medians over seeds.",
     run=run,
     check=check,
