@@ -14,6 +14,7 @@ from .._checks import (
     as_positive_array,
     as_range,
     check_choice,
+    check_flag,
     check_integer,
 )
 from .._typing import ArrayLike, ScalarLike
@@ -213,6 +214,7 @@ class S4Layer(AbstractModal, AbstractMapped):
         check_integer("channels", channels)
         system = hippo_legs(modes)
         check_sizes(inputs, outputs)
+        diagonal = check_flag("diagonal", diagonal)
         slowest, fastest = as_range("slowest", slowest, "fastest", fastest)
         activation = as_activation(activation)
         keys = jax.random.split(as_key("key", key), 5)
