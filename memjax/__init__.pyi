@@ -79,6 +79,8 @@ from .models import DiagonalLinearRNN as DiagonalLinearRNN
 from .models import DiagonalNonlinearRNN as DiagonalNonlinearRNN
 from .models import Fixed as Fixed
 from .models import GatedRNN as GatedRNN
+from .models import hippo_legs as hippo_legs
+from .models import HippoLegS as HippoLegS
 from .models import LinearRNN as LinearRNN
 from .models import log_uniform_rates as log_uniform_rates
 from .models import LRULayer as LRULayer
@@ -86,6 +88,7 @@ from .models import NonlinearRNN as NonlinearRNN
 from .models import ring as ring
 from .models import s4d_lin as s4d_lin
 from .models import s4d_real as s4d_real
+from .models import S4Layer as S4Layer
 from .models import stable_gaussian as stable_gaussian
 from .models import StateSpaceLayer as StateSpaceLayer
 from .models import StateSpaceStack as StateSpaceStack

@@ -61,6 +61,17 @@ TS = np.linspace(0.0, 1.0, 4)
 XS = np.array([0.0, 1.0, 0.5, 0.2])
 SAMPLES = {"ts": TS, "xs": XS}
 WIDE = {"rates": np.array([1.0, 0.5]), "input": np.ones(2), "bias": None, "readout": np.ones(2)}
+ROWS = np.array([[1.0, 0.5]])
+STRUCTURED = {
+    "rates": ROWS,
+    "frequencies": ROWS,
+    "clock_rates": np.ones(1),
+    "low_rank": ROWS,
+    "state_input": ROWS,
+    "state_readout": ROWS,
+    "input": np.ones(1),
+    "readout": np.ones(1),
+}
 
 
 def sweep_dataset():
@@ -156,6 +167,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "LRULayer": lambda: mj.LRULayer([1.0], [2.0], np.ones(1), np.ones(1)),
     "LinearRNN": lambda: mj.LinearRNN(-np.eye(2), np.ones(2), np.ones(2)),
     "NonlinearRNN": lambda: mj.NonlinearRNN(-np.eye(2), np.ones(2), None, np.ones(2)),
+    "S4Layer": lambda: mj.S4Layer(**STRUCTURED),
     "StateSpaceLayer": lambda: mj.StateSpaceLayer(**WIDE),
     "StateSpaceStack": lambda: mj.StateSpaceStack([mj.StateSpaceLayer(**WIDE)]),
 }
@@ -281,8 +293,10 @@ constructors(
         "activation": "tanh",
         "leak": False,
     },  # fmt: skip
+    S4Layer={**STRUCTURED, "activation": "gelu", "reparametrisation": mj.Exp},
     StateSpaceLayer={**WIDE, "activation": "tanh", "reparametrisation": mj.Exp},
     StateSpaceStack={"layers": lambda: [mj.StateSpaceLayer(**WIDE)], "skip": True},
+    hippo_legs={"modes": 3},
     log_uniform_rates={"width": 3, "low": 0.1, "high": 1.0, "key": key},
     ring={
         "width": 3,
@@ -698,6 +712,23 @@ add(
     cell="gru",
     rate=1.0,
 )
+DISCRETE = {"step": 1.0, "discretisation": "bilinear"}
+methods(MODELS, "discrete_kernel", times=4, **DISCRETE)
+methods(MODELS, "convolve", xs=XS, **DISCRETE)
+add(
+    "S4Layer.init",
+    lambda: mj.S4Layer.init,
+    channels=2,
+    modes=3,
+    inputs=None,
+    outputs=None,
+    diagonal=False,
+    slowest=0.1,
+    fastest=1.0,
+    activation="gelu",
+    reparametrisation=mj.Exp,
+    key=key,
+)
 methods(LOSSES, "__call__", model=model)
 methods(LOSSES, "gradient", model=model, displacement=None)
 methods(LOSSES, "gradient_noise", model=model, displacement=None)
@@ -789,7 +820,7 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
     "FitStatistics", "GradientSignal",
-    "HessianSpectrum", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
+    "HessianSpectrum", "HippoLegS", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",
     "Verdict",
@@ -862,6 +893,9 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "LRULayer.readout": {"made complex"},
     "NonlinearRNN.recurrent": SIGNED,
     "NonlinearRNN.bias": SIGNED,
+    "S4Layer.low_rank": SIGNED | {"made complex"},
+    "S4Layer.state_input": SIGNED | {"made complex"},
+    "S4Layer.state_readout": SIGNED | {"made complex"},
     "StateSpaceLayer.bias": SIGNED,
     "DiagonalNonlinearRNN.bias": SIGNED,
     "fit_scaling_law.axis_range": {"numbers"},

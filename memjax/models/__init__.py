@@ -30,6 +30,9 @@ from ._parts import InputMap as InputMap
 from ._parts import Rates as Rates
 from ._parts import Readout as Readout
 from ._parts import weight_name as weight_name
+from ._s4 import hippo_legs as hippo_legs
+from ._s4 import HippoLegS as HippoLegS
+from ._s4 import S4Layer as S4Layer
 from ._state_space import LRULayer as LRULayer
 from ._state_space import StateSpaceLayer as StateSpaceLayer
 from ._state_space import StateSpaceStack as StateSpaceStack

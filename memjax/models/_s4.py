@@ -1,0 +1,453 @@
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, PRNGKeyArray, Real
+
+from .._checks import (
+    as_finite_array,
+    as_inexact_array,
+    as_key,
+    as_positive,
+    as_positive_array,
+    as_range,
+    check_choice,
+    check_flag,
+    check_integer,
+)
+from .._typing import ArrayLike, ScalarLike
+from ..reparam import AbstractReparametrisation, Exp
+from ..targets import StateSpace
+from ._capabilities import AbstractMapped, AbstractModal
+from ._parts import (
+    as_activation,
+    check_input,
+    check_sizes,
+    InputMap,
+    random_input,
+    random_readout,
+    Rates,
+    Readout,
+)
+from ._scan import as_scannable
+
+Discretisation = Literal["bilinear", "zoh"]
+
+
+class HippoLegS(NamedTuple):
+    r"""The HiPPO-LegS system as a diagonal plus a low rank.
+
+    Made by [`memjax.hippo_legs`][].
+
+    **Attributes:**
+
+    - `rates`: the rates $w_n$, all $\tfrac12$, shape `(modes,)`.
+    - `frequencies`: the angular frequencies $\nu_n > 0$, ascending, shape `(modes,)`.
+    - `low_rank`: the vector $p_n > 0$, shape `(modes,)`.
+    - `input`: the vector $b_n = \sqrt 2\, p_n$, shape `(modes,)`.
+    """
+
+    rates: Float[Array, " modes"]
+    frequencies: Float[Array, " modes"]
+    low_rank: Float[Array, " modes"]
+    input: Float[Array, " modes"]
+
+
+def hippo_legs(modes: int) -> HippoLegS:
+    r"""The HiPPO-LegS matrix of $2m$ states, as $m$ conjugate pairs and a matrix of rank one.
+
+    $$A_{nk} = -\begin{cases} \sqrt{(2n+1)(2k+1)} & n > k \\ n + 1 & n = k \\ 0 & n < k
+      \end{cases}, \qquad B_n = \sqrt{2n+1}, \qquad
+      A = V \big(\operatorname{diag}(-\tfrac12 \pm i\nu) - p p^*\big) V^*$$
+
+    with a unitary $V$, whose phases are chosen such that all $p_n$ are positive. Then
+    $V^* B = \sqrt 2\, p$.
+
+    **Arguments:**
+
+    - `modes`: the number $m$ of conjugate pairs.
+
+    **Returns:**
+
+    A [`memjax.HippoLegS`][], for a [`memjax.S4Layer`][]. Without `low_rank` it is S4D-LegS.
+
+    ??? cite "Reference"
+
+        Gu, Goel, Ré, *Efficiently Modeling Long Sequences with Structured State Spaces*, ICLR
+        2022, Section 3.2 and Appendix C.
+    """
+    check_integer("modes", modes)
+    degree = np.arange(2.0 * modes)
+    roots = np.sqrt(degree + 0.5)
+    # What is left of A beside the half of the identity and the rank one is skew-symmetric.
+    product = np.outer(roots, roots)
+    skew = np.triu(product, 1) - np.tril(product, -1)
+    frequencies, vectors = np.linalg.eigh(-1j * skew)
+    low_rank = np.abs(vectors.conj().T @ roots)[modes:]
+    return HippoLegS(
+        jnp.full(modes, 0.5),
+        jnp.asarray(frequencies[modes:]),
+        jnp.asarray(low_rank),
+        jnp.asarray(np.sqrt(2.0) * low_rank),
+    )
+
+
+class S4Layer(AbstractModal, AbstractMapped):
+    r"""A structured state-space layer: S4, or with diagonal recurrence S4D.
+
+    Every channel $c$ is a linear system of conjugate pairs of complex modes with its own clock,
+    whose recurrence is a diagonal plus a matrix of rank one:
+
+    $$\dot h_c = \Delta_c \big( (\Lambda_c - p_c p_c^*) h_c + b_c\, (U x)_c \big), \qquad
+      \hat y = C\, \sigma(s), \qquad s_c = 2 \operatorname{Re} \sum_n k_{cn} h_{cn},$$
+
+    with $\Lambda = -w + i\nu$ and $w = \varphi(v)$. One hidden number stands for each pair, so that
+    $p^* h$ is $2 \operatorname{Re} \sum_n \bar p_n h_n$. Trained are $\log \Delta$, $v$, $\nu$,
+    $U$, $C$ and the real and imaginary parts of $p$, $b$ and $k$.
+
+    There is no feedthrough $D x$, which S4 has beside the recurrence: it is no functional with a
+    memory. Since $p p^*$ is positive, no eigenvalue of $\Lambda - p p^*$ lies to the right of
+    $-\min w$: a layer with positive rates is stable whatever $p$ is.
+
+    **Arguments:**
+
+    - `rates`: the decay rates $w_{cn} > 0$, shape `(channels, modes)`, in units of one over the
+        channel's clock.
+    - `frequencies`: the angular frequencies $\nu_{cn}$, shape `(channels, modes)`.
+    - `clock_rates`: the rates $\Delta_c > 0$ of the channels' clocks, shape `(channels,)`, in units
+        of one over the model's clock. For samples at distance 1 they are the step sizes of S4.
+    - `low_rank`: the vectors $p_c$, complex or real, shape `(channels, modes)`, or `None` for S4D.
+    - `state_input`, `state_readout`: the vectors $b_c$ and $k_c$, complex or real, shape
+        `(channels, modes)`.
+    - `input`: the matrix $U$, shape `(channels,)` for scalar inputs or `(channels, inputs)`.
+    - `readout`: the matrix $C$, shape `(channels,)` for scalar outputs or `(outputs, channels)`.
+    - `activation`: $\sigma$, as in [`memjax.NonlinearRNN`][]. Defaults to `"gelu"`.
+    - `reparametrisation`: the map from free weights to rates. Defaults to [`memjax.Exp`][].
+
+    **Raises:**
+
+    `ValueError` for rates or clock rates that are not positive, entries that are not finite,
+    shapes that do not match, or an unknown activation.
+
+    ??? cite "Reference"
+
+        Gu, Goel, Ré, *Efficiently Modeling Long Sequences with Structured State Spaces*, ICLR
+        2022; Gu, Gupta, Goel, Ré, *On the Parameterization and Initialization of Diagonal State
+        Space Models*, NeurIPS 2022.
+    """
+
+    decays: Rates
+    frequencies: Float[Array, " width"]
+    log_clock_rates: Float[Array, " channels"]
+    low_rank: Float[Array, "2 channels modes"] | None
+    state_input: Float[Array, "2 channels modes"]
+    state_readout: Float[Array, "2 channels modes"]
+    drive: InputMap
+    output: Readout
+    activation: Callable[[Array], Array]
+
+    def __init__(
+        self,
+        rates: Real[ArrayLike, "channels modes"],
+        frequencies: Real[ArrayLike, "channels modes"],
+        clock_rates: Real[ArrayLike, " channels"],
+        low_rank: Array | None,
+        state_input: Array,
+        state_readout: Array,
+        input: Real[ArrayLike, "channels *inputs"],
+        readout: Real[ArrayLike, "*outputs channels"],
+        activation: str | Callable[[Array], Array] = "gelu",
+        reparametrisation: AbstractReparametrisation | None = None,
+    ) -> None:
+        hint = "a mode of rate w decays as exp(-w t), so pass w > 0"
+        rates = as_positive_array("rates", rates, hint)
+        if rates.ndim != 2 or rates.size == 0:
+            raise ValueError(
+                f"`rates` must have shape (channels, modes), got {rates.shape}; pass one row per "
+                "channel."
+            )
+        self.decays = Rates(
+            rates.ravel(), Exp() if reparametrisation is None else reparametrisation
+        )
+        frequencies = as_finite_array("frequencies", frequencies)
+        _check_shape("frequencies", frequencies, rates.shape)
+        self.frequencies = frequencies.ravel()
+        clocks = as_positive_array("clock_rates", clock_rates)
+        _check_shape("clock_rates", clocks, rates.shape[:1])
+        self.log_clock_rates = jnp.log(clocks)
+        self.low_rank = None if low_rank is None else _parts("low_rank", low_rank, rates.shape)
+        self.state_input = _parts("state_input", state_input, rates.shape)
+        self.state_readout = _parts("state_readout", state_readout, rates.shape)
+        self.drive = InputMap(input, rates.shape[0])
+        self.output = Readout(readout, rates.shape[0])
+        self.activation = as_activation(activation)
+
+    @classmethod
+    def init(
+        cls,
+        channels: int,
+        modes: int,
+        inputs: int | None = None,
+        outputs: int | None = None,
+        *,
+        diagonal: bool = False,
+        slowest: Real[ScalarLike, ""] = 1e-3,
+        fastest: Real[ScalarLike, ""] = 0.1,
+        activation: str | Callable[[Array], Array] = "gelu",
+        reparametrisation: AbstractReparametrisation | None = None,
+        key: PRNGKeyArray,
+    ) -> "S4Layer":
+        r"""A layer that starts from HiPPO-LegS in every channel ([`memjax.hippo_legs`][]).
+
+        **Arguments:**
+
+        - `channels`: how many linear systems.
+        - `modes`: the number of conjugate pairs of each, half of the number of its states.
+        - `inputs`, `outputs`: how many, or `None` for scalars.
+        - `diagonal`: whether to leave out the matrix of rank one, as S4D-LegS does.
+        - `slowest`, `fastest`: between which clock rates are drawn, with uniform logarithms.
+        - `activation`, `reparametrisation`: as above.
+        - `key`: the PRNG key.
+        """
+        check_integer("channels", channels)
+        system = hippo_legs(modes)
+        check_sizes(inputs, outputs)
+        diagonal = check_flag("diagonal", diagonal)
+        slowest, fastest = as_range("slowest", slowest, "fastest", fastest)
+        activation = as_activation(activation)
+        keys = jax.random.split(as_key("key", key), 5)
+        clocks = jax.random.uniform(
+            keys[0], (channels,), minval=jnp.log(slowest), maxval=jnp.log(fastest)
+        )
+        rows = lambda row: jnp.broadcast_to(row, (channels, modes))
+        # Two parts of half the variance each make complex numbers of the usual one.
+        parts = jax.random.normal(keys[1], (2, channels, modes)) / jnp.sqrt(2)
+        return cls(
+            rows(system.rates),
+            rows(system.frequencies),
+            jnp.exp(clocks),
+            None if diagonal else rows(system.low_rank),
+            rows(system.input),
+            jax.lax.complex(*parts),
+            random_input(channels, inputs, keys[2]),
+            random_readout(channels, outputs, keys[3]),
+            activation,
+            reparametrisation,
+        )
+
+    @property
+    def channels(self) -> int:
+        """The number of channels."""
+        return self.log_clock_rates.shape[0]
+
+    @property
+    def clock_rates(self) -> Float[Array, " channels"]:
+        r"""The rates $\Delta$ of the channels' clocks."""
+        return jnp.exp(self.log_clock_rates)
+
+    def initial_hidden(self) -> Float[Array, "2 channels modes"]:
+        """The hidden state at rest: real parts, then imaginary parts."""
+        return jnp.zeros_like(self.state_input)
+
+    def vector_field(
+        self,
+        t: Float[Array, ""],
+        hidden: Float[Array, "2 channels modes"],
+        x: Float[Array, "*inputs"],
+    ) -> Float[Array, "2 channels modes"]:
+        state = jax.lax.complex(*hidden)
+        driven = _complex(self.state_input) * self.drive(x)[:, None]
+        slope = self.clock_rates[:, None] * (self._recur(state) + driven)
+        return jnp.stack([slope.real, slope.imag])
+
+    def readout(self, hidden: Float[Array, "2 channels modes"]) -> Float[Array, "*outputs"]:
+        real, imaginary = self.state_readout
+        signals = 2 * jnp.sum(real * hidden[0] - imaginary * hidden[1], axis=1)
+        return self.output(self.activation(signals))
+
+    def scan(
+        self,
+        ts: Real[ArrayLike, " times"],
+        xs: Real[ArrayLike, "times *inputs"],
+        *,
+        interpolation: Literal["linear", "previous"] = "linear",
+    ) -> Float[Array, "times *outputs"]:
+        """The outputs for sampled inputs, exactly in every step, by matrix exponentials.
+
+        Every channel is a dense system of twice as many real states as it has modes. For long
+        inputs and for training, `convolve` is the faster one. Arguments, returns and errors as in
+        [`memjax.LinearRNN.scan`][].
+        """
+        _, xs = as_scannable(ts, xs, interpolation)
+        check_input(xs[0], self.input_shape)
+        signals = self._respond(ts, jax.vmap(self.drive)(xs), interpolation == "previous")
+        return jax.vmap(lambda signal: self.output(self.activation(signal)))(signals)
+
+    def discrete_kernel(
+        self,
+        times: int,
+        *,
+        step: Real[ScalarLike, ""] = 1.0,
+        discretisation: Discretisation = "bilinear",
+    ) -> Float[Array, "channels times"]:
+        r"""The convolution kernels of the channels in discrete time.
+
+        $$K_{cj} = 2 \operatorname{Re} k_c^\mathsf{T} \bar A_c^j \bar b_c, \qquad
+          \bar A = (1 - \tfrac{\delta}{2} A)^{-1} (1 + \tfrac{\delta}{2} A), \quad
+          \bar b = (1 - \tfrac{\delta}{2} A)^{-1} \delta b$$
+
+        with $A_c = \Lambda_c - p_c p_c^*$ and $\delta = \Delta_c$ times the step for `"bilinear"`,
+        and $\bar A = e^{\delta A}$, $\bar b = A^{-1} (e^{\delta A} - 1) b$ for `"zoh"`, the input
+        held between samples. The inverse takes one division a mode, by the formula of Sherman and
+        Morrison, so that `"bilinear"` costs as many operations as there are modes and times.
+
+        **Arguments:**
+
+        - `times`: how many.
+        - `step`: the distance of samples, in units of the model's clock.
+        - `discretisation`: `"bilinear"` as in S4, or `"zoh"` as in S4D.
+
+        **Returns:**
+
+        The kernels, shape `(channels, times)`.
+
+        **Raises:**
+
+        `ValueError` for numbers that are not positive or another discretisation.
+        """
+        check_integer("times", times)
+        step = as_positive("step", step).astype(self.log_clock_rates.dtype)
+        check_choice("discretisation", discretisation, ("bilinear", "zoh"), "choose one of both")
+        if discretisation == "zoh":
+            return self._held_kernel(times, step)
+        half = 0.5 * step * self.clock_rates[:, None]
+        inverse = 1 / (1 - half * self._diagonal())
+        driven = _complex(self.state_input)
+
+        def solve(state: Complex[Array, "channels modes"]) -> Complex[Array, "channels modes"]:
+            state = inverse * state
+            if self.low_rank is None:
+                return state
+            low_rank = _complex(self.low_rank)
+            turned = inverse * low_rank
+            share = half * _pair(low_rank, state) / (1 + half * _pair(low_rank, turned))
+            return state - share * turned
+
+        def advance(state: Array, _: None) -> tuple[Array, Array]:
+            return solve(state + half * self._recur(state)), self._read(state)
+
+        return jax.lax.scan(advance, solve(2 * half * driven), length=times)[1].T
+
+    def convolve(
+        self,
+        xs: Real[ArrayLike, "times *inputs"],
+        *,
+        step: Real[ScalarLike, ""] = 1.0,
+        discretisation: Discretisation = "bilinear",
+    ) -> Float[Array, "times *outputs"]:
+        r"""The outputs in discrete time, as S4 computes them, by Fourier transforms.
+
+        $$\hat y_k = C\, \sigma\Big(\sum_{j \le k} K_j\, U x_{k-j}\Big),$$
+
+        so that an output sees the input of its own time already, other than in `scan`.
+
+        **Arguments:**
+
+        - `xs`: the inputs, shape `(times,)`, or `(times, inputs)` where there are several.
+        - `step`, `discretisation`: as in `discrete_kernel`.
+
+        **Returns:**
+
+        The outputs, shape `(times,)`, or `(times, outputs)` where there are several.
+
+        **Raises:**
+
+        `ValueError` for inputs of another shape, and as `discrete_kernel` does.
+        """
+        xs = as_finite_array("xs", xs)
+        if xs.ndim == 0 or xs.shape[0] == 0:
+            raise ValueError(
+                f"`xs` must have at least one time, got shape {xs.shape}; pass samples."
+            )
+        check_input(xs[0], self.input_shape)
+        times = xs.shape[0]
+        kernel = self.discrete_kernel(times, step=step, discretisation=discretisation)
+        driven = jax.vmap(self.drive, out_axes=1)(xs)
+        # Twice the length, so that what runs over the end does not come back at the start.
+        transform = lambda signal: jnp.fft.rfft(signal, 2 * times)
+        signals = jnp.fft.irfft(transform(kernel) * transform(driven), 2 * times)[:, :times]
+        return jax.vmap(lambda signal: self.output(self.activation(signal)), 1)(signals)
+
+    def _diagonal(self) -> Complex[Array, "channels modes"]:
+        return jax.lax.complex(-self.rates, self.frequencies).reshape(self.state_input.shape[1:])
+
+    def _recur(self, state: Complex[Array, "channels modes"]) -> Complex[Array, "channels modes"]:
+        slope = self._diagonal() * state
+        if self.low_rank is None:
+            return slope
+        low_rank = _complex(self.low_rank)
+        return slope - low_rank * _pair(low_rank, state)
+
+    def _read(self, state: Complex[Array, "channels modes"]) -> Float[Array, " channels"]:
+        return 2 * jnp.sum(_complex(self.state_readout) * state, axis=1).real
+
+    def _held_kernel(self, times: int, step: Array) -> Float[Array, "channels times"]:
+        if self.low_rank is None:
+            diagonal = self._diagonal()
+            z = step * self.clock_rates[:, None] * diagonal
+            weights = _complex(self.state_readout) * _complex(self.state_input)
+            weights = weights * jnp.expm1(z) / diagonal
+            powers = jnp.exp(z[:, :, None] * jnp.arange(times))
+            return 2 * jnp.einsum("cn,cnt->ct", weights, powers).real
+        impulse = jnp.zeros((times + 1, self.channels)).at[0].set(1.0)
+        return self._respond(step * np.arange(times + 1), impulse, True)[1:].T
+
+    def _respond(
+        self, ts: Real[ArrayLike, " times"], driven: Float[Array, "times channels"], held: bool
+    ) -> Float[Array, "times channels"]:
+        """What the channels read out, exactly, as dense systems of real states."""
+        modes = self.state_input.shape[2]
+        clocks = self.clock_rates[:, None]
+        flat = lambda state: jnp.concatenate([state.real, state.imag], axis=1)
+        # The real states of a channel are the real parts, then the imaginary parts; each of them
+        # is moved on its own, in all channels at once.
+        units = jnp.eye(2 * modes, dtype=self.state_input.dtype).reshape(-1, 2, 1, modes)
+        ones = jnp.ones((self.channels, 1))
+        move = lambda unit: clocks * flat(self._recur(jax.lax.complex(*(ones * unit))))
+        recurrent = jnp.moveaxis(jax.vmap(move)(units), 0, 2)
+        columns = clocks * flat(_complex(self.state_input))
+        rows = 2 * flat(_complex(self.state_readout).conj())
+
+        def respond(matrix: Array, column: Array, row: Array, signal: Array) -> Array:
+            system = StateSpace(matrix, column[:, None], row[None])
+            return system.response(ts, signal[:, None], held)[:, 0]
+
+        return jax.vmap(respond, (0, 0, 0, 1), 1)(recurrent, columns, rows, driven)
+
+
+def _complex(parts: Float[Array, "2 channels modes"]) -> Complex[Array, "channels modes"]:
+    return jax.lax.complex(*parts)
+
+
+def _pair(
+    low_rank: Complex[Array, "channels modes"], state: Complex[Array, "channels modes"]
+) -> Float[Array, "channels 1"]:
+    """The product p* h over both halves of the conjugate pairs."""
+    return 2 * jnp.sum((low_rank.conj() * state).real, axis=1, keepdims=True)
+
+
+def _parts(name: str, value: Array, shape: tuple[int, ...]) -> Float[Array, "2 channels modes"]:
+    """Real and imaginary parts, of which a real array has but one."""
+    array = as_inexact_array(name, value)
+    _check_shape(name, array, shape)
+    return jnp.stack([as_finite_array(name, part) for part in (array.real, array.imag)])
+
+
+def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(
+            f"`{name}` must have shape {shape} as `rates` have it, got {array.shape}; pass an "
+            "entry for each."
+        )
