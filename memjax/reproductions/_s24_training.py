@@ -19,7 +19,6 @@ from ._staged import (
     normal,
     orthogonal,
     perturbed_errors,
-    RADII,
     radius_at,
     same,
     squared_weights,
@@ -27,6 +26,7 @@ from ._staged import (
     train_widths,
     uniform,
 )
+from ._w24_protocol import RADII
 
 DIRECT, SOFTPLUS, S4 = "state-space", "softplus", "S4"
 WIDTHS = (8, 16, 32, 64)

@@ -6,29 +6,21 @@ serves all of them: compiling takes longer than training.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..memory import stability_radius
 from ..models import trainable
 from ..numerics import compiled
 from ._training import train
+from ._w24_protocol import advance, FEWEST_EPOCHS, OPTIMISER, PENALTY, Schedule
 
-# The radii of the published perturbations.
-RADII = 1e-3 * 2 ** (np.arange(21) / 2)
-
-_SHARE, _FEWEST_EPOCHS = 0.5, 2
-_LEARNING_RATE, _CLIP = 1e-2, 0.5
-# The learning rate is cut after more than so many epochs that do not lower the smallest error by
-# a share, as PyTorch's scheduler does.
-_PATIENCE, _PROGRESS, _CUT = 10, 1e-4, 0.1
-_PENALTY = 0.01
+_SHARE = 0.5
 
 
 class ResidualRNN(eqx.Module):
@@ -89,7 +81,7 @@ class ResidualRNN(eqx.Module):
         """What training pays for a slowest rate below 1; rates of 0 are not counted."""
         rates = self.rate_map(self.free_rates)
         slowest = jnp.min(jnp.where(rates > 0, rates, jnp.inf))
-        return _PENALTY * jax.nn.relu(1 - slowest)
+        return PENALTY * jax.nn.relu(1 - slowest)
 
     def settled(self) -> "ResidualRNN":
         """As it is perturbed: direct rates are no longer kept from being negative."""
@@ -102,28 +94,6 @@ class ResidualRNN(eqx.Module):
 def same(rates: Array) -> Array:
     """The map of rates that may become negative."""
     return rates
-
-
-class _Schedule(NamedTuple):
-    """The learning rate of every run, and what decides when it is cut."""
-
-    rates: np.ndarray
-    smallest: np.ndarray
-    waited: np.ndarray
-
-    def advance(self, errors: np.ndarray) -> "_Schedule":
-        """The schedule after one more epoch, from the errors then."""
-        better = errors < self.smallest * (1 - _PROGRESS)
-        waited = np.where(better, 0, self.waited + 1)
-        cut = waited > _PATIENCE
-        return _Schedule(
-            np.where(cut, _CUT * self.rates, self.rates),
-            np.where(better, errors, self.smallest),
-            np.where(cut, 0, waited),
-        )
-
-
-OPTIMISER = optax.chain(optax.clip_by_global_norm(_CLIP), optax.scale_by_adam(), optax.scale(-1.0))
 
 
 class Staged(eqx.Module):
@@ -178,7 +148,7 @@ def train_widths(
         models, masks = (jax.tree.map(_stack, *parts) for parts in zip(*padded, strict=True))
         found = _train_until(
             models, masks, loss, error, thresholds, data, updates, most_epochs,
-            _FEWEST_EPOCHS if fewest is None else fewest[place], jax.random.fold_in(key, width),
+            FEWEST_EPOCHS if fewest is None else fewest[place], jax.random.fold_in(key, width),
         )  # fmt: skip
         thresholds = _SHARE * found.errors
         yield found
@@ -236,9 +206,7 @@ def _train_until(
     key: PRNGKeyArray,
 ) -> Staged:
     count = thresholds.size
-    schedule = _Schedule(
-        np.full(count, _LEARNING_RATE), np.full(count, np.inf), np.zeros(count, int)
-    )
+    schedule = Schedule.start(count)
     weights = eqx.filter(models, trainable(models))
     dtype = jax.tree.leaves(weights)[0].dtype
     ones = eqx.filter(masks, eqx.is_array)
@@ -255,7 +223,7 @@ def _train_until(
         )  # fmt: skip
         models, memory = result.models, result.memory
         found = np.asarray(compiled(_measure, "least")(error, models, data), float)
-        schedule = schedule.advance(found)
+        schedule = advance(schedule, found)
         better = on & (found < errors)
         errors = np.where(better, found, errors)
         best = jax.tree.map(lambda new, old, b=better: _choose(b, new, old), models, best)

@@ -16,12 +16,12 @@ from ..viz import drawing, look
 from ._base import check_integers, check_known, Reproduction, Verdict
 from ._staged import (
     perturbed_errors,
-    RADII,
     radius_at,
     ResidualRNN,
     squared_weights,
     train_widths,
 )
+from ._w24_protocol import RADII
 
 
 class Case(NamedTuple):

@@ -16,13 +16,13 @@ from ..viz import drawing, look
 from ._base import check_integers, check_known, describe, empty, Reproduction, Verdict
 from ._staged import (
     perturbed_errors,
-    RADII,
     radius_at,
     ResidualRNN,
     squared_weights,
     train_widths,
     uniform,
 )
+from ._w24_protocol import RADII
 
 PUBLISHED, ALONG = "transformer, across sequences", "transformer, along time"
 RNN, LONG_RNN = "RNN of 256", "RNN of 256, longer memory"

@@ -33,8 +33,8 @@ _LEARNING_RATE, _CLIP = 1e-2, 0.5
 # The learning rate is cut after more than so many epochs that do not lower the smallest
 # validation loss by a share.
 _PATIENCE, _PROGRESS, _CUT = 10, 1e-4, 0.1
-_PENALTY = 0.01
-_FEWEST_EPOCHS = 2
+PENALTY = 0.01
+FEWEST_EPOCHS = 2
 
 
 class PublishedRNN(eqx.Module):
@@ -154,7 +154,7 @@ def weighted_error(
 
 def penalty(model: PublishedRNN) -> Float[Array, ""]:
     """What training pays for a slowest rate below 1; rates of 0 are not counted."""
-    return _PENALTY * jax.nn.relu(1 - model.slowest)
+    return PENALTY * jax.nn.relu(1 - model.slowest)
 
 
 # --- Training -----------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def train_below(
         losses[active] = np.fmin(found, losses[active])
         epochs[active], diverged[active] = epoch, result.diverged
         after_epoch()
-        on = (losses[active] >= thresholds[active]) | (epoch < _FEWEST_EPOCHS)
+        on = (losses[active] >= thresholds[active]) | (epoch < FEWEST_EPOCHS)
         on &= ~diverged[active]
         if not on.any():
             break
