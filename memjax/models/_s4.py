@@ -17,6 +17,7 @@ from .._checks import (
     check_flag,
     check_integer,
 )
+from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..reparam import AbstractReparametrisation, Exp
 from ..targets import StateSpace
@@ -36,6 +37,7 @@ from ._scan import as_scannable
 Discretisation = Literal["bilinear", "zoh"]
 
 
+@readable()
 class HippoLegS(NamedTuple):
     r"""The HiPPO-LegS system as a diagonal plus a low rank.
 

@@ -281,11 +281,11 @@ class BlockStore:
 
     def _note(self, file: Path, write: Callable[[Path], None]) -> None:
         while True:
-            file.parent.mkdir(exist_ok=True)
-            try:
+            with suppress(FileExistsError):
+                file.parent.mkdir()
+            with suppress(FileNotFoundError):
                 return write(file)
-            except FileNotFoundError:
-                pass  # another writer came to its end, and has removed the empty folder
+            # Another writer came to its end, and has removed the empty folder.
 
     def note_error(self, index: int, error: Mapping[str, Any]) -> None:
         """Keep why a block could not be computed."""
