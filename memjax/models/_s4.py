@@ -1,6 +1,7 @@
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +39,7 @@ Discretisation = Literal["bilinear", "zoh"]
 
 
 @readable()
-class HippoLegS(NamedTuple):
+class HippoLegS(eqx.Module):
     r"""The HiPPO-LegS system as a diagonal plus a low rank.
 
     Made by [`memjax.hippo_legs`][].
