@@ -131,14 +131,22 @@ def test_scans_are_exact_and_agree_with_diffrax(diagonal):
     np.testing.assert_allclose(layer.scan(uneven, XS), layer(uneven, XS), atol=1e-7)
 
 
-@pytest.mark.thorough
 def test_it_is_stable_whatever_the_low_rank_is():
     for scale in (0.1, 1.0, 30.0):
         layer = mj.S4Layer(
             RATES, FREQUENCIES, CLOCKS, scale * LOW_RANK, COLUMN, ROW, INPUT, READOUT
         )
+        # In continuous time no eigenvalue is to the right of minus the smallest rate.
+        for rates, frequencies, vector in zip(
+            np.asarray(RATES), np.asarray(FREQUENCIES), scale * np.asarray(LOW_RANK), strict=True
+        ):
+            half = -rates + 1j * frequencies
+            whole = np.concatenate([vector, vector.conj()])
+            dense = np.diag(np.concatenate([half, half.conj()])) - np.outer(whole, whole.conj())
+            assert np.max(np.linalg.eigvals(dense).real) <= -np.min(rates) + 1e-9 * scale**2
+        # The bilinear rule takes a fast mode near to -1, where it decays slowly.
         kernel = layer.discrete_kernel(4000, step=1.0)
-        assert np.max(np.abs(kernel[:, -1])) < 1e-8 * np.max(np.abs(kernel))
+        assert np.max(np.abs(kernel[:, -1])) < 1e-3 * np.max(np.abs(kernel))
 
 
 @pytest.mark.thorough

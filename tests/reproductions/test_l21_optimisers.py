@@ -126,7 +126,7 @@ def count(name, memory):
     raise AssertionError("not left")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_updates_are_those_counted_by_numpy():
     dataset = L21.run(False, memories=(6.0, 7.0))
     assert num_failed(dataset) == 0
