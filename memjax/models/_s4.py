@@ -404,7 +404,7 @@ class S4Layer(AbstractModal, AbstractMapped):
             weights = weights * jnp.expm1(z) / diagonal
             powers = jnp.exp(z[:, :, None] * jnp.arange(times))
             return 2 * jnp.einsum("cn,cnt->ct", weights, powers).real
-        impulse = jnp.zeros((times + 1, self.channels)).at[0].set(1.0)
+        impulse = jnp.zeros((times + 1, self.channels), self.state_input.dtype).at[0].set(1.0)
         return self._respond(step * np.arange(times + 1), impulse, True)[1:].T
 
     def _respond(
@@ -417,7 +417,7 @@ class S4Layer(AbstractModal, AbstractMapped):
         # The real states of a channel are the real parts, then the imaginary parts; each of them
         # is moved on its own, in all channels at once.
         units = jnp.eye(2 * modes, dtype=self.state_input.dtype).reshape(-1, 2, 1, modes)
-        ones = jnp.ones((self.channels, 1))
+        ones = jnp.ones((self.channels, 1), self.state_input.dtype)
         move = lambda unit: clocks * flat(self._recur(jax.lax.complex(*(ones * unit))))
         recurrent = jnp.moveaxis(jax.vmap(move)(units), 0, 2)
         columns = clocks * flat(_complex(self.state_input))

@@ -100,6 +100,18 @@ def describe(
     return {name: (tuple(dims), values[name], {"long_name": text}) for name, text in words.items()}
 
 
+def listed(values: Iterable[float]) -> str:
+    """Numbers in words, to two digits."""
+    return ", ".join(f"{value:.2g}" for value in values)
+
+
+def near(found: Any, published: Any, factor: float) -> np.ndarray:
+    """Which numbers are within a factor of those published."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(np.log(np.divide(found, published)))
+    return np.isfinite(apart) & (apart <= np.log(factor))
+
+
 def as_positives(name: str, value: Any) -> np.ndarray:
     """A list of at least one positive number."""
     array = np.asarray(as_positive_array(name, value))

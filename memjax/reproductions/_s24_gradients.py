@@ -23,6 +23,7 @@ from ._base import (
     Reproduction,
     Verdict,
 )
+from ._staged import lay_out
 from ._training import batched, train
 
 PUBLISHED_START, FAIR_START = "direct from +0.5", "direct from -0.5"
@@ -124,12 +125,6 @@ def trained_leaves(model: StableSSM) -> Any:
         model.recurrence.decays.reparametrisation,
     )
     return eqx.tree_at(unused, every, replace_fn=lambda leaf: jax.tree.map(lambda _: False, leaf))
-
-
-def lay_out(xs: Float[Array, "batch times"]) -> Float[Array, "batch times lags"]:
-    """The inputs of all lags at every time, 0 before the first."""
-    index = jnp.arange(_LENGTH)[:, None] - jnp.arange(_LENGTH)
-    return jnp.where(index >= 0, xs[:, jnp.maximum(index, 0)], 0)
 
 
 def squared_error(model: StableSSM, xs: Float[Array, "batch times"]) -> Float[Array, ""]:

@@ -14,19 +14,19 @@ from .._lazy import matplotlib, tqdm, xr
 from ..models import Fixed, hippo_legs, S4Layer
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
-from ._base import check_integers, check_known, describe, empty, Reproduction, Verdict
+from ._base import check_integers, check_known, describe, empty, listed, near, Reproduction, Verdict
 from ._staged import (
+    lay_out,
     normal,
     orthogonal,
     perturbed_errors,
     radius_at,
     same,
-    squared_weights,
     Staged,
     train_widths,
     uniform,
 )
-from ._w24_protocol import RADII
+from ._w24_protocol import RADII, squared_weights
 
 DIRECT, SOFTPLUS, S4 = "state-space", "softplus", "S4"
 WIDTHS = (8, 16, 32, 64)
@@ -192,12 +192,6 @@ class S4Model(eqx.Module):
         return jax.nn.gelu(signals, approximate=False) @ row + constant
 
 
-def lay_out(xs: Float[Array, "batch times"]) -> Float[Array, "batch times lags"]:
-    """The inputs of all lags at every time, 0 before the first."""
-    index = jnp.arange(_LENGTH)[:, None] - jnp.arange(_LENGTH)
-    return jnp.where(index >= 0, xs[:, jnp.maximum(index, 0)], 0)
-
-
 def s4_error(model: S4Model, xs: Float[Array, "batch times"]) -> Float[Array, ""]:
     """The mean weighted square error on some inputs."""
     shifted = lay_out(xs)
@@ -327,18 +321,14 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
             theirs = np.asarray(table)[known]
             agrees = None
             if every:
-                near = np.abs(np.log(np.maximum(ours, 1e-300) / theirs)) <= np.log(_FACTOR)
-                agrees = bool(near.all())
-                what = f"{what}, {int(near.sum())} of {len(near)} within {_FACTOR:g}"
-            found_text = f"{what}: {_listed(ours)}"
-            verdicts.append(Verdict(f"{name}: {_listed(theirs)}", found_text, agrees))
+                close = near(ours, theirs, _FACTOR)
+                agrees = bool(close.all())
+                what = f"{what}, {int(close.sum())} of {len(close)} within {_FACTOR:g}"
+            found_text = f"{what}: {listed(ours)}"
+            verdicts.append(Verdict(f"{name}: {listed(theirs)}", found_text, agrees))
     if len(widths) > 1:
         verdicts += [_judge_claim(dataset, name) for name in names]
     return verdicts
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def _judge_claim(dataset: "xr.Dataset", name: str) -> Verdict:

@@ -18,7 +18,7 @@ from ..memory import stability_radius
 from ..models import trainable
 from ..numerics import compiled
 from ._training import train
-from ._w24_protocol import advance, FEWEST_EPOCHS, OPTIMISER, PENALTY, Schedule
+from ._w24_protocol import advance, FEWEST_EPOCHS, OPTIMISER, PENALTY, residual_outputs, Schedule
 
 _SHARE = 0.5
 
@@ -61,21 +61,7 @@ class ResidualRNN(eqx.Module):
 
     def outputs(self, xs: Float[Array, "batch times"]) -> Float[Array, "batch times"]:
         """The outputs on some inputs, from rest; each is read after its input has acted."""
-        rates = self.rate_map(self.free_rates)
-        if self.turn is None:
-            decay = lambda hidden: rates[:, None] * hidden
-        else:
-            matrix = (self.turn.T * rates) @ self.turn
-            decay = lambda hidden: matrix @ hidden
-
-        # Sequences are the last axis, which takes two thirds of the time of the other order.
-        def move(hidden: Array, x: Array) -> tuple[Array, Array]:
-            drive = self.input[:, None] * x + self.bias[:, None]
-            hidden = hidden + self.activation(drive - decay(hidden))
-            return hidden, self.readout_weights @ hidden
-
-        rest = jnp.zeros((self.input.shape[0], xs.shape[0]), xs.dtype)
-        return jax.lax.scan(move, rest, xs.T)[1].T + self.offset
+        return residual_outputs(self, self.rate_map(self.free_rates), xs)
 
     def penalty(self) -> Float[Array, ""]:
         """What training pays for a slowest rate below 1; rates of 0 are not counted."""
@@ -329,7 +315,8 @@ def orthogonal(rng: np.random.Generator, width: int) -> Any:
     return (q * np.sign(np.diag(r))).astype(np.float32)
 
 
-def squared_weights(times: int) -> Float[np.ndarray, " times"]:
-    """Errors are weighted by the square of time over its mean, hence their squares by this."""
-    weights = np.arange(1.0, times + 1) ** 2
-    return (weights / np.mean(weights)) ** 2
+def lay_out(xs: Float[Array, "batch times"]) -> Float[Array, "batch times lags"]:
+    """The inputs of all lags at every time, 0 before the first."""
+    times = jnp.arange(xs.shape[1])
+    index = times[:, None] - times
+    return jnp.where(index >= 0, xs[:, jnp.maximum(index, 0)], 0)

@@ -13,15 +13,14 @@ from .._lazy import matplotlib, tqdm, xr
 from ..memory import crossings
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
-from ._base import check_integers, check_known, Reproduction, Verdict
+from ._base import check_integers, check_known, listed, near, Reproduction, Verdict
 from ._staged import (
     perturbed_errors,
     radius_at,
     ResidualRNN,
-    squared_weights,
     train_widths,
 )
-from ._w24_protocol import RADII
+from ._w24_protocol import RADII, squared_weights
 
 
 class Case(NamedTuple):
@@ -230,22 +229,18 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
         if case.published is not None and all(int(m) in case.published for m in widths):
             for k, (what, ours) in enumerate(zip(words, measured, strict=True)):
                 theirs = np.asarray([case.published[int(m)][k] for m in widths])
-                near = np.abs(np.log(ours / theirs)) <= np.log(_FACTOR)
+                close = near(ours, theirs, _FACTOR)
                 verdicts.append(
                     Verdict(
-                        f"Figure {case.figure}, {name}: {_listed(theirs)}",
-                        f"{what}, m = {_listed(widths)}: {_listed(ours)}, {int(near.sum())} of "
-                        f"{near.size} within {_FACTOR:g}",
-                        bool(near.all()),
+                        f"Figure {case.figure}, {name}: {listed(theirs)}",
+                        f"{what}, m = {listed(widths)}: {listed(ours)}, {int(close.sum())} of "
+                        f"{close.size} within {_FACTOR:g}",
+                        bool(close.all()),
                     )
                 )
         if len(widths) > 1:
             verdicts.append(_judge_claim(name, case, widths, radii, curves, measured))
     return verdicts
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def _judge_claim(
@@ -260,8 +255,8 @@ def _judge_claim(
     better = bool(median[-1, 0] < median[0, 0])
     return Verdict(
         f"Figure {case.figure}, {name}: {claim} (W24)",
-        f"errors over power {_listed(median[:, 0])} for m = {_listed(widths)}; the widest curve "
-        f"crosses that of m = {widths[0]} at {place}; lost at {_listed(measured[2])}",
+        f"errors over power {listed(median[:, 0])} for m = {listed(widths)}; the widest curve "
+        f"crosses that of m = {widths[0]} at {place}; lost at {listed(measured[2])}",
         bool(np.isfinite(crossed) != case.stable) if better else None,
     )
 

@@ -13,16 +13,15 @@ from .._lazy import matplotlib, tqdm, xr
 from ..memory import memory_decay
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, look
-from ._base import check_integers, check_known, describe, empty, Reproduction, Verdict
+from ._base import check_integers, check_known, describe, empty, listed, near, Reproduction, Verdict
 from ._staged import (
     perturbed_errors,
     radius_at,
     ResidualRNN,
-    squared_weights,
     train_widths,
     uniform,
 )
-from ._w24_protocol import RADII
+from ._w24_protocol import RADII, squared_weights
 
 PUBLISHED, ALONG = "transformer, across sequences", "transformer, along time"
 RNN, LONG_RNN = "RNN of 256", "RNN of 256, longer memory"
@@ -273,10 +272,6 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
     return verdicts
 
 
-def _listed(values: Any) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
-
-
 def _judge_published(cell: "xr.Dataset") -> list[Verdict]:
     verdicts = []
     median = cell["error"].median("seed").transpose("width", "ball").values
@@ -288,13 +283,13 @@ def _judge_published(cell: "xr.Dataset") -> list[Verdict]:
         known = [k for k, width in enumerate(widths) if width in table]
         theirs = np.asarray([table[widths[k]] for k in known])
         ours = median[known, place]
-        near = np.abs(np.log(ours / theirs)) <= np.log(_FACTOR)
+        close = near(ours, theirs, _FACTOR)
         verdicts.append(
             Verdict(
-                f"{PUBLISHED}: errors {what} {_listed(theirs)}",
-                f"{_listed(ours)}, {int(near.sum())} of {near.size} within {_FACTOR:g}; power of "
+                f"{PUBLISHED}: errors {what} {listed(theirs)}",
+                f"{listed(ours)}, {int(close.sum())} of {close.size} within {_FACTOR:g}; power of "
                 f"the target {float(cell['power']):.2g}",
-                bool(near.all()) if known else None,
+                bool(close.all()) if known else None,
             )
         )
     ratio = float(np.max(cell["memory"].values[1:]) / cell["memory"].values[0])
@@ -322,7 +317,7 @@ def _judge_teacher(dataset: "xr.Dataset", name: str) -> Verdict:
     passed = "passes" if stable else "approximated, not stably" if approximated else "not passed"
     return Verdict(
         f"{name}: a teacher that passes the filter has an exponential memory (W24)",
-        f"error over power {_listed(share)}, radius at {_LEVEL:.0%} {_listed(radii)}: {passed}; "
+        f"error over power {listed(share)}, radius at {_LEVEL:.0%} {listed(radii)}: {passed}; "
         f"memory {decay}",
         None if not stable or decay == "undecided" else decay in ("exponential", "finite"),
     )

@@ -1,5 +1,4 @@
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from .._deprecation import renamed_arguments
 from .._lazy import matplotlib, tqdm, xr
 from ..memory import perturbation_error
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
+from ..sweeps import cores
 from ..viz import drawing, look
 from ._base import check_integers, describe, empty, Reproduction
 from ._w24_protocol import (
@@ -188,7 +188,7 @@ def _in_threads(measure: Callable[[Any, Callable[[], None]], None], jobs: Sequen
         if stopped.is_set():
             raise KeyboardInterrupt
 
-    with ThreadPoolExecutor(_count_threads()) as pool:
+    with ThreadPoolExecutor(cores() if jax.default_backend() == "cpu" else 1) as pool:
         running = [pool.submit(measure, job, check_stopped) for job in jobs]
         try:
             for job in as_completed(running):
@@ -197,14 +197,6 @@ def _in_threads(measure: Callable[[Any, Callable[[], None]], None], jobs: Sequen
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _count_threads() -> int:
-    if jax.default_backend() != "cpu":
-        return 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Experiment(NamedTuple):

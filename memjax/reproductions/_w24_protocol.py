@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..losses import TemporalWeight
 from ..models import trainable
 from ..numerics import in_batches
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw
@@ -75,27 +74,41 @@ class PublishedRNN(eqx.Module):
 
     def outputs(self, xs: Float[Array, "batch times"]) -> Float[Array, "batch times"]:
         """The outputs on some inputs, from rest; each is read after its input has acted."""
-        if self.turn is None:
-            decay = lambda hidden: self.rates[:, None] * hidden
-        else:
-            matrix = (self.turn.T * self.rates) @ self.turn
-            decay = lambda hidden: matrix @ hidden
-
-        # Sequences are the last axis, which takes two thirds of the time of the other order.
-        def move(hidden: Array, x: Array) -> tuple[Array, Array]:
-            drive = self.input[:, None] * x + self.bias[:, None]
-            hidden = hidden + self.activation(drive - decay(hidden))
-            return hidden, self.readout_weights @ hidden
-
-        # To compute a step once more for its gradient is faster than to keep its parts.
-        move = jax.checkpoint(move, prevent_cse=False)
-        rest = jnp.zeros((self.input.shape[0], xs.shape[0]), xs.dtype)
-        return jax.lax.scan(move, rest, xs.T)[1].T + self.offset
+        return residual_outputs(self, self.rates, xs, recompute=True)
 
     def settled(self) -> "PublishedRNN":
         """The trained model as it is perturbed: rates are no longer kept from being negative."""
         free = jnp.where(self.is_softplus, self.free_rates, jax.nn.relu(self.free_rates))
         return dataclasses.replace(self, free_rates=free, is_settled=jnp.ones_like(self.is_settled))
+
+
+def residual_outputs(
+    model: Any,
+    rates: Float[Array, " width"],
+    xs: Float[Array, "batch times"],
+    recompute: bool = False,
+) -> Float[Array, "batch times"]:
+    """The outputs of a residual RNN with the arrays of a `PublishedRNN`.
+
+    For large batches, to compute a step once more for its gradient (`recompute`) is faster than to
+    keep its parts.
+    """
+    if model.turn is None:
+        decay = lambda hidden: rates[:, None] * hidden
+    else:
+        matrix = (model.turn.T * rates) @ model.turn
+        decay = lambda hidden: matrix @ hidden
+
+    # Sequences are the last axis, which takes two thirds of the time of the other order.
+    def move(hidden: Array, x: Array) -> tuple[Array, Array]:
+        drive = model.input[:, None] * x + model.bias[:, None]
+        hidden = hidden + model.activation(drive - decay(hidden))
+        return hidden, model.readout_weights @ hidden
+
+    if recompute:
+        move = jax.checkpoint(move, prevent_cse=False)
+    rest = jnp.zeros((model.input.shape[0], xs.shape[0]), xs.dtype)
+    return jax.lax.scan(move, rest, xs.T)[1].T + model.offset
 
 
 def start(
@@ -132,16 +145,17 @@ def kernel_matrix(kernel: AbstractKernel, dtype: Any = jnp.float32) -> Float[Arr
     return jnp.where(lags < 0, 0, kernel(jnp.maximum(lags, 0.0))).astype(dtype)
 
 
-def squared_weights(dtype: Any = jnp.float32) -> Float[Array, " times"]:
+def squared_weights(times: int = LENGTH) -> Float[np.ndarray, " times"]:
     r"""$w_k^2$ for $w_k = k^2 / \overline{k^2}$, $k = 1, \dots, T$: errors, not their squares, are
     weighted by the square of time."""
-    weights = TemporalWeight(2.0)(jnp.arange(LENGTH + 1.0))[1:]
-    return ((weights / jnp.mean(weights)) ** 2).astype(dtype)
+    weights = np.arange(1.0, times + 1) ** 2
+    return (weights / np.mean(weights)) ** 2
 
 
 def target_power(matrix: Float[Array, "times times"]) -> Float[Array, ""]:
     """The error of no output at all: the weighted mean square of the target."""
-    return jnp.mean(squared_weights(matrix.dtype) * jnp.sum(matrix**2, axis=1))
+    weights = jnp.asarray(squared_weights(), matrix.dtype)
+    return jnp.mean(weights * jnp.sum(matrix**2, axis=1))
 
 
 def weighted_error(
@@ -149,7 +163,7 @@ def weighted_error(
 ) -> Float[Array, ""]:
     """The mean over inputs and times of the squares of weighted errors."""
     errors = model.outputs(xs) - xs @ matrix.T
-    return jnp.mean(squared_weights(xs.dtype) * errors**2)
+    return jnp.mean(jnp.asarray(squared_weights(), xs.dtype) * errors**2)
 
 
 def penalty(model: PublishedRNN) -> Float[Array, ""]:

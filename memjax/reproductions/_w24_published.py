@@ -1,13 +1,14 @@
 """What the published perturbation plots show, and what of it is found again."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .._lazy import xr
-from ..memory import crossings, stability_radius
-from ._base import Verdict
+from ..memory import crossings
+from ._base import listed, near, Verdict
+from ._staged import radius_at
 from ._w24_protocol import ACTIVATIONS, KERNELS, PARAMETRISATIONS
 
 WIDTHS = (8, 16, 32, 64)
@@ -119,9 +120,9 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
         "radii at which the error is 10 %, rates drawn as well (code of November 2023)": drawn,
     }
     for what, found in said.items():
-        near = np.concatenate([near for _, near in found]) if found else np.zeros(0)
-        text = f"{near.sum():.0f} of {near.size} within a factor {_FACTOR:g} of those published"
-        verdicts.append(Verdict(what, text, _enough(near)))
+        close = np.concatenate([close for _, close in found]) if found else np.zeros(0)
+        text = f"{close.sum():.0f} of {close.size} within a factor {_FACTOR:g} of those published"
+        verdicts.append(Verdict(what, text, _enough(close)))
     return verdicts + _judge_orders(cells) + _judge_widths(cells) + _judge_suprema(cells)
 
 
@@ -130,16 +131,11 @@ def radii_at(cell: "xr.Dataset", source: str, share: float) -> np.ndarray:
     median over seeds."""
     curves = cell[source].transpose("seed", "width", "radius").values
     level = share * float(cell["power"])
-    radii = stability_radius(cell["width"].values, cell["radius"].values, curves, level=level)
-    return np.median(radii.radius, axis=0)
+    return radius_at(cell["radius"].values, curves, cell["width"].values, level)
 
 
 def _median(cell: "xr.Dataset", name: str) -> np.ndarray:
     return cell[name].median("seed").transpose("width", ...).values
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
 
 
 def _enough(near: np.ndarray) -> bool | None:
@@ -151,7 +147,7 @@ def _describe_training(cell: "xr.Dataset") -> str:
     reached = cell["validation"] < cell["threshold"]
     return (
         f"{epochs} epochs, below the threshold in {int(reached.sum())} of {reached.size} runs; "
-        f"slowest rates {_listed(_median(cell, 'slowest_rate'))}"
+        f"slowest rates {listed(_median(cell, 'slowest_rate'))}"
     )
 
 
@@ -161,16 +157,16 @@ def _compare(
     """Numbers of some widths beside those published, and which of them are near."""
     pairs = zip(map(int, cell["width"].values), found, strict=True)
     both = [(m, known[WIDTHS.index(m)], value) for m, value in pairs if m in WIDTHS]
-    near = np.array([1 / _FACTOR <= value / old <= _FACTOR for _, old, value in both], bool)
+    close = near([value for *_, value in both], [old for _, old, _ in both], _FACTOR)
     at = ", ".join(str(m) for m, *_ in both)
     return (
         Verdict(
-            f"{what} {_listed(old for _, old, _ in both)} (m = {at})",
-            f"{_listed(value for *_, value in both)}; {near.sum()} of {near.size} within a factor "
+            f"{what} {listed(old for _, old, _ in both)} (m = {at})",
+            f"{listed(value for *_, value in both)}; {close.sum()} of {close.size} within a factor "
             f"{_FACTOR:g}",
-            _enough(near),
+            _enough(close),
         ),
-        near,
+        close,
     )
 
 
@@ -190,8 +186,8 @@ def _judge_crossing(name: str, known: Published, cell: "xr.Dataset") -> Verdict:
         return Verdict(said, "they do not cross", known.crossing is None)
     # Below the first radius nothing is known.
     error = np.exp(np.interp(np.log(max(at, radii[0])), np.log(radii), np.log(curves[0])))
-    near = known.crossing and 1 / _FACTOR <= at / known.crossing[0] <= _FACTOR
-    return Verdict(said, f"they {place(at, error)}", bool(near))
+    close = known.crossing is not None and near(at, known.crossing[0], _FACTOR)
+    return Verdict(said, f"they {place(at, error)}", bool(close))
 
 
 def _judge_orders(cells: "Mapping[str, xr.Dataset]") -> list[Verdict]:
@@ -205,17 +201,17 @@ def _judge_orders(cells: "Mapping[str, xr.Dataset]") -> list[Verdict]:
             continue
         found = radii_at(cells[first], "shifted", _TENTH)
         found = found / radii_at(cells[second], "shifted", _TENTH)
-        text = f"{_listed(found)} times"
+        text = f"{listed(found)} times"
         gains = f"{one.parametrisation} over {other.parametrisation}"
         said = f"{one.activation}, {one.kernel}: the radius at 10 % gains by {gains}"
-        said += f" {_listed(known)} times"
+        said += f" {listed(known)} times"
         verdicts.append(Verdict(said, text, bool(np.all(found > 1))))
         widths = [int(width) for width in cells[first]["width"].values]
         if gains == "softplus over diagonal" and WIDTHS[-1] in widths:
             gain = found[widths.index(WIDTHS[-1])]
             said = f"{one.activation}, m = {WIDTHS[-1]}: {gains} {known[-1]:.2g} times"
-            near = bool(1 / _FACTOR <= gain / known[-1] <= _FACTOR)
-            verdicts.append(Verdict(said, f"{gain:.2g} times", near))
+            close = bool(near(gain, known[-1], _FACTOR))
+            verdicts.append(Verdict(said, f"{gain:.2g} times", close))
     return verdicts
 
 
@@ -242,7 +238,7 @@ def _judge_widths(cells: "Mapping[str, xr.Dataset]") -> list[Verdict]:
             ratios[name.split(",")[0]] = radii[1] / radii[0]
         if grows:
             known = (PUBLISHED[name].tenth for name in direct)
-            said += f", {_listed(tenth[-1] / tenth[0] for tenth in known)} times"
+            said += f", {listed(tenth[-1] / tenth[0] for tenth in known)} times"
         text = ", ".join(f"{name} {ratio:.2g}" for name, ratio in ratios.items())
         agrees = all((ratio > 1) == grows for ratio in ratios.values())
         verdicts.append(Verdict(f"power law, {ends}: {said}", f"times {text}", agrees))

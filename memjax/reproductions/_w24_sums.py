@@ -14,6 +14,7 @@ from ._base import (
     describe,
     each_cell,
     empty,
+    near,
     Reproduction,
     Verdict,
 )
@@ -175,10 +176,6 @@ def _listed(values: Any, digits: str = ".2g") -> str:
     return ", ".join("none" if not np.isfinite(v) else f"{v:{digits}}" for v in values)
 
 
-def _within(found: np.ndarray, published: np.ndarray, factor: float = _FACTOR) -> np.ndarray:
-    return np.isfinite(found) & (np.abs(np.log(found / published)) <= np.log(factor))
-
-
 def _published(table: Sequence[float], widths: np.ndarray) -> np.ndarray:
     """The entries of the widths that were measured, NaN for others."""
     known: dict[int, float] = dict(zip(WIDTHS, table, strict=True))
@@ -192,7 +189,7 @@ def _judge_errors(kernel: str, cell: "xr.Dataset") -> Verdict:
     if np.all(np.isnan(published)):
         agrees = None
     else:
-        agrees = bool(np.all(_within(found, published)[np.isfinite(published)]))
+        agrees = bool(np.all(near(found, published, _FACTOR)[np.isfinite(published)]))
     return Verdict(
         f"{kernel}: errors {_listed(published)} at the smallest radius, m = "
         f"{_listed(cell['width'].values, 'd')}",
@@ -209,8 +206,7 @@ def _find_lost(cell: "xr.Dataset") -> np.ndarray:
 def _find_passed(radii: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """By width the radius at which an error passes 100, infinite if none does."""
     above = curves > _LOST
-    first = np.where(above.any(axis=1), radii[np.argmax(above, axis=1)], np.inf)
-    return first
+    return np.where(above.any(axis=1), radii[np.argmax(above, axis=1)], np.inf)
 
 
 def _judge_lost(kernel: str, cell: "xr.Dataset") -> Verdict:
@@ -221,7 +217,7 @@ def _judge_lost(kernel: str, cell: "xr.Dataset") -> Verdict:
         f"{kernel}: the error is {_LOST:g} at the radii {_listed(published)}",
         f"{_listed(found)} in the median over seeds; by the supremum "
         f"{_listed(_find_passed(cell['radius'].values, cell['error'].values))}",
-        bool(np.all(_within(found, published)[known])) if known.any() else None,
+        bool(np.all(near(found, published, _FACTOR)[known])) if known.any() else None,
     )
 
 

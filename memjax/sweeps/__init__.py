@@ -1,5 +1,6 @@
 """Sweeps: many measurements over a grid, as one labelled dataset."""
 
+from ._engine import cores as cores
 from ._executors import as_executor as as_executor
 from ._executors import close as close
 from ._listing import write_list as write_list

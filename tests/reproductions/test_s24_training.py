@@ -8,6 +8,7 @@ import xarray as xr
 import memjax as mj
 from memjax.reproductions import _s24_gradients as gradients
 from memjax.reproductions import _s24_training as training
+from memjax.reproductions._staged import lay_out
 
 TRAINING, GRADIENTS = mj.REPRODUCTIONS["s24-training"], mj.REPRODUCTIONS["s24-gradients"]
 RHO = (1 + 0.1 * np.arange(100)) ** -1.1
@@ -56,7 +57,7 @@ def test_direct_rates_may_become_negative_when_perturbed():
 def test_s4_block_is_that_of_its_recurrence():
     model = training.S4Model.init(3, np.random.default_rng(0))
     xs = np.random.default_rng(1).normal(size=(2, 100)).astype(np.float32)
-    outputs = jax.jit(lambda shifted: model.outputs(shifted))(training.lay_out(jnp.asarray(xs)))
+    outputs = jax.jit(lambda shifted: model.outputs(shifted))(lay_out(jnp.asarray(xs)))
     kernel = np.asarray(model.recurrence.discrete_kernel(100))
     signals = []
     for channel in range(3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from memjax.reproductions import _staged as staged
+from memjax.reproductions import _w24_protocol as protocol
 
 XS = np.random.default_rng(0).normal(size=(8, 20)).astype(np.float32)
 YS = np.cumsum(XS, axis=1) * 0.1
@@ -83,6 +84,6 @@ def test_radii_and_weights():
     # Interpolated in logarithms: 10^-0.651 and, below, 0.1 * 10^-0.151.
     expected = np.median([0.1 * 10 ** (np.log10(5) / 2), 0.01 * 10 ** (np.log10(50) / 2)])
     assert found[0] == pytest.approx(expected)
-    weights = staged.squared_weights(4)
+    weights = protocol.squared_weights(4)
     ts = np.arange(1.0, 5) ** 2
     np.testing.assert_allclose(weights, (ts / 7.5) ** 2)

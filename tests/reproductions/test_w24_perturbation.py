@@ -432,7 +432,7 @@ def test_a_small_cell_measured(monkeypatch):
 
 
 def test_jobs_end_when_one_fails(monkeypatch):
-    monkeypatch.setattr(w24, "_count_threads", lambda: 2)
+    monkeypatch.setattr(w24, "cores", lambda: 2)
     ended = []
 
     def measure(job, check_stopped):
