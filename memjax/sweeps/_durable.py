@@ -287,6 +287,12 @@ class BlockStore:
                 return write(file)
             # Another writer came to its end, and has removed the empty folder.
 
+    def _notes(self, folder: str) -> list[Path]:
+        with suppress(FileNotFoundError):
+            files = [self.path / folder / name for name in os.listdir(self.path / folder)]
+            return sorted(file for file in files if file.suffix == ".json")
+        return []
+
     def note_error(self, index: int, error: Mapping[str, Any]) -> None:
         """Keep why a block could not be computed."""
         data = json.dumps(error, indent=1).encode()
@@ -295,11 +301,9 @@ class BlockStore:
     def errors(self) -> dict[int, dict[str, Any]]:
         """Why blocks could not be computed, by their numbers."""
         found = {}
-        for file in sorted((self.path / ERRORS).glob("*.json")):
-            try:
+        for file in self._notes(ERRORS):
+            with suppress(OSError, ValueError):  # it has just been removed
                 found[int(file.stem)] = json.loads(file.read_bytes())
-            except (OSError, ValueError):
-                continue  # it has just been removed
         return found
 
     def note_running(self, who: str, what: Mapping[str, Any]) -> None:
@@ -319,11 +323,9 @@ class BlockStore:
     def running(self) -> dict[str, tuple[dict[str, Any], float]]:
         """What writers are doing, and when they last said so."""
         found = {}
-        for file in sorted((self.path / RUNNING).glob("*.json")):
-            try:
+        for file in self._notes(RUNNING):
+            with suppress(OSError, ValueError):
                 found[file.stem] = json.loads(file.read_bytes()), file.stat().st_mtime
-            except (OSError, ValueError):
-                continue
         return found
 
 

@@ -15,6 +15,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,9 @@ def files_in(folder: Path) -> Iterator[str]:
     """All that is in a folder but folders, as paths relative to it; links are not followed."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
-            yield from (f"{entry.name}/{name}" for name in files_in(Path(entry.path)))
+            # Another writer may remove its folder of notes meanwhile.
+            with suppress(FileNotFoundError):
+                yield from (f"{entry.name}/{name}" for name in files_in(Path(entry.path)))
         else:
             yield entry.name
 

@@ -273,26 +273,34 @@ def test_a_writer_that_ends_leaves_the_notes_of_others(tmp_path):
     run(tmp_path / "x")
     store, ended = BlockStore(tmp_path / "x"), threading.Event()
 
-    def seal():
+    def repeat(what):
         while not ended.is_set():
-            store.seal()
+            what()
 
-    thread = threading.Thread(target=seal)
-    thread.start()
-    try:
-        for k in range(300):
-            store.note_running("me", {"block": k})
-            assert store.running()["me"][0] == {"block": k}
-            store.forget_running("me")
-            store.note_error(0, {"block": k})
-            assert store.errors() == {0: {"block": k}}
-            (store.path / "errors" / "0.json").unlink()
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        others = [
+            pool.submit(repeat, what)
+            for what in (store.seal, store.seal, store.unseal, store.running, store.errors)
+        ]
+        try:
+            _note_all(store)
+        finally:
+            ended.set()
+    for other in others:
+        other.result()
     store.path.rename(tmp_path / "y")
     with pytest.raises(FileNotFoundError):
         store.note_running("me", {})
+
+
+def _note_all(store):
+    for k in range(100):
+        store.note_running("me", {"block": k})
+        assert store.running()["me"][0] == {"block": k}
+        store.forget_running("me")
+        store.note_error(0, {"block": k})
+        assert store.errors() == {0: {"block": k}}
+        (store.path / "errors" / "0.json").unlink()
 
 
 def test_stores_that_lie_apart_are_merged(tmp_path, undisturbed):
