@@ -2,9 +2,7 @@
 
 from ._airy import Airy as Airy
 from ._base import AbstractKernel as AbstractKernel
-from ._base import AbstractTarget as AbstractTarget
 from ._base import check_kernel as check_kernel
-from ._base import DelayedKernel as DelayedKernel
 from ._base import elementwise_derivative as elementwise_derivative
 from ._base import HasKernel as HasKernel
 from ._base import KernelSum as KernelSum
@@ -12,7 +10,6 @@ from ._base import multiple as multiple
 from ._base import ScaledKernel as ScaledKernel
 from ._base import terms as terms
 from ._base import total as total
-from ._base import WindowedKernel as WindowedKernel
 from ._box import Box as Box
 from ._bump import GaussianBump as GaussianBump
 from ._complex import complex_transforms as complex_transforms
@@ -42,4 +39,7 @@ from ._state_space import StateSpaceKernel as StateSpaceKernel
 from ._system import check_stable as check_stable
 from ._system import state_space as state_space
 from ._system import StateSpace as StateSpace
+from ._target import AbstractTarget as AbstractTarget
 from ._vector import VectorKernel as VectorKernel
+from ._window import DelayedKernel as DelayedKernel
+from ._window import WindowedKernel as WindowedKernel

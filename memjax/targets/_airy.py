@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Real
 from .._checks import as_nonnegative, as_positive, is_traced
 from .._lazy import scipy
 from .._typing import ScalarLike
-from ._base import AbstractKernel, Memory, WindowedKernel
+from ._base import AbstractKernel
+from ._target import Memory
+from ._window import WindowedKernel
 
 
 class Airy(AbstractKernel):

@@ -1,9 +1,11 @@
+"""Kernels, and their sums and multiples, which need each other."""
+
 import abc
 import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, get_args, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -15,77 +17,16 @@ from .._checks import (
     as_float_array,
     as_horizon,
     as_list,
-    as_nonnegative,
     as_number,
     check_instance,
     check_nonnegative,
-    is_traced,
-    shown,
-    valid_or_nan,
 )
 from .._paths import as_samples, as_steps, convolve, even_step
 from .._typing import ArrayLike, ScalarLike
-from ..numerics import integrate, panel_edges, response_integral, transform
+from ._hooks import forward, HOOKS, own
 from ._product import pair_product, quadrature, register_inner_product
 from ._system import side_by_side, state_space, StateSpace
-
-Memory = Literal["finite", "exponential", "polynomial", "none", "unknown"]
-
-# In the order of how slowly they decay.
-MEMORIES: tuple[Memory, ...] = get_args(Memory)
-
-
-class AbstractTarget(eqx.Module):
-    r"""What a model is to learn: a causal, continuous, time-homogeneous functional.
-
-    A target maps an input path $x: \mathbb{R} \to \mathbb{R}^d$ to an output path
-    $y_t = H_t(x)$ that depends on $x_s$ for $s \le t$ only, and shifting the input in time
-    shifts the output by the same amount. Time is in units of the model's own clock.
-
-    To define a target of your own, subclass this and write `linear`, `memory` and `response`; a
-    linear functional of a scalar input is better written as an [`memjax.AbstractKernel`][].
-
-    ??? cite "Reference"
-
-        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
-        Optimization Analysis*, ICLR 2021, section 3 (theory, section 1).
-    """
-
-    @property
-    @abc.abstractmethod
-    def linear(self) -> bool:
-        """Whether the output is linear in the input path."""
-
-    @property
-    @abc.abstractmethod
-    def memory(self) -> Memory:
-        r"""How fast the memory function decays (theory, section 1).
-
-        One of `"finite"` (0 beyond some time), `"exponential"` (exponential decay or faster),
-        `"polynomial"` (some power of time, but no exponential), `"none"` (it does not decay at
-        all, so no class applies) and `"unknown"` (nothing is stated).
-        """
-
-    @abc.abstractmethod
-    def response(
-        self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
-    ) -> Float[Array, "times ..."]:
-        """The output at the times of a sampled input.
-
-        The input is 0 before `ts[0]`, may jump there, and runs linearly from sample to sample.
-
-        **Arguments:**
-
-        - `ts`: Increasing times, shape `(times,)`, in units of the model's own clock.
-        - `xs`: The samples, shape `(times,)` for a scalar input or `(times, d)`.
-
-        **Returns:**
-
-        The outputs at `ts`, shape `(times,)` or `(times, p)`.
-
-        **Raises:** `ValueError` for times that do not increase, for samples that do not match
-        them, and for NaN or infinity.
-        """
+from ._target import AbstractTarget, Memory, slowest_memory
 
 
 class AbstractKernel(AbstractTarget):
@@ -127,9 +68,9 @@ class AbstractKernel(AbstractTarget):
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        for public, hook in _HOOKS.items():
+        for public, hook in HOOKS.items():
             if public in cls.__dict__ and hook not in cls.__dict__:
-                setattr(cls, hook, _forward(public))
+                setattr(cls, hook, forward(public))
 
     # --- What a kernel has to say ---
 
@@ -293,7 +234,7 @@ class AbstractKernel(AbstractTarget):
         """
         t = as_float_array("t", t)
         past = t.reshape(*t.shape, *(1 for _ in self.shape)) < 0
-        return jnp.where(past, 0, _own(self, "_value")(_elapsed(t)))
+        return jnp.where(past, 0, own(self, "_value")(_elapsed(t)))
 
     def laplace(
         self, s: Real[ArrayLike, "..."], horizon: Real[ArrayLike, "..."] | None = jnp.inf
@@ -313,7 +254,7 @@ class AbstractKernel(AbstractTarget):
         """
         s = as_float_array("s", s)
         check_nonnegative("s", s)
-        return _own(self, "_laplace")(s, as_horizon(horizon))
+        return own(self, "_laplace")(s, as_horizon(horizon))
 
     def laplace_derivatives(
         self, s: Float[Array, "..."], order: int
@@ -349,7 +290,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `horizon`.
         """
-        return _own(self, "_squared_norm")(as_horizon(horizon))
+        return own(self, "_squared_norm")(as_horizon(horizon))
 
     def heaviside_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t \rho(s) \,\mathrm{d}s$ to the input $1[t \ge 0]$.
@@ -362,7 +303,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
-        return _own(self, "_heaviside_response")(_elapsed(as_float_array("t", t)))
+        return own(self, "_heaviside_response")(_elapsed(as_float_array("t", t)))
 
     def ramp_response(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The response $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ to the input $\max(t, 0)$.
@@ -377,7 +318,7 @@ class AbstractKernel(AbstractTarget):
 
         An array of the shape of `t`.
         """
-        return _own(self, "_ramp_response")(_elapsed(as_float_array("t", t)))
+        return own(self, "_ramp_response")(_elapsed(as_float_array("t", t)))
 
     def __add__(self, other: object) -> "AbstractKernel":
         # A kernel that has its own way of being added to others, as state spaces have, is asked.
@@ -411,38 +352,6 @@ class AbstractKernel(AbstractTarget):
         return self + -other
 
 
-# Marks what leads to an overridden public method.
-_FORWARDS = "__memjax_forwards__"
-# Public methods, and what they call when they have checked their arguments.
-_HOOKS = {
-    "__call__": "_value",
-    "laplace": "_laplace",
-    "squared_norm": "_squared_norm",
-    "heaviside_response": "_heaviside_response",
-    "ramp_response": "_ramp_response",
-}
-
-
-def _forward(public: str) -> Callable[..., Array]:
-    """What others call, for a kernel that overrides the public method."""
-
-    def hook(self: AbstractKernel, *arguments: Array | None) -> Array:
-        return getattr(self, public)(*(jnp.inf if x is None else x for x in arguments))
-
-    setattr(hook, _FORWARDS, True)
-    return hook
-
-
-def _own(kernel: AbstractKernel, hook: str) -> Callable[..., Array]:
-    """What a public method calls: never what leads back to it, since an override of the public
-    method may itself ask `super()`."""
-    for cls in type(kernel).__mro__:
-        method = vars(cls).get(hook)
-        if method is not None and not hasattr(method, _FORWARDS):
-            return functools.partial(method, kernel)
-    raise AssertionError(hook)
-
-
 def _elapsed(t: Array) -> Array:
     """Times of 0 or more, with the derivative from the right at 0."""
     return jnp.where(t < 0, 0, t)
@@ -465,11 +374,6 @@ def check_kernel(name: str, kernel: object) -> None:
         "a scalar kernel",
         "pass an instance of memjax.AbstractKernel",
     )
-
-
-def slowest_memory(targets: Iterable[AbstractTarget]) -> Memory:
-    """The memory class of a sum: that of its slowest term, unless one does not say."""
-    return MEMORIES[max(MEMORIES.index(target.memory) for target in targets)]
 
 
 def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -639,131 +543,3 @@ def _(kernel: AbstractKernel) -> StateSpace | None:
 def total(values: Iterable[Array]) -> Array:
     """The sum of arrays, from the first to the last."""
     return functools.reduce(operator.add, values)
-
-
-# --- Delays and windows ---------------------------------------------------------------------------
-
-
-class DelayedKernel(AbstractKernel):
-    r"""A kernel moved back in time, $\rho(t) = \rho_0(t - \delta)$, and 0 for $t < \delta$.
-
-    Its transform is $R(s) = e^{-s\delta} R_0(s)$.
-
-    **Arguments:**
-
-    - `kernel`: the kernel $\rho_0$ to delay.
-    - `delay`: the time $\delta \ge 0$, a scalar.
-
-    **Raises:** `TypeError` for what is no kernel, `ValueError` for a delay that is negative,
-    NaN, infinite, or an array.
-    """
-
-    kernel: AbstractKernel
-    delay: Float[Array, ""]
-
-    def __init__(self, kernel: AbstractKernel, delay: Real[ScalarLike, ""]) -> None:
-        check_kernel("kernel", kernel)
-        self.kernel = kernel
-        self.delay = as_nonnegative("delay", delay, "a causal kernel cannot start before time 0")
-
-    def _parts(self) -> tuple[AbstractKernel, ...]:
-        return (self.kernel,)
-
-    def breakpoints(self) -> Float[Array, " points"]:
-        return jnp.concatenate([jnp.zeros(1), self.delay + self.kernel.breakpoints()])
-
-    def support(self) -> Float[Array, ""]:
-        return self.delay + self.kernel.support()
-
-    def _value(self, t: Array) -> Array:
-        return self.kernel(t - self.delay)
-
-    def _laplace(self, s: Array, horizon: Array | None) -> Array:
-        return jnp.exp(-s * self.delay) * self.kernel._laplace(s, self._left(horizon))
-
-    def _squared_norm(self, horizon: Array | None) -> Array:
-        return self.kernel._squared_norm(self._left(horizon))
-
-    def _heaviside_response(self, t: Array) -> Array:
-        return self.kernel.heaviside_response(t - self.delay)
-
-    def _ramp_response(self, t: Array) -> Array:
-        return self.kernel.ramp_response(t - self.delay)
-
-    def _left(self, horizon: Array | None) -> Array | None:
-        """What the delay leaves of the horizon."""
-        return None if horizon is None else jnp.maximum(horizon - self.delay, 0)
-
-
-class WindowedKernel(AbstractKernel):
-    r"""A kernel times a box: $\rho_0(t)$ for $t_0 < t < t_1$, and 0 elsewhere.
-
-    Its integrals are taken by Gauss-Legendre quadrature between the kernel's `breakpoints`, to
-    rounding in float64; where the kernel is of one sign that is relative to the result.
-
-    **Arguments:**
-
-    - `kernel`: the kernel $\rho_0$.
-    - `start`: the time $t_0 \ge 0$, a scalar.
-    - `stop`: the time $t_1 > t_0$, finite, a scalar.
-
-    **Raises:** `TypeError` for what is no kernel, `ValueError` for times in the wrong order or
-    negative, for NaN or infinity, and for arrays.
-    """
-
-    memory: ClassVar[Memory] = "finite"
-
-    kernel: AbstractKernel
-    start: Float[Array, ""]
-    stop: Float[Array, ""]
-
-    def __init__(
-        self, kernel: AbstractKernel, start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
-    ) -> None:
-        check_kernel("kernel", kernel)
-        self.kernel = kernel
-        self.start, self.stop = as_window(start, stop)
-
-    def breakpoints(self) -> Float[Array, " points"]:
-        inner = jnp.clip(self.kernel.breakpoints(), self.start, self.stop)
-        return jnp.concatenate([self.start[None], inner, self.stop[None]])
-
-    def support(self) -> Float[Array, ""]:
-        return self.stop
-
-    def _value(self, t: Array) -> Array:
-        return jnp.where((t > self.start) & (t < self.stop), self.kernel(t), 0)
-
-    def _laplace(self, s: Array, horizon: Array | None) -> Array:
-        points, stop = self.kernel.breakpoints(), self._end(horizon)
-        return transform(self.kernel, points, s, self.start, stop)
-
-    def _squared_norm(self, horizon: Array | None) -> Array:
-        edges = panel_edges(self.kernel.breakpoints(), self.start, self._end(horizon))
-        return integrate(lambda t: self.kernel(t) ** 2, edges)
-
-    def _heaviside_response(self, t: Array) -> Array:
-        return self._response(t, 0)
-
-    def _ramp_response(self, t: Array) -> Array:
-        return self._response(t, 1)
-
-    def _response(self, t: Array, order: int) -> Array:
-        points = self.kernel.breakpoints()
-        return response_integral(self.kernel, points, t, self.start, self.stop, order)
-
-    def _end(self, horizon: Array | None) -> Array:
-        return self.stop if horizon is None else jnp.clip(horizon, self.start, self.stop)
-
-
-def as_window(
-    start: Real[ScalarLike, ""], stop: Real[ScalarLike, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The checked ends of an interval of the past."""
-    start = as_nonnegative("start", start, "a causal kernel starts at time 0 or later")
-    stop = as_number("stop", stop)
-    if not is_traced((start, stop)) and not stop > start:
-        raise ValueError(
-            f"`stop` must be above `start`, got {shown(stop)} and {shown(start)}; swap them."
-        )
-    return start, valid_or_nan(stop, stop > start)

@@ -6,8 +6,10 @@ from jaxtyping import Array, Complex, Float, Real
 
 from .._typing import ScalarLike
 from ..numerics import complex_exponential_moment, exponential_moment
-from ._base import AbstractKernel, as_window, Memory
+from ._base import AbstractKernel
 from ._complex import complex_transforms
+from ._target import Memory
+from ._window import as_window
 
 
 class Box(AbstractKernel):

@@ -21,9 +21,10 @@ from ..numerics import (
     gaussian_transform,
 )
 from ..numerics import double_double as dd
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel
 from ._complex import complex_transforms
 from ._product import register_inner_product
+from ._target import Memory
 
 
 class GaussianBump(AbstractKernel):

@@ -19,7 +19,7 @@ from .._checks import (
 )
 from .._paths import as_samples, check_resolved, integrating, resolved
 from .._typing import ArrayLike, ScalarLike
-from ._base import AbstractTarget, Memory
+from ._target import AbstractTarget, Memory
 
 
 class Lorenz96(AbstractTarget):

@@ -22,15 +22,9 @@ from .._checks import (
 )
 from .._paths import as_samples, as_steps, even_step
 from .._typing import ArrayLike
-from ._base import (
-    AbstractKernel,
-    AbstractTarget,
-    check_kernel,
-    MEMORIES,
-    Memory,
-    slowest_memory,
-)
+from ._base import AbstractKernel, check_kernel
 from ._exponential import as_decay_rates, ExponentialSum
+from ._target import AbstractTarget, MEMORIES, Memory, slowest_memory
 
 
 class Volterra(AbstractTarget):

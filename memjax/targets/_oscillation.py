@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Complex, Float, Real
 from .._checks import as_finite_array, check_same_shape, is_traced
 from .._typing import ArrayLike
 from ..numerics import complex_exponential_moment
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel
 from ._exponential import (
     as_decay_rates,
     as_mode_array,
@@ -19,6 +19,7 @@ from ._exponential import (
 )
 from ._product import oscillation_points, register_inner_product
 from ._system import state_space, StateSpace
+from ._target import Memory
 
 
 class DampedOscillation(AbstractKernel):

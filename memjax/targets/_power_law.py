@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Real
 from .._checks import as_positive
 from .._typing import ScalarLike
 from ..numerics import exponential_moment, integrate
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel
+from ._target import Memory
 
 
 class PowerLaw(AbstractKernel):

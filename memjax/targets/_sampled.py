@@ -23,9 +23,10 @@ from .._checks import (
 from .._paths import check_resolved
 from .._typing import ArrayLike, ScalarLike
 from ..numerics import exponential_moment
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel
 from ._exponential import exponential_product, ExponentialSum
 from ._product import register_inner_product
+from ._target import Memory
 
 _LOOKED_AT = 50  # last lines of a file, which say how columns are separated
 _CONTROL = dict.fromkeys([*range(9), *range(14, 32)])  # characters that no text has

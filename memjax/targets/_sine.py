@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Real
 from .._checks import as_positive, check_positive
 from .._typing import ScalarLike
 from ..numerics import complex_exponential_moment
-from ._base import AbstractKernel, Memory
+from ._base import AbstractKernel
+from ._target import Memory
 
 
 class Sine(AbstractKernel):

@@ -8,11 +8,12 @@ from .._checks import as_finite_array, as_number
 from .._paths import as_samples
 from .._typing import ArrayLike
 from ..numerics import decay_time
-from ._base import AbstractKernel, AbstractTarget, KernelSum, Memory, product_without_a_form
+from ._base import AbstractKernel, KernelSum, product_without_a_form
 from ._exponential import ExponentialSum
 from ._product import oscillation_points, register_inner_product
 from ._sampled import SampledKernel
 from ._system import check_stable, state_space, StateSpace
+from ._target import AbstractTarget, Memory
 
 
 class StateSpaceKernel(AbstractKernel):
