@@ -16,26 +16,28 @@ from jaxtyping import Array, Bool, Float
 
 from ..curvature import AbstractCurvature, BlockCurvature, DenseCurvature, GradedCurvature
 from ..models import AbstractModel, DiagonalLinearRNN
-from ..numerics import (
-    complete_gram_factor,
-    exponential_coefficients,
-    gram_factor,
-    over_lanes,
-    Pair,
-    sum_over,
-)
+from ..numerics import complete_gram_factor, exponential_coefficients, gram_factor
 from ..numerics import double_double as dd
 from ..reparam import AbstractReparametrisation
-from ..targets import AbstractKernel, GaussianBump, KernelSum
+from ..targets import AbstractKernel
 from ._lane_base import AbstractLossLanes, Linearisation
+from ._mode_sums import (
+    direct_sums,
+    pair_sums,
+    rounding_of_merging,
+    spread_out,
+    Start,
+    sums_through_nodes,
+)
+from ._remainder import remainder_pairs, remainder_transforms
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
 # Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
 DENSE_WIDTH, _RANK = 8, 8
 # Up to this width small curvatures are kept where gradients have twice the digits.
 _GRADED_WIDTH = 64
-# From this width on sums over modes go through so many exponentials.
-_WIDE, _NODES = 96, 24
+# From this width on sums over modes go through few exponentials.
+_WIDE = 96
 
 
 class _Moved(NamedTuple):
@@ -56,17 +58,6 @@ class _LossTerms(NamedTuple):
     transforms: Array
     tails: Array
     moduli: Array
-
-
-class _ResidualPairs(NamedTuple):
-    """The transform of model minus target and two derivatives as pairs, and the moduli of the terms
-    of the first two."""
-
-    e0: Pair
-    e1: Pair
-    e2: Pair
-    m0: Array
-    m1: Array
 
 
 class _Compensated(NamedTuple):
@@ -119,14 +110,14 @@ class SpectralLanes(AbstractLossLanes):
         merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
         nodes = residue = None
         if model.width >= _WIDE:
-            nodes = _spread_out(rates)
+            nodes = spread_out(rates)
             residue = exponential_coefficients(merged, rates, nodes)
         return SpectralLanes(
             amplitudes=model.amplitudes,
             free_rates=model.free_rates,
             rates=model.rates,
             merged=merged,
-            merged_low=_rounding_of_merging(merged, modes, rates),
+            merged_low=rounding_of_merging(merged, modes, rates),
             target_amplitudes=active.amplitudes,
             target_rates=active.rates,
             remainder_norm=jnp.zeros(()) if remainder is None else remainder.squared_norm(),
@@ -255,7 +246,7 @@ class SpectralLanes(AbstractLossLanes):
         totals = own._residual(s, at.moves, 0, moduli=moduli)
         tails = jnp.zeros_like(s)
         if self.remainder is not None:
-            tails = _transforms(self.remainder, s, 0)[0]
+            tails = remainder_transforms(self.remainder, s, 0)[0]
         return _LossTerms(modes, totals[0][:, 0], tails[:, 0], totals[-1][:, 0])
 
     def _move(self, y: Float[Array, "n stages lanes"]) -> _Moved:
@@ -290,10 +281,10 @@ class SpectralLanes(AbstractLossLanes):
         rates = (jnp.where(rates[0] > 0, rates[0], jnp.nan), rates[1])
         amplitudes = dd.two_sum(*dd.add_float(alpha, self.amplitudes[:, None]))
 
-        e0, e1, e2, m0, m1 = self._residual_pairs(rates, alpha, nu)
+        e0, e1, e2, m0, m1 = pair_sums(self._start, rates, alpha, nu)
         unknown = jnp.zeros_like(start), jnp.zeros_like(start)
         if self.remainder is not None:
-            t0, t1, t2, unknown = _transform_pairs(self.remainder, rates)
+            t0, t1, t2, unknown = remainder_pairs(self.remainder, rates)
             e0, e1 = dd.add(e0, dd.negative(t0)), dd.add(e1, dd.negative(t1))
             e2 = dd.add_float(e2, -t2)
         first = jnp.add(*e1)
@@ -310,171 +301,33 @@ class SpectralLanes(AbstractLossLanes):
         noise = noise + of_tails + lost
         return _Compensated(gradient, noise, first, jnp.add(*e2))
 
-    def _residual_pairs(self, s: Pair, alpha: Pair, nu: Pair) -> _ResidualPairs:
-        """The first three of `_residual`, without the remainder, as pairs, and the moduli."""
-        width, terms = self.rates.shape[0], self.target_rates.shape[0]
-        start = self.rates[:, None]
-        pull = dd.multiply_float(nu, self.amplitudes[:, None])
-        merged = (self.merged[:, None], self.merged_low[:, None])
-
-        def standing(q: Pair, k: Any) -> tuple[Pair, Pair, Pair]:
-            """A mode of the start, minus its derivative, and half of the second."""
-            value = dd.multiply(q, _at(merged, k))
-            derivative = dd.multiply(q, value)
-            return value, derivative, dd.multiply(q, derivative)
-
-        def mode(j: Any, sums: _ResidualPairs) -> _ResidualPairs:
-            p = dd.reciprocal(dd.add(s, _at(s, j)))
-            q = dd.reciprocal(dd.add_float(s, start[j]))
-            pulled = dd.multiply(q, _at(pull, j))
-            moved = dd.multiply(p, dd.add(_at(alpha, j), dd.negative(pulled)))
-            pulled_twice = dd.multiply(q, pulled)
-            curbed = dd.multiply(p, dd.add(moved, dd.negative(pulled_twice)))
-            bent = dd.add(curbed, dd.negative(dd.multiply(q, pulled_twice)))
-            value, derivative, half = standing(q, j)
-            e0, e1, e2, m0, m1 = sums
-            e0 = dd.add(e0, dd.add(moved, value))
-            e1 = dd.add(e1, dd.negative(dd.add(curbed, derivative)))
-            e2 = dd.add(e2, dd.scale(dd.add(dd.multiply(p, bent), half), 2.0))
-            a, b = jnp.abs(p[0] * alpha[0][j]), jnp.abs(p[0] * pulled[0])
-            m0 = m0 + a + b + jnp.abs(value[0])
-            m1 = m1 + p[0] * a + (p[0] + q[0]) * b + jnp.abs(derivative[0])
-            return _ResidualPairs(e0, e1, e2, m0, m1)
-
-        zero = jnp.zeros_like(s[0])
-        e0, e1, e2, m0, m1 = (zero, zero), (zero, zero), (zero, zero), zero, zero
-        for k in range(terms):
-            q = dd.reciprocal(dd.add_float(s, self.target_rates[k]))
-            value, derivative, half = standing(q, width + k)
-            e0, e1 = dd.add(e0, value), dd.add(e1, dd.negative(derivative))
-            e2 = dd.add(e2, dd.scale(half, 2.0))
-            m0, m1 = m0 + jnp.abs(value[0]), m1 + jnp.abs(derivative[0])
-        return jax.lax.fori_loop(0, width, mode, _ResidualPairs(e0, e1, e2, m0, m1))
+    @property
+    def _start(self) -> Start:
+        """The modes before they moved."""
+        return Start(self.amplitudes, self.rates, self.target_rates, self.merged, self.merged_low)
 
     def _residual(self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool = False):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the
         moved rates, and with `moduli` the sums of the moduli of the terms of the first two."""
-        if self.nodes is None:
-            totals = list(self._direct(s, moves, order, moduli))
+        start = self._start
+        if self.nodes is None or self.residue is None:
+            totals = list(direct_sums(start, s, moves, order, moduli))
         else:
-            totals = list(self._through_nodes(s, moves, order, moduli))
+            totals = list(
+                sums_through_nodes(start, self.nodes, self.residue, s, moves, order, moduli)
+            )
         if self.remainder is not None:
-            tails = _transforms(self.remainder, s, order)
+            tails = remainder_transforms(self.remainder, s, order)
             for k, tail in enumerate(tails):
                 totals[k] = totals[k] - tail
                 if moduli and k < 2:
                     totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
         return tuple(totals)
 
-    def _direct(
-        self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool
-    ) -> tuple[Array, ...]:
-        """`_residual` without the remainder, as sums over modes."""
-        alpha, nu = moves
-        width, terms = self.rates.shape[0], self.target_rates.shape[0]
-        start, merged = self.rates[:, None], self.merged[:, None]
-        # The product that carries the difference of two reciprocals.
-        pull = self.amplitudes[:, None] * nu
-        after = start + nu
-
-        def mode(j: Any) -> tuple[Any, ...]:
-            # One division for both reciprocals, which are most of the cost.
-            first, second = s + after[j], s + start[j]
-            pq = 1 / (first * second)
-            p, q = pq * second, pq * first
-            parts = [
-                (alpha[j] * p, -pull[j] * pq, merged[j] * q),
-                (-alpha[j] * p**2, pull[j] * pq * (p + q), -merged[j] * q**2),
-            ]
-            parts = parts[: order + 1]
-            sums = [sum(part) for part in parts]
-            if order == 2:
-                curved = p**2 + pq + q**2
-                sums.append(2 * (alpha[j] * p**3 - pull[j] * pq * curved + merged[j] * q**3))
-            if moduli:
-                sums += [sum(jnp.abs(x) for x in part) for part in parts]
-            return tuple(sums)
-
-        # The loop over modes comes last: what it returns stands in memory, while all else might
-        # be evaluated anew wherever it is used.
-        totals = [jnp.zeros_like(s)] * (order + 1 + min(order + 1, 2) * moduli)
-        for k in range(terms):
-            b, r = merged[width + k], 1 / (s + self.target_rates[k])
-            powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]
-            powers += [jnp.abs(x) for x in powers[:2]] if moduli else []
-            totals = [total + power for total, power in zip(totals, powers, strict=True)]
-        return sum_over(mode, width, tuple(totals))
-
-    def _through_nodes(
-        self, s: Array, moves: tuple[Array, Array], order: int, moduli: bool
-    ) -> tuple[Array, ...]:
-        """The same through the coefficients of model minus target in orthonormal exponentials
-        (`gram_factor`), at a cost that grows with the width and not with its square.
-
-        What these leave out of two modes is the product of what they leave out of each, which is
-        counted with the rounding errors.
-        """
-        alpha, nu = moves
-        start, a = self.rates[:, None], self.amplitudes[:, None]
-        after, size = start + nu, len(self.rates)
-        # The transforms are asked for at the moved rates first, and perhaps at others besides.
-        zero, one = jnp.zeros_like(s), jnp.ones_like(s)
-        assert self.nodes is not None and self.residue is not None
-
-        def row(carry: tuple, node: tuple[Array, Array]) -> tuple[tuple, None]:
-            phis, at_start, change, totals = carry
-            x, residue = node
-            p, q, root = 1 / (s + x), 1 / (start + x), jnp.sqrt(2 * x)
-            own, phi = (p[:size], phis[0][:size])
-            step = 2 * x * nu * own * q
-            # The function at the moved rates, and by how much it changed on the way.
-            value = root * own * phi
-            moved = root * own * (change - at_start * nu * q)
-            terms = [alpha * value, a * moved]
-            coefficient = residue + _total(terms[0] + terms[1])
-            values = [
-                root * p * phis[0],
-                root * p * (phis[1] - phis[0] * p),
-                root * p * (phis[2] - 2 * p * (phis[1] - phis[0] * p)) if order == 2 else None,
-            ]
-            sums = [total + coefficient * v for total, v in zip(totals, values, strict=False)]
-            sums = sums[: order + 1]
-            if moduli:
-                modulus = jnp.abs(residue) + _total(jnp.abs(terms[0]) + jnp.abs(terms[1]))
-                both = zip(totals[order + 1 :], values, strict=False)
-                sums += [total + modulus * jnp.abs(v) for total, v in both]
-            b, b1, b2 = (s - x) * p, 2 * x * p**2, -4 * x * p**3
-            new = [phis[0] * b, phis[1] * b + phis[0] * b1]
-            if order == 2:
-                new.append(phis[2] * b + 2 * phis[1] * b1 + phis[0] * b2)
-            change = change * b[:size] + at_start * step
-            return (tuple(new), at_start * (start - x) * q, change, tuple(sums)), None
-
-        phis = (one, zero, zero)[: max(2, order + 1)]
-        count = order + 1 + min(order + 1, 2) * moduli
-        begin = (phis, jnp.ones_like(start), jnp.zeros_like(after), (zero,) * count)
-        (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, (self.nodes, self.residue))
-        if not moduli:
-            return totals
-        left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
-        left = left * jnp.abs(phis[0]) / s / jnp.finfo(s.dtype).eps
-        return (*totals[: order + 1], totals[order + 1] + left, *totals[order + 2 :])
-
 
 def _has_pairs(reparametrisation: AbstractReparametrisation) -> bool:
     kind = type(reparametrisation)
     return kind.displaced_pair is not AbstractReparametrisation.displaced_pair
-
-
-def _total(x: Float[Array, "modes stages lanes"]) -> Float[Array, "stages lanes"]:
-    return sum_over(lambda j: x[j], len(x), jnp.zeros_like(x[0]))
-
-
-def _spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
-    """Rates between and around some: Chebyshev points in their logarithms."""
-    low, high = jnp.log(jnp.min(rates) / 2), jnp.log(jnp.max(rates) * 2)
-    points = np.cos((np.arange(_NODES) + 0.5) * np.pi / _NODES)
-    return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
 
 
 def _beside(x: Float[Array, ""], count: int) -> Float[Array, " count"]:
@@ -495,60 +348,3 @@ def _dense_hessian(w: Array, a_first: Array, crossed: Array, curved: Array) -> A
     place = np.arange(2 * width) % width
     same = (place[:, None] == place[None])[..., None]
     return powers * factors[:, None] * factors[None] + jnp.where(same, extra, 0)
-
-
-def _rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:
-    """What is missing from the merged amplitudes of `residual_modes`."""
-    equal = rates[:, None] == rates[None, :]
-    first = jnp.argmax(equal, axis=1)[:, None] == np.arange(rates.shape[0])
-
-    def take(j: Any, total: Pair) -> Pair:
-        return dd.add_float(total, jnp.where(first[j], modes[j], 0))
-
-    total = jax.lax.fori_loop(0, rates.shape[0], take, dd.from_float(jnp.zeros_like(merged)))
-    return jnp.add(*dd.add_float(total, -merged))
-
-
-def _at(pair: Pair, index: Any) -> Pair:
-    return pair[0][index], pair[1][index]
-
-
-def _transforms(kernel: AbstractKernel, s: Array, order: int) -> tuple[Any, ...]:
-    """The Laplace transform of every lane's kernel, and its derivatives."""
-    if isinstance(kernel, KernelSum):
-        each = [_transforms(term, s, order) for term in kernel.terms]
-        return tuple(sum(values) for values in zip(*each, strict=True))
-    if type(kernel) is GaussianBump:
-        # Its scalars broadcast against the lanes as they are.
-        return kernel.laplace_derivatives(s, order)
-    of_lane = lambda kernel, s: kernel.laplace_derivatives(s, order)
-    return over_lanes(of_lane)(kernel, s)
-
-
-def _transform_pairs(
-    kernel: AbstractKernel, s: Pair
-) -> tuple[Pair, Pair, Array, tuple[Array, Array]]:
-    """The transform of every lane's kernel and its derivative as pairs, the second derivative, and
-    the errors of the first two."""
-    if isinstance(kernel, KernelSum):
-        each = [_transform_pairs(term, s) for term in kernel.terms]
-        total = each[0]
-        for t0, t1, t2, unknown in each[1:]:
-            errors = total[3][0] + unknown[0], total[3][1] + unknown[1]
-            total = dd.add(total[0], t0), dd.add(total[1], t1), total[2] + t2, errors
-        return total
-    t0, t1, t2 = _transforms(kernel, s[0], 2)
-    # The transform is exponential in the rates, which makes much of what they round off.
-    rounded = (t0, t1 * s[1]), (t1, t2 * s[1])
-    eps = float(jnp.finfo(t0.dtype).eps)
-    errors = 8 * eps * jnp.abs(t0), 8 * eps * jnp.abs(t1)
-    if type(kernel) is not GaussianBump:
-        return *rounded, t2, errors
-    # Its scalars broadcast against the lanes as they are.
-    *pairs, known = kernel.transform_pairs(s)
-    first, second = (
-        (jnp.where(known, pair[0], other[0]), jnp.where(known, pair[1], other[1]))
-        for pair, other in zip(pairs, rounded, strict=True)
-    )
-    share = jnp.where(known, 100 * eps, 1.0)
-    return first, second, t2, (share * errors[0], share * errors[1])
