@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -9,22 +9,13 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Complex, Float, PyTree, Real, Scalar
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
-from .._checks import (
-    as_float_array,
-    as_nonnegative,
-    check_callable,
-    check_flag,
-    check_instance,
-    check_integer,
-    check_nonnegative,
-    check_positive,
-    check_scalar,
-)
-from .._typing import ScalarLike
+from .._checks import check_instance, check_integer
 from ..numerics import as_constant
-from ._interpolation import BubbleInterpolation, rows_at
+from ._interpolation import BubbleInterpolation
+from ._radau_formula import BUBBLE, PLACES, RADAU, SLOPES, VALUES, WEIGHT
+from ._radau_newton import RadauNewton
 from ._shared import (
     all_finite,
     attempt,
@@ -42,203 +33,7 @@ from ._shared import (
     Vector,
 )
 
-
-class RadauFormula(NamedTuple):
-    """The three-stage Radau IIA formula, in the form in which its stages are solved for.
-
-    With the increments $z$ of the stages, a step solves $A^{-1} z = h f(y_0 + z)$. The inverse of
-    the weights $A$ has one real eigenvalue and a complex pair, so that in the basis of its
-    eigenvectors Newton's system of size $3n$ becomes a real and a complex one of size $n$.
-
-    **Attributes:**
-
-    - `times`: where the stages are, as shares of the step.
-    - `inverse`: $A^{-1}$.
-    - `error`: the weights of the stages in the estimate of the error.
-    - `real`, `pair`: the real eigenvalue of $A^{-1}$, and the one of the pair whose imaginary part
-        is positive.
-    - `real_column`, `pair_column`: their eigenvectors.
-    - `real_row`, `pair_row`: their rows of the inverse of the matrix of eigenvectors.
-    """
-
-    times: Float[np.ndarray, "3"]
-    inverse: Float[np.ndarray, "3 3"]
-    error: Float[np.ndarray, "3"]
-    real: float
-    pair: complex
-    real_column: Float[np.ndarray, "3"]
-    pair_column: Complex[np.ndarray, "3"]
-    real_row: Float[np.ndarray, "3"]
-    pair_row: Complex[np.ndarray, "3"]
-
-
-def _formula() -> RadauFormula:
-    # Hairer & Wanner II, Table IV.5.6 and Section IV.8.
-    root = np.sqrt(6)
-    weights = np.array(
-        [
-            [(88 - 7 * root) / 360, (296 - 169 * root) / 1800, (-2 + 3 * root) / 225],
-            [(296 + 169 * root) / 1800, (88 + 7 * root) / 360, (-2 - 3 * root) / 225],
-            [(16 - root) / 36, (16 + root) / 36, 1 / 9],
-        ]
-    )
-    inverse = np.linalg.inv(weights)
-    values, vectors = np.linalg.eig(inverse)
-    rows = np.linalg.inv(vectors)
-    real, pair = np.argmin(np.abs(np.imag(values))), np.argmax(np.imag(values))
-    # The eigenvector of the real eigenvalue is real up to a factor, which cancels.
-    phase = vectors[0, real] / abs(vectors[0, real])
-    return RadauFormula(
-        times=np.array([(4 - root) / 10, (4 + root) / 10, 1]),
-        inverse=inverse,
-        error=np.array([-13 - 7 * root, -13 + 7 * root, -1]) / 3,
-        real=float(values[real].real),
-        pair=complex(values[pair]),
-        real_column=(vectors[:, real] / phase).real,
-        pair_column=vectors[:, pair],
-        real_row=(rows[real] * phase).real,
-        pair_row=rows[pair],
-    )
-
-
-RADAU = _formula()
-
-
-def _bubble() -> np.ndarray:
-    """From the stages to the coefficients of their interpolation, less its chord."""
-    s = RADAU.times[:2]
-    slopes = np.array([[1 / s[0], 0, -1], [0, 1 / s[1], -1]]) / (1 - s)[:, None]
-    return np.linalg.solve(np.stack([np.ones(2), s], axis=1), slopes)
-
-
-_BUBBLE = _bubble()
-
-# Where the polynomial is compared with the equation: at the start, and between the stages where
-# the interpolation of a smooth function is furthest from it.
-_PLACES = np.append(
-    0, np.sort(np.polynomial.Polynomial.fromroots([0, *RADAU.times]).deriv().roots())[1:]
-)
-_VALUES, _SLOPES = rows_at(_PLACES, np.array([0.0, 0.0, 1.0]), _BUBBLE)
-# At the start its value is right and only its slope is off, and by more than elsewhere. This
-# weight makes up for it where nothing is stiff.
-_SIZES = np.abs(np.polynomial.Polynomial.fromroots(RADAU.times)(_PLACES))
-_WEIGHT = np.array([_SIZES[1] / _SIZES[0], 1, 1])
-
-
 Stages = Float[Array, "3 n"]
-
-
-class _NewtonState(eqx.Module):
-    size: Scalar
-    previous_size: Scalar
-    step: Scalar
-
-
-class RadauNewton(optx.AbstractRootFinder):
-    r"""Newton's method for the three stages of [`memjax.RadauIIA5`][] together.
-
-    By default every iteration uses the Jacobian of the start of the step, for which the
-    stages decouple into a real and a complex system of the size of the state. With `full=True`
-    each iteration evaluates the Jacobian of every stage, and solves one real system of three
-    times the size.
-
-    It stops when the last update, or the estimate of the error that is left, is below `kappa`
-    times the tolerance of the step, or below the rounding of the state; and gives up as soon as
-    updates grow.
-
-    **Arguments:**
-
-    - `rtol`, `atol`, `norm`: the tolerances and the norm of updates, as of the step size
-        controller. `diffrax.with_stepsize_controller_tols(RadauNewton)(...)` takes them from it.
-    - `kappa`: the share of the tolerance at which to stop.
-    - `full`: whether to evaluate the Jacobian at every stage of every iteration.
-
-    **Raises:** `ValueError` and `TypeError` for negative tolerances and arguments of the wrong
-    kind, and where anything but the stages of [`memjax.RadauIIA5`][] is to be solved.
-
-    ??? cite "Reference"
-
-        Hairer, Wanner, *Solving Ordinary Differential Equations II*, Section IV.8.
-    """
-
-    rtol: Any
-    atol: Any
-    norm: Callable[[PyTree], Scalar]
-    kappa: Any
-    full: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        rtol: Any,
-        atol: Any,
-        norm: Callable[[PyTree], Scalar] = optx.rms_norm,
-        kappa: Real[ScalarLike, ""] = 1e-2,
-        full: bool = False,
-    ) -> None:
-        # `diffrax.with_stepsize_controller_tols` stands in for what is to come by infinity.
-        if rtol is not np.inf:
-            as_nonnegative("rtol", rtol, "pass a tolerance such as 1e-8")
-        if atol is not np.inf:
-            as_float_array("atol", atol)
-            check_nonnegative("atol", atol, "pass a tolerance such as 1e-8")
-        check_callable("norm", norm, "pass a norm of PyTrees such as optimistix.rms_norm")
-        # Not converted: there must be no JAX operation when memjax is imported.
-        check_positive("kappa", kappa, "pass a share of the tolerance such as 0.01")
-        check_scalar("kappa", kappa)
-        check_flag("full", full)
-        self.rtol, self.atol, self.norm, self.kappa, self.full = rtol, atol, norm, kappa, full
-
-    def init(
-        self, fn: Any, y: Any, args: Any, options: Any, f_struct: Any, aux_struct: Any, tags: Any
-    ) -> _NewtonState:
-        if "correct" not in options:
-            raise ValueError(
-                "`RadauNewton` solves the stages of `RadauIIA5` only; pass "
-                "optimistix.Newton(rtol=..., atol=...) elsewhere."
-            )
-        infinite = jnp.array(jnp.inf, jnp.result_type(*jax.tree.leaves(y)))
-        return _NewtonState(infinite, infinite, jnp.array(0))
-
-    def step(
-        self, fn: Any, y: Any, args: Any, options: Any, state: _NewtonState, tags: Any
-    ) -> tuple[Any, _NewtonState, Any]:
-        residual, aux = fn(y, args)
-        coordinates, start = options["coordinates"], options["start"]
-        pack, unpack = jax.vmap(coordinates.pack), jax.vmap(coordinates.parts)
-        update = unpack(options["correct"](pack(y), pack(residual)))
-        new_y = jax.tree.map(jnp.subtract, y, update)
-        join = coordinates.join
-
-        def scaled(update: Array, start: Array, stage: Array) -> Array:
-            size = jnp.maximum(jnp.abs(start), jnp.abs(start + stage))
-            rounding = 10 * jnp.finfo(size.dtype).eps * size
-            return update / jnp.maximum(self.atol + self.rtol * size, rounding / self.kappa)
-
-        # The tolerances may be of any precision, and `atol` of the shape of the state.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            size = self.norm(jax.tree.map(scaled, join(update), start, join(new_y)))
-        size = size.astype(state.size.dtype)
-        return new_y, _NewtonState(size, state.size, state.step + 1), aux
-
-    def terminate(
-        self, fn: Any, y: Any, args: Any, options: Any, state: _NewtonState, tags: Any
-    ) -> tuple[Array, optx.RESULTS]:
-        rate = state.size / state.previous_size
-        left = state.size * rate / (1 - rate)
-        second = state.step >= 2
-        converged = (state.size <= self.kappa) | (second & (rate < 1) & (left <= self.kappa))
-        stuck = (second & (rate >= 1)) | ~jnp.isfinite(state.size)
-        diverged = (state.step >= 1) & ~converged & stuck
-        result = optx.RESULTS.where(
-            diverged, optx.RESULTS.nonlinear_divergence, optx.RESULTS.successful
-        )
-        return converged | diverged, result
-
-    def postprocess(
-        self, fn: Any, y: Any, aux: Any, args: Any, options: Any, state: Any, tags: Any, result: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        return y, aux, {}
-
 
 # What `diffrax.with_stepsize_controller_tols` puts in the place of tolerances, for Diffrax to find.
 _FROM_CONTROLLER = diffrax.with_stepsize_controller_tols(RadauNewton)()
@@ -402,7 +197,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         problem, coordinates, start = problem_of(terms, t0, t1, y0, args, self.jacobian)
         guess = jnp.where(made_jump, 0, _extrapolated(solver_state, start.length))
         stages, outcome = attempt(_attempt, (self, coordinates, problem, start, guess))
-        return finish(coordinates, start, stages[2], product(_BUBBLE, stages), outcome)
+        return finish(coordinates, start, stages[2], product(BUBBLE, stages), outcome)
 
     def func(
         self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
@@ -496,9 +291,9 @@ def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Ve
     the step is about to damp. Filtered twice it would be divided by the stiffness once more, and
     with it the error at the end.
     """
-    increments = product(_VALUES, stages)
-    defects = _of_each(problem.increment, start, _PLACES, increments) - product(_SLOPES, stages)
-    weight = jnp.asarray(_WEIGHT, defects.dtype)[:, None]
+    increments = product(VALUES, stages)
+    defects = _of_each(problem.increment, start, PLACES, increments) - product(SLOPES, stages)
+    weight = jnp.asarray(WEIGHT, defects.dtype)[:, None]
     return jnp.max(weight * jnp.abs(jax.vmap(solve)(defects)), axis=0)
 
 
@@ -506,5 +301,5 @@ def _extrapolated(past: _Past, length: Scalar) -> Stages:
     """The stages on the polynomial of the last step."""
     ratio = (length / past.length).astype(past.stages.dtype)
     s = 1 + ratio * jnp.asarray(RADAU.times, ratio.dtype)[:, None]
-    bubble = product(_BUBBLE, past.stages)
+    bubble = product(BUBBLE, past.stages)
     return (s - 1) * past.stages[2:] + s * (1 - s) * (bubble[:1] + s * bubble[1:])
