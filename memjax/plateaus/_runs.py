@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import AbstractCurvature
 from ..flows import AbstractFlow, DENSE, DisplacedFlow, GradientFlow, lanes_of
-from ..losses import AbstractLossLanes, SpectralLanes
+from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..numerics import over_lanes
 from ._crossing import Crossing
@@ -148,6 +148,12 @@ class Runs(eqx.Module):
     def monotone(self) -> bool:
         """Whether the margin never rises."""
         return self.exit.monotone and self.flow.flow.descends
+
+    def linearise(
+        self, y: Float[Array, "state lanes"], low: Float[Array, "state lanes"] | None
+    ) -> Linearisation:
+        """The loss of every lane and its first two derivatives at `y`, or at `y + low`."""
+        return self.dynamics.linearise(y[: self.size], None if low is None else low[: self.size])
 
     def loss(self, y: Float[Array, "state lanes"]) -> Float[Array, " lanes"]:
         """The loss of every lane."""

@@ -16,7 +16,8 @@ from ..models import AbstractModel
 from ..numerics import as_constant
 from ..solvers import RADAU
 from ._exits import AbstractExit, ExitCondition
-from ._lanes import evaluate, LaneMethod
+from ._lane_stages import evaluate
+from ._lanes import LaneMethod
 from ._outcomes import as_result, CROSSED, LossCurve, Plateau, RUNNING, time_of
 from ._runs import Lanes, Runs
 

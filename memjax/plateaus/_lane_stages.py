@@ -1,0 +1,118 @@
+"""The stages of a step of every lane, and the polynomial through them."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ..curvature import AbstractCurvature, couple, couple_arrays, GradedCurvature
+from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, Solve
+from ..solvers import RADAU
+from ._newton import defects, displace, solve_stages, Stages
+from ._outcomes import RUNNING
+from ._runs import Lanes, Runs
+
+# Newton iterations in a step. More of them cost all lanes and save few steps.
+ITERATIONS = 2
+# Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
+_ITERATIONS_WITHOUT, SLOW = 5, 0.1
+
+# From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
+_COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
+
+
+def step_stages(
+    runs: Runs,
+    state: Lanes,
+    curvature: AbstractCurvature,
+    jacobian: AbstractLinearisedFlow,
+    solve: Solve,
+    definite: Bool[Array, " lanes"],
+    scale: Float[Array, "n lanes"],
+    *,
+    full: bool,
+    compensated: bool,
+) -> Stages:
+    """The increments of the stages.
+
+    **Arguments:**
+
+    - `curvature`, `jacobian`: those at the start of the step.
+    - `solve`: the solver of the Jacobian shifted by the real eigenvalue of the formula.
+    - `definite`: the lanes to iterate.
+    - `scale`: the error that the step may make.
+    - `full`, `compensated`: as in `LaneMethod`.
+    """
+    dt = state.dt
+    # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
+    # with an error that is already small, and may be short.
+    theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
+    powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
+    predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+    solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
+
+    def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
+        stages, defect = defects(runs, state, stages, rest)
+        first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
+        second = solve_pair(
+            jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
+            jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
+        )
+        change = -RADAU.real_column[:, None] * first[:, None]
+        change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
+        change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
+        return stages, jnp.asarray(change)
+
+    idle = state.result != RUNNING
+    open_ = definite & ~idle
+    if full:
+        update, most = _full_update(runs, state, curvature), 10
+    else:
+        update, most = frozen, ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
+    return solve_stages(runs, update, predicted, open_, idle, scale, most, compensated)
+
+
+def _full_update(
+    runs: Runs, state: Lanes, start: AbstractCurvature
+) -> Callable[..., tuple[Array, Array]]:
+    """Newton's update with the Jacobian of every stage: where modes approach each other, the
+    Hessians at the stages of one step differ too much for that of its `start`."""
+
+    def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
+        stages, defect = defects(runs, state, stages, rest)
+        after, rate = state.y[:, None] + stages, 1 / state.dt
+        here = []
+        for k in range(3):
+            short = None if rest is None else rest[:, k]
+            moved = displace(state.y, state.low, stages[:, k], short)
+            each = runs.linearise(*moved)
+            if isinstance(start, GradedCurvature):
+                # The blocks hold the residual, which is anything where an iterate is off the
+                # manifold on which the run moves; the start of the step is on it.
+                graded = eqx.tree_at(lambda c: c.blocks, each.curvature, start.blocks)
+                each = eqx.tree_at(lambda e: e.curvature, each, graded)
+            here.append(each)
+        if isinstance(runs.flow.flow, GradientFlow):
+            solve = couple([each.curvature for each in here], RADAU.inverse, rate)
+        else:
+            whole = [
+                -flow_jacobian(runs.flow, after[:, k], each.gradient, each.curvature)
+                for k, each in enumerate(here)
+            ]
+            solve = couple_arrays(whole, RADAU.inverse, rate)
+        return stages, -solve(defect)
+
+    return update
+
+
+def interpolate(stages: Float[Array, "n 3 lanes"]) -> Float[Array, "n 3 lanes"]:
+    """The polynomial through the stages of a step, as its coefficients but that of order 0."""
+    return jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
+
+
+def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
+    """A polynomial of `interpolate` at a share of its step."""
+    c1, c2, c3 = (polynomial[:, k] for k in range(3))
+    return theta * (c1 + theta * (c2 + theta * c3))
