@@ -88,7 +88,7 @@ def bin_log(times: np.ndarray, losses: np.ndarray, error: float) -> Bins:
 
     residuals = _residuals(u, losses)
     # What rounding leaves of a constant loss.
-    least = 1e-14 * np.max(np.abs(losses))
+    least = max(1e-14 * float(np.median(np.abs(losses))), 1e-100)
     starts, stops = edges[:-1].copy(), edges[1:].copy()
     missing = np.maximum(_NEIGHBOURS - count, 0)
     starts = np.clip(starts - (missing + 1) // 2, 0, max(0, times.size - _NEIGHBOURS))

@@ -1,9 +1,9 @@
 """Scalars of a TensorBoard event file, read without TensorBoard.
 
 An event file is a row of records (the length in 8 bytes and a checksum of it in 4, the data, and
-a checksum of these in 4), each an `Event` in the wire format of Protocol Buffers. What is read of
-it are the fields `Event.step` (2) and `Event.summary` (5), of that `Summary.value` (1), of that `tag`
-(1), `simple_value` (2) and `tensor` (8), and of a `TensorProto` its `dtype` (1), `tensor_content` (4),
+a checksum of these in 4), each an `Event` in the wire format of Protocol Buffers. Read are its
+fields `step` (2) and `summary` (5), of a summary the `value` (1), of a value the `tag` (1), the
+`simple_value` (2) and the `tensor` (8), and of a tensor its `dtype` (1), `tensor_content` (4),
 `float_val` (5) and `double_val` (6).
 """
 

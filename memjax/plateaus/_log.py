@@ -213,7 +213,8 @@ def find_plateaus(
     times, values = times[finite], values[finite]
     if times.size < _LEAST:
         raise ValueError(
-            f"`losses` must hold at least {_LEAST} finite entries, got {times.size}; log more often."
+            f"`losses` must hold at least {_LEAST} finite entries, got {times.size}; log more "
+            "often."
         )
     middle = float(np.median(values))
     # A loss of exactly the floor is one that has nothing left to fall by.
@@ -222,15 +223,18 @@ def find_plateaus(
             f"`losses` must be above the floor {floor:g}, got a median of {shown(middle)}; pass a "
             "`floor` below them."
         )
-    above = values - floor
+    # In units of its own, so that no square overflows; a run that diverged may have any entries.
+    unit = float(np.median(np.abs(values - floor))) or 1.0
+    above = np.clip((values - floor) / unit, -1e100, 1e100)
     found, rest, level = find_segments(times, above, delta, ratio)
     levels = [s.height for s in found[1:]] + [level if rest is None else rest.height]
     plateaus = (
-        _describe(s, floor, 1 - after / s.height) for s, after in zip(found, levels, strict=False)
+        _describe(s, unit, floor, 1 - after / s.height)
+        for s, after in zip(found, levels, strict=False)
     )
     return FoundPlateaus(
         plateaus=tuple(plateaus),
-        rest=None if rest is None else _describe(rest, floor, None),
+        rest=None if rest is None else _describe(rest, unit, floor, None),
         steps=times,
         losses=values,
         omitted=int(np.sum(~finite)),
@@ -238,12 +242,12 @@ def find_plateaus(
     )
 
 
-def _describe(segment: Segment, floor: float, drop: float | None) -> FoundPlateau:
+def _describe(segment: Segment, unit: float, floor: float, drop: float | None) -> FoundPlateau:
     return FoundPlateau(
         start=segment.start,
         stop=segment.stop,
-        height=segment.height + floor,
-        noise=segment.noise,
+        height=unit * segment.height + floor,
+        noise=unit * segment.noise,
         drop=float("nan") if drop is None else drop,
         left=drop is not None,
     )

@@ -35,8 +35,8 @@ def read_log(
     - A text file with one entry a line, columns separated by commas, semicolons or tabs, and their
       names in the first line; without names, columns are called `"0"`, `"1"`, ...
     - Lines of JSON, each an object (`.jsonl`, `.json`, `.ndjson`, or a file that begins with `{`).
-    - An event file of TensorBoard (with `tfevents` in its name), where `loss` is a tag and steps are
-      those of the events. Checksums are not compared.
+    - An event file of TensorBoard (with `tfevents` in its name), where `loss` is a tag and steps
+      are those of the events. Checksums are not compared.
 
     Lines without a loss are skipped: many logs have lines of their own for validation.
 
@@ -51,8 +51,8 @@ def read_log(
 
     **Returns:**
 
-    The steps and the losses, each of shape `(entries,)`, in the order of the file. Losses may be NaN
-    or infinite.
+    The steps and the losses, each of shape `(entries,)`, in the order of the file. Losses may be
+    NaN or infinite.
 
     **Raises:**
 
