@@ -26,6 +26,7 @@ class Bins(NamedTuple):
     - `noise`: standard deviation of an entry.
     - `weight`: one over the variance of the mean, if entries were independent.
     - `correlation`: number of entries over which the noise of neighbours is the same.
+    - `losses`: all losses, without spikes.
     """
 
     edges: np.ndarray
@@ -36,6 +37,7 @@ class Bins(NamedTuple):
     noise: np.ndarray
     weight: np.ndarray
     correlation: float
+    losses: np.ndarray
 
     def average(self, part: slice | np.ndarray) -> tuple[float, float, float]:
         """Mean time and loss over some bins, and the standard error of the latter."""
@@ -98,11 +100,10 @@ def bin_log(times: np.ndarray, losses: np.ndarray, error: float) -> Bins:
     noise = np.maximum(growth * np.array(scale) / _MEDIAN, least)
 
     calm = _without_spikes(losses, np.repeat(noise, count))
-    sums = [np.add.reduceat(values, edges[:-1]) / count for values in (times, calm)]
-    time, mean = sums
+    time, mean = (np.add.reduceat(values, edges[:-1]) / count for values in (times, calm))
     variance = noise**2 / count + (error * mean) ** 2 + least**2
     log_time = np.add.reduceat(u, edges[:-1]) / count
-    return Bins(edges, time, log_time, mean, count, noise, 1 / variance, correlation)
+    return Bins(edges, time, log_time, mean, count, noise, 1 / variance, correlation, calm)
 
 
 def _residuals(u: np.ndarray, losses: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from ._bins import bin_log, Bins, log_times
 # any of these scales (in bins). There are hundreds of means, and one false alarm cuts a plateau.
 _OUTSIDE, _SCALES = 4.5, (1, 2, 4, 8, 16)
 # By how many standard errors the fall after a plateau is faster than on it, and how many times.
-# A curve that only slows down has at most a ratio of 1. A fall as (t/T)^k from a level has 3 for
-# k = 2, and 7 for k = 3.
+# A curve that only slows down has at most a ratio of 1. A fall as 1/(1 + (t/T)^k) has 2 for k = 2,
+# 5 for k = 3 and 17 for k = 5.
 _SURE, CONTRAST = 4.5, 5.0
 # Fewer entries than this are no plateau: their noise is not known.
 ENTRIES = 8
@@ -56,13 +56,13 @@ def find_segments(
             chosen.append((i, j))
     found: list[Segment] = []
     for i, j in sorted(chosen):
-        segment = _refine(times, losses, bins, i, j, delta, found)
+        segment = _refine(times, bins, i, j, delta, found)
         if segment.stop >= ratio * max(segment.start, first):
             found.append(segment)
     rest = None
     ends = [i for i, j in stretches if j == last]
     if ends:
-        rest = _find_rest(times, losses, bins, min(ends), delta, found)
+        rest = _find_rest(times, bins, min(ends), delta, found)
         if rest is not None and not rest.stop >= ratio * max(rest.start, first):
             rest = None
     return found, rest, bins.average(slice(max(0, last - 1), None))[1]
@@ -96,17 +96,13 @@ def _find_stretches(bins: Bins, delta: float) -> list[tuple[int, int]]:
 
 def _means_at_scales(bins: Bins) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Means over windows of bins, by their first bin, and how far noise moves them."""
-    sums = [
-        np.concatenate([[0.0], np.cumsum(values)])
-        for values in (bins.weight, bins.weight * bins.mean, bins.count)
-    ]
+    weight, total, count = bins.weight, bins.weight * bins.mean, bins.count
     means, slacks = [], []
     for scale in _SCALES:
-        if scale > bins.mean.size:
-            means.append(np.zeros(0))
-            slacks.append(np.zeros(0))
-            continue
-        weight, total, count = (values[scale:] - values[:-scale] for values in sums)
+        if scale > 1:
+            # Windows from two halves: differences of running sums would lose the small ones.
+            half = scale // 2
+            weight, total, count = (x[:-half] + x[half:] for x in (weight, total, count))
         means.append(total / weight)
         slacks.append(_OUTSIDE * np.sqrt(np.minimum(bins.correlation, count) / weight))
     return means, slacks
@@ -123,9 +119,9 @@ def _overlaps(bins: Bins, stretch: tuple[int, int], chosen: list[tuple[int, int]
 
 
 def _inner(bins: Bins, i: int, j: int) -> slice:
-    """The inner bins of a stretch: from a sixth to two thirds of its time, and at least two."""
+    """The inner bins of a stretch: from a sixth to five sixths of its time, and at least two."""
     start, stop = bins.time[i], bins.time[j]
-    low, high = start + (stop - start) / 6, start + 2 * (stop - start) / 3
+    low, high = start + (stop - start) / 6, start + 5 * (stop - start) / 6
     low = low if i else -1.0
     first, last = (int(np.searchsorted(bins.time, time, "right")) for time in (low, high))
     first = i if first <= i + 1 else first
@@ -160,7 +156,6 @@ def _is_left(bins: Bins, i: int, j: int, delta: float) -> bool:
 
 def _refine(
     times: np.ndarray,
-    losses: np.ndarray,
     bins: Bins,
     i: int,
     j: int,
@@ -173,14 +168,13 @@ def _refine(
     level = bins.average(after)[1]
     share = _visible(bins, j, delta * height, height - level)
     a, b = bins.edges[inner.start], bins.edges[after.stop]
-    stop = _crossing(times[a:b], losses[a:b], height - share)
-    start = _start(times, losses, bins, i, inner, height, delta, before)
+    stop = _crossing(times[a:b], bins.losses[a:b], height - share)
+    start = _start(times, bins, i, inner, height, delta, before)
     return Segment(start, min(stop, times[-1]), height, _noise(bins, inner), i, j)
 
 
 def _start(
     times: np.ndarray,
-    losses: np.ndarray,
     bins: Bins,
     i: int,
     inner: slice,
@@ -198,7 +192,7 @@ def _start(
     share = _visible(bins, i, delta * abs(height), above)
     if above <= 0 or last - first < 2:  # it rose to it
         return float(times[bins.edges[i]])
-    return _crossing(times[first:last], losses[first:last], height + share)
+    return _crossing(times[first:last], bins.losses[first:last], height + share)
 
 
 def _visible(bins: Bins, at: int, share: float, drop: float) -> float:
@@ -229,7 +223,6 @@ def _noise(bins: Bins, part: slice) -> float:
 
 def _find_rest(
     times: np.ndarray,
-    losses: np.ndarray,
     bins: Bins,
     i: int,
     delta: float,
@@ -258,7 +251,7 @@ def _find_rest(
         flat = abs(slope) + _REST * slope_error <= reference / CONTRAST
     if not flat:
         return None
-    start = _start(times, losses, bins, i, part, height, delta, before)
+    start = _start(times, bins, i, part, height, delta, before)
     return Segment(start, float(times[-1]), height, _noise(bins, part), i, last)
 
 
