@@ -59,10 +59,12 @@ def read_log(
     `OSError` for what is no file that can be read; `ValueError` for a column that is not there or
     has to be named, and, with the number of the line, for what is no number.
     """
-    path = as_existing_file("path", path)
     for name, value in (("steps", steps), ("loss", loss)):
         if value is not None:
             check_instance(name, value, str, "a name", "name a column")
+        if value == "":
+            raise ValueError(f"`{name}` must be a name, got ''; name a column.")
+    path = as_existing_file("path", path)
     data = _read_bytes(path)
     if "tfevents" in path.name:
         return _read_events(path, data, steps, loss)
