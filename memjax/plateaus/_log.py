@@ -159,9 +159,9 @@ def find_plateaus(
 
     The noise is told by how far entries lie from the straight line between their two neighbours
     (the median of 32 or more, so that it may change along the log and have spikes); if second
-    differences over longer lags are larger, as in a smoothed log, the noise of neighbours counts
-    as one. A plateau of $n$ entries stands out if its drop is about
-    $50 / \sqrt n$ times the noise of an entry. Its ends lie between entries, where the
+    differences over longer lags, up to a 200th of the log, are larger, as in a smoothed log, the
+    noise of neighbours counts as one. A plateau has at least 8 entries; one of $n$ entries stands
+    out if its drop is about $50 / \sqrt n$ times the noise of an entry. Its ends lie between entries, where the
     falling curve closest to the log (isotonic regression) meets the level; where noise hides a
     fall of $\delta$, the level is two standard errors of a bin away, but at most half of the drop.
     Levels closer than $2 \delta$ count as one, and a fall in the last twentieth of an e-fold of
@@ -245,10 +245,10 @@ def find_plateaus(
 
 def _describe(segment: Segment, unit: float, floor: float, drop: float | None) -> FoundPlateau:
     return FoundPlateau(
-        start=segment.start,
-        stop=segment.stop,
+        start=float(segment.start),
+        stop=float(segment.stop),
         height=unit * segment.height + floor,
         noise=unit * segment.noise,
-        drop=float("nan") if drop is None else drop,
+        drop=float("nan") if drop is None else float(drop),
         left=drop is not None,
     )
