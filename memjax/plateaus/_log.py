@@ -158,14 +158,14 @@ def find_plateaus(
       slow down, is at rest from its first step on.
 
     The noise is told by how far entries lie from the straight line between their two neighbours
-    (the median of 32 or more, so that it may change along the log and have spikes); if second
-    differences over longer lags, up to a 200th of the log, are larger, as in a smoothed log, the
-    noise of neighbours counts as one. A plateau has at least 8 entries; one of $n$ entries stands
-    out if its drop is about $50 / \sqrt n$ times the noise of an entry. Its ends lie between entries, where the
-    falling curve closest to the log (isotonic regression) meets the level; where noise hides a
-    fall of $\delta$, the level is two standard errors of a bin away, but at most half of the drop.
-    Levels closer than $2 \delta$ count as one, and a fall in the last twentieth of an e-fold of
-    the log is not seen yet.
+    (the median of 32 or more, so that it may change along the log and have spikes). If second
+    differences over longer lags, up to a hundredth of the log, are larger, as in a smoothed log,
+    the noise of neighbours counts as one. A plateau has at least 8 entries; one of $n$ entries
+    stands out if its drop is about $50 / \sqrt n$ times the noise of an entry. Its ends lie between
+    entries, where the falling curve closest to the log (isotonic regression) meets the level; where
+    noise hides a fall of $\delta$, the level is two standard errors of the mean over a fifth of an
+    e-fold away, but at most half of the drop. Levels closer than $2 \delta$ count as one, and a
+    fall in the last twentieth of an e-fold of the log is not seen yet.
 
     !!! Example
 
