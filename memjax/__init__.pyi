@@ -95,8 +95,11 @@ from .models import StateSpaceStack as StateSpaceStack
 from .models import trainable as trainable
 from .models import uniform_rates as uniform_rates
 from .plateaus import AbstractExit as AbstractExit
+from .plateaus import find_plateaus as find_plateaus
 from .plateaus import FirstOf as FirstOf
 from .plateaus import fit_scaling_law as fit_scaling_law
+from .plateaus import FoundPlateau as FoundPlateau
+from .plateaus import FoundPlateaus as FoundPlateaus
 from .plateaus import LossChange as LossChange
 from .plateaus import LossCurve as LossCurve
 from .plateaus import measure_plateau as measure_plateau
@@ -107,6 +110,7 @@ from .plateaus import Plateau as Plateau
 from .plateaus import plateau_asymptotics as plateau_asymptotics
 from .plateaus import plateau_lower_bound as plateau_lower_bound
 from .plateaus import random_start as random_start
+from .plateaus import read_log as read_log
 from .plateaus import RelativeLossDrop as RelativeLossDrop
 from .plateaus import RESULTS as RESULTS
 from .plateaus import TrainingState as TrainingState

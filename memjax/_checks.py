@@ -196,6 +196,15 @@ def as_pair(name: str, value: Any, hint: str) -> tuple[float, float]:
     return float(first), float(last)
 
 
+def as_host_array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of NumPy of real numbers in float64, for what is done without JAX."""
+    _refuse_traced(name, value)
+    values = _as_numpy(name, value)
+    if np.iscomplexobj(values):
+        raise TypeError(f"`{name}` must be real, got dtype {values.dtype}; pass its real part.")
+    return values.astype(np.float64)
+
+
 def _refuse_traced(name: str, value: Any) -> None:
     if is_traced(value):
         raise TypeError(

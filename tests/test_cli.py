@@ -599,3 +599,33 @@ def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkey
     assert kept == recent
     # Whoever says where has the last word.
     assert str(tmp_path) not in told.stdout or not recent
+
+
+def test_log_prints_plateaus_and_writes_figure_and_json(tmp_path, capsys):
+    t = np.arange(3000)
+    losses = np.where(t < 300, 2.0, 1.0) + 0.01 * np.random.default_rng(0).normal(size=t.size)
+    lines = ["step,train_loss,lr", *(f"{a},{b},0.1" for a, b in zip(t, losses, strict=True))]
+    path, out = tmp_path / "losses.csv", tmp_path / "out"
+    path.write_text("\n".join(lines))
+    assert main(["log", str(path), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    found = mj.find_plateaus(*mj.read_log(path))
+    assert text.startswith(str(found)) and "1 plateau that was left" in text
+    assert f"written: {out}/log.png, plateaus.json" in text
+    assert matplotlib.image.imread(out / "log.png").std() > 0.01
+    kept = json.loads((out / "plateaus.json").read_text())
+    assert kept["plateaus"][0]["stop"] == found.plateaus[0].stop
+    assert kept["rest"]["drop"] is None and kept["verdict"] == found.verdict
+    assert main(["log", str(path), "--json", "--delta", "0.7"]) == 0
+    assert json.loads(capsys.readouterr().out)["plateaus"] == []
+    assert main(["log", str(path), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["log", str(path), "--loss", "train_lss"]) == 2
+    assert "did you mean 'train_loss'?" in capsys.readouterr().err
+    path.write_text("\n".join([*lines[:40], "40,oops,0.1"]))
+    assert main(["log", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "line 41 must hold a number" in error and error.count("\n") == 1
+    path.write_text("\n".join([*lines[:40], "3,1.0,0.1"]))
+    assert main(["log", str(path)]) == 2
+    assert "`steps` must increase" in capsys.readouterr().err

@@ -32,14 +32,15 @@ RIGHT = {
     "diagnose": ["own_model:model", "--lag", "3"],
     "approximate": ["response.csv", "--error", "0.1"],
     "status": ["swept"],
+    "log": ["losses.csv"],
 }
 SIGNED = {
-    "amplitudes", "axis_range", "bump_amplitude", "target_amplitudes", "memory_range", "min_rate",
-    "seed", "seeds",
+    "amplitudes", "axis_range", "bump_amplitude", "floor", "target_amplitudes", "memory_range",
+    "min_rate", "seed", "seeds",
 }  # fmt: skip
 ZERO = SIGNED | {"curve_points", "jitter", "retries"}
 # Checked together with others, or of no effect here.
-LATER = {"dataset", "name", "list", "model", "data", "out", "spec", "kernel", "run_folder"}
+LATER = {"dataset", "name", "list", "model", "data", "out", "spec", "kernel", "run_folder", "path"}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def folder(tmp_path_factory):
         "import memjax as mj\nmodel = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.5])\n"
     )
     (folder / "response.csv").write_text("0,1\n1,0.5\n2,0.2\n")
+    losses = "\n".join(f"{k},{1 + 1 / (k + 1)}" for k in range(40))
+    (folder / "losses.csv").write_text(f"step,loss\n{losses}\n")
     (folder / "binary").write_bytes(bytes(range(256)))
     (folder / "large.toml").write_bytes(b"#" * (2**20 + 1))
     (folder / "nested.toml").write_text("memory = " + "[" * 5000 + "]" * 5000 + "\n")
@@ -216,6 +219,14 @@ def test_files_that_are_no_specifications_are_refused(
         (["sweep", "--out", "new", "--workers", "http://x"], "`workers` must be the address"),
         (["fit", "binary"], "binary"),
         (["plateau", "--kernel", "missing"], "`kernel` must be a file that exists"),
+        (["log", "missing"], "`path` must be a file that exists"),
+        (["log", "binary"], "`path` must be a text file"),
+        (["log", "response.csv"], "with at least 16 entries"),
+        (["log", "losses.csv", "--loss", "lss"], "did you mean 'loss'?"),
+        (["log", "losses.csv", "--steps", "x"], "`steps` must name a column"),
+        (["log", "losses.csv", "--ratio", "1"], "`ratio` must be above 1"),
+        (["log", "losses.csv", "--floor", "5"], "`losses` must be above the floor"),
+        (["log", "losses.csv", "--out", "binary/new"], "binary"),
         (["nonsense"], "nonsense"),
         (["--nonsense"], "nonsense"),
         (["fit"], "Missing"),

@@ -124,6 +124,11 @@ def build(omega):
 
 
 @functools.cache
+def found():
+    return mj.find_plateaus(np.arange(40.0), np.ones(40))
+
+
+@functools.cache
 def memory():
     return mj.memory_function(kernel(), TS)
 
@@ -355,6 +360,13 @@ constructors(
     LossChange={"delta": 0.1},
     ParameterDistance={"delta": 0.1},
     RelativeLossDrop={"delta": 0.1, "reference": 1.0},
+    find_plateaus={
+        "steps": np.arange(40.0),
+        "losses": np.ones(40),
+        "delta": 0.02,
+        "floor": 0.0,
+        "ratio": 2.0,
+    },  # fmt: skip
     fit_scaling_law={
         "dataset": sweep_dataset,
         "axis": "memory",
@@ -385,6 +397,7 @@ constructors(
     },  # fmt: skip
     plateau_asymptotics={"target": target, "silent_rate": 0.6},
     plateau_lower_bound={"omega": 0.1, "delta": 0.1, "decay_rate": 1.0, "width": 2},
+    read_log={"path": "no such file", "steps": "step", "loss": "loss"},
     random_start={
         "width": 3,
         "amplitude": 0.5,
@@ -811,6 +824,7 @@ for name, reproduction in mj.REPRODUCTIONS.items():
 figure("plot_approximation", dataset=fitted_dataset, log_time=False)
 figure("plot_approximation_errors", errors=errors_dataset, log_neurons=False)
 figure("plot_loss_curves", dataset=curves_dataset, axis="memory", memories=2, seed=0)
+figure("plot_log", found=found)
 figure("plot_memory_functions", memories=lambda: {"a": memory()})
 figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=None)
 
@@ -819,7 +833,7 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 # Made by memjax; those who make them by hand know what they do.
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
-    "FitStatistics", "GradientSignal",
+    "FitStatistics", "FoundPlateau", "FoundPlateaus", "GradientSignal",
     "HessianSpectrum", "HippoLegS", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",
@@ -869,6 +883,8 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "coupling": SIGNED,
     "delay": ZERO,
     "factor": SIGNED,
+    "floor": SIGNED,
+    "find_plateaus.losses": {"with NaN", "with infinity"},
     "forcing": SIGNED,
     "free": SIGNED | {"with NaN", "with infinity", "NaN", "infinity"},
     "frequencies": SIGNED,

@@ -19,6 +19,7 @@ from ..sweeps import checked, PlateauSweep, read_toml
 from ._approximate import Approximate as Approximate
 from ._diagnose import Diagnose as Diagnose
 from ._interrupts import ending, INTERRUPTS
+from ._log import Log as Log
 from ._plateaus import Fit as Fit
 from ._plateaus import Plateau as Plateau
 from ._plateaus import Plot as Plot
@@ -30,6 +31,7 @@ from ._sweep import Sweep as Sweep
 COMMANDS = {
     "sweep": Sweep, "plateau": Plateau, "fit": Fit, "plot": Plot, "reproduce": Reproduce,
     "diagnose": Diagnose, "approximate": Approximate, "status": Status,
+    "log": Log,
 }  # fmt: skip
 
 

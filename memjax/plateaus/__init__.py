@@ -13,6 +13,9 @@ from ._exits import ParameterDistance as ParameterDistance
 from ._exits import RelativeLossDrop as RelativeLossDrop
 from ._exits import TrainingState as TrainingState
 from ._lanes import LaneMethod as LaneMethod
+from ._log import find_plateaus as find_plateaus
+from ._log import FoundPlateau as FoundPlateau
+from ._log import FoundPlateaus as FoundPlateaus
 from ._measure import as_curve_times as as_curve_times
 from ._measure import as_max_time as as_max_time
 from ._measure import check_integrator as check_integrator
@@ -33,6 +36,7 @@ from ._outcomes import RESULTS as RESULTS
 from ._outcomes import RUNNING as RUNNING
 from ._outcomes import UNDECIDED as UNDECIDED
 from ._outcomes import UNRESOLVED as UNRESOLVED
+from ._read_log import read_log as read_log
 from ._runs import Lanes as Lanes
 from ._runs import Runs as Runs
 from ._scaling import fit_scaling_law as fit_scaling_law
