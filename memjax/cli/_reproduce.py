@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import inspect
 import json
@@ -6,11 +7,18 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from ..reproductions import find_reproduction, num_failed, REPRODUCTIONS, Verdict
+from .._checks import shown
+from ..reproductions import (
+    find_reproduction,
+    num_failed,
+    reproduce,
+    REPRODUCTIONS,
+    Verdict,
+)
 from ..sweeps import replacing, save_dataset
 from ._output import show
 
@@ -35,6 +43,8 @@ class Reproduce:
     """Replace the folder if it exists."""
     full: bool = False
     """Take the published sizes, where those of the reproduction are smaller."""
+    set: tuple[str, ...] = ()
+    """Other sizes, as the options of `memjax.reproduce`: for example seeds=3 or widths=8,16."""
     json: bool = False
     """Print JSON instead of tables."""
     quiet: bool = False
@@ -53,18 +63,17 @@ class Reproduce:
             )
         reproduction = find_reproduction(self.name)
         out = Path("results") / self.name if self.out is None else self.out
-        sizes = {}
+        options = dict(map(_as_option, self.set))
         if self.full:
             if "full" not in inspect.signature(reproduction.run).parameters:
                 raise ValueError(
                     f"`full` must be left out for {self.name}, got True; it has no larger sizes."
                 )
-            sizes = {"full": True}
+            options["full"] = True
         with replacing(out, self.overwrite) as folder:
             folder.mkdir()
-            dataset = reproduction.run(not self.quiet, **sizes)
+            dataset, verdicts = reproduce(self.name, progress=not self.quiet, **options)
             save_dataset(dataset, folder / "dataset.zarr")
-            verdicts = reproduction.check(dataset)
             records = [dataclasses.asdict(verdict) for verdict in verdicts]
             (folder / "verdicts.json").write_text(json.dumps(records, indent=2) + "\n")
             reproduction.plot(dataset).savefig(folder / f"{self.name}.png")
@@ -78,6 +87,17 @@ class Reproduce:
         if failed:
             print(f"{failed} measurements ended without an answer.", file=sys.stderr)
         return 1 if failed else 0
+
+
+def _as_option(text: str) -> tuple[str, Any]:
+    """Name and value of an option: a number, several with commas between them, or words."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier() or not value:
+        raise ValueError(f"`set` must be NAME=VALUE, got {shown(text)}; write for example seeds=3.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _tabulate(verdicts: Sequence[Verdict]) -> str:

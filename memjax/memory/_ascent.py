@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._checks import check_scalar_of_model
 from ..losses import from_real_parts, real_parts
 from ..models import trainable
-from ..numerics import in_batches
+from ..numerics import in_batches, one_by_one
 from ._ball import Ball, Effort, PerturbationErrors
 
 Loss: TypeAlias = Callable[[Any], Float[Array, ""]]
@@ -111,6 +111,12 @@ def _map_blocks(function: Callable[[Array, str], Array], ball: Ball, tree: PyTre
     return jax.tree_util.tree_map_with_path(apply, tree)
 
 
+def _decompose(block: Array) -> tuple[Array, Array, Array]:
+    """The singular value decomposition of a matrix, or of every one."""
+    alone = one_by_one(lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)))
+    return jnp.vectorize(alone, signature="(m,n)->(m,k),(k),(k,n)")(block)
+
+
 def _find_corner(gradient: Array, kind: str) -> Array:
     """The point of the unit ball where the loss rises most, to first order."""
     # Where the loss is infinite the gradient is not a number: such starts have arrived already.
@@ -123,13 +129,13 @@ def _find_corner(gradient: Array, kind: str) -> Array:
     uphill = uphill / jnp.where(largest > 0, largest, 1)
     if kind == "vector":
         return uphill / jnp.where(largest > 0, jnp.linalg.norm(uphill), 1)
-    u, _, v = jnp.linalg.svd(uphill, full_matrices=False)
+    u, _, v = _decompose(uphill)
     return jnp.where(largest > 0, u @ v, 0)
 
 
 def _project(block: Array, kind: str, radius: Array) -> Array:
     if kind == "matrix":
-        u, s, v = jnp.linalg.svd(block, full_matrices=False)
+        u, s, v = _decompose(block)
         return (u * jnp.minimum(s, radius)[..., None, :]) @ v
     size = jnp.abs(block) if kind == "max" else jnp.linalg.norm(block)
     return block * jnp.where(size > radius, radius / jnp.where(size > 0, size, 1), 1)
@@ -148,7 +154,7 @@ def _draw_noise(key: PRNGKeyArray, like: PyTree, ball: Ball, radius: Array) -> P
         if kind == "vector":
             block = block / jnp.linalg.norm(block)
         elif kind == "matrix":
-            block = block / jnp.linalg.norm(block, 2, (-2, -1), keepdims=True)
+            block = block / _decompose(block)[1][..., :1, None]
         return (radius * block).astype(block.dtype)
 
     return _map_blocks(scale, ball, noise)

@@ -26,6 +26,16 @@ def over_lanes(function: Callable) -> Callable:
     return eqx.filter_vmap(function, in_axes=eqx.if_array(-1), out_axes=-1)
 
 
+def one_by_one(function: Callable) -> Callable:
+    """`function` of matrices, which takes them one after the other under `jax.vmap` on a CPU.
+
+    XLA's LAPACK hands a batch of decompositions to a pool of threads and waits; two programs that
+    do so at the same time, in two threads of this process, wait for ever (jaxlib 0.10.2).
+    """
+    alone = jax.custom_batching.sequential_vmap(function)
+    return lambda *args: (alone if jax.default_backend() == "cpu" else function)(*args)
+
+
 def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
     """`start` and the sum of `term(j)` over all `j < count`, PyTrees of arrays.
 

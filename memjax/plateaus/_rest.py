@@ -9,6 +9,7 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
 from ..curvature import inverse_root
+from ..numerics import one_by_one
 
 
 def trusted_curvature(size: int, dtype: jnp.dtype) -> float:
@@ -61,13 +62,13 @@ def _newton_to_rest(
     Weights without curvature rest only if their gradient has no error."""
     scaled, scale = _scaled(hessian, noise == 0)
     trusted = trusted_curvature(len(gradient), gradient.dtype)
-    factor = jnp.linalg.cholesky(scaled - trusted * jnp.eye(len(gradient)))
+    factor = one_by_one(jnp.linalg.cholesky)(scaled - trusted * jnp.eye(len(gradient)))
     return scale * cho_solve((factor, True), scale * gradient)
 
 
 def smallest_curvature(hessian: Float[Array, "n n"]) -> Float[Array, ""]:
     """The smallest eigenvalue of the Hessian scaled to a unit diagonal."""
-    return jnp.linalg.eigvalsh(_scaled(hessian)[0])[0]
+    return one_by_one(jnp.linalg.eigvalsh)(_scaled(hessian)[0])[0]
 
 
 def _scaled(

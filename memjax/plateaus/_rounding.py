@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import inverse_root
 from ..flows import DisplacedFlow
+from ..numerics import one_by_one
 
 _SHARE = 0.05
 
@@ -67,7 +68,7 @@ def step_response(
     matrix = resistance + hessian
     diagonal = jnp.diagonal(matrix)
     scale = inverse_root(diagonal)
-    factor = jnp.linalg.cholesky(scale[:, None] * matrix * scale[None, :])
+    factor = one_by_one(jnp.linalg.cholesky)(scale[:, None] * matrix * scale[None, :])
     definite = jnp.all(diagonal > 0) & jnp.all(jnp.isfinite(factor))
     return definite, StepResponse(factor, scale, resistance)
 

@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
 
 # The published ones, and those of the default, which fits a small machine.
 FULL = Sizes(512, 1000, 12_800, 12_800, "float64")
-SMALL = Sizes(128, 30, 1280, 128, "float32")
+SMALL = Sizes(64, 30, 1280, 128, "float32")
 
 
 class Effort(NamedTuple):
@@ -71,7 +71,7 @@ def run(
     *,
     plots: Sequence[str] = tuple(PUBLISHED),
     widths: Sequence[int] = WIDTHS,
-    seeds: int = 3,
+    seeds: int = 1,
     full: bool = False,
     batch: int | None = None,
     epochs: int | None = None,
