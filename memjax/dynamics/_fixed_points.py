@@ -1,0 +1,275 @@
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree, Real
+
+from .._checks import (
+    as_key,
+    as_plain,
+    as_positive,
+    as_share,
+    check_finite,
+    check_instance,
+    check_integer,
+    is_traced,
+    shown,
+)
+from .._text import readable
+from .._typing import ArrayLike
+from ..losses import coordinates
+from ..numerics import compiled
+from ._roots import distinct, residual, search
+from ._system import as_input, as_system, System
+
+_SOLVERS = (optx.AbstractRootFinder, optx.AbstractLeastSquaresSolver, optx.AbstractMinimiser)
+# Newton's method from a root of multiplicity m has the Kantorovich number 1 - 1/m, so 1/2 or more,
+# wherever rounding left it; at a simple one it is next to 0.
+_KANTOROVICH = 0.25
+
+
+@readable()
+class FixedPoints(eqx.Module):
+    r"""The fixed points of a recurrent model, from [`memjax.fixed_points`][].
+
+    From the one nearest to 0 on. The rows of all arrays are the points.
+
+    **Attributes:**
+
+    - `hidden`: the hidden states, with `points` first in every shape.
+    - `eigenvalues`: those of the Jacobian there, in the order of their growth, from the fastest
+        growing on, shape `(points, coordinates)`: of $\partial f / \partial h$ in continuous time,
+        of $\partial h_{k+1} / \partial h_k$ in discrete time. Of complex hidden states both parts
+        are coordinates.
+    - `residual`: the norm of $f(h)$, or of $F(h) - h$, shape `(points,)`. It is rounding.
+    - `stable`: whether small deviations decay: all real parts are below 0, or all moduli below 1
+        in discrete time, by more than their rounding.
+    - `unstable`: whether some deviation grows. A point that is neither is on the border, where
+        the linearisation does not decide.
+    - `degenerate`: whether the point is not isolated to the precision of the numbers: the Jacobian
+        is singular, as on a line of fixed points, or as singular as its change over the
+        uncertainty of the point, as where two fixed points meet. On a line the points are those
+        where searches happened to end.
+    - `counts`: how many starts led there.
+    - `num_starts`: how many starts there were.
+    - `continuous`: whether time is.
+    """
+
+    hidden: PyTree[Array]
+    eigenvalues: Complex[Array, "points coordinates"]
+    residual: Float[Array, " points"]
+    stable: Bool[Array, " points"]
+    unstable: Bool[Array, " points"]
+    degenerate: Bool[Array, " points"]
+    counts: Int[Array, " points"]
+    num_starts: int = eqx.field(static=True)
+    continuous: bool = eqx.field(static=True)
+
+    @property
+    def num_failed(self) -> int:
+        """How many starts led to no fixed point."""
+        return self.num_starts - int(jnp.sum(self.counts))
+
+    @property
+    def time_constants(self) -> Float[Array, "points coordinates"]:
+        r"""How long a small deviation along each eigenvector lasts: the time in which it decays by
+        the factor $e$, in units of the model's clock, or in steps; negative where it grows, and
+        infinite on the border. Shape `(points, coordinates)`."""
+        moduli = jnp.abs(self.eigenvalues)
+        growth = jnp.real(self.eigenvalues) if self.continuous else jnp.log(moduli)
+        # What is lost in one step is lost at once.
+        return jnp.where(growth == -jnp.inf, 0.0, jnp.where(growth == 0, jnp.inf, -1 / growth))
+
+
+def fixed_points(
+    model: Any,
+    x: Real[ArrayLike, "..."] = 0.0,
+    *,
+    key: PRNGKeyArray,
+    starts: int | PyTree[Array] = 256,
+    scale: float = 1.0,
+    hidden: PyTree[Array] | None = None,
+    separation: float = 1e-6,
+    solver: Any = None,
+    max_steps: int = 256,
+) -> FixedPoints:
+    r"""All fixed points of a recurrent model under a constant input that searches from many starts
+    find, with their stability.
+
+    $$f(h^*, x) = 0 \quad\text{in continuous time,}\qquad F(h^*, x) = h^*
+      \quad\text{in discrete time.}$$
+
+    From every start the residual is brought to 0 by the solver and then by Newton's method, to
+    rounding; what does not get there is dropped. So stable and unstable points are found alike.
+    That none is missing is not proven: look whether `counts` are large, and whether more starts, or
+    a larger `scale`, find more.
+
+    !!! Example
+
+        ```python
+        cell = eqx.nn.GRUCell(1, 16, key=key)
+        found = mj.fixed_points(cell, key=key)
+        found.stable, found.time_constants  # the longest memory, in steps
+        ```
+
+    **Arguments:**
+
+    - `model`: an [`memjax.AbstractModel`][], in continuous time; an `equinox.nn.GRUCell` or
+        `LSTMCell`, one step of it; or a function, of which the number of required arguments says
+        what it is: `f(hidden)` and `f(hidden, x)` give the next hidden state, and
+        `f(t, hidden, x)` its time derivative, as in Diffrax (also as a `diffrax.ODETerm`), and is
+        taken at $t = 0$. A cell of another kind is `lambda hidden, x: cell(x, hidden)`.
+    - `x`: the input, a number or of shape `(inputs,)`.
+    - `key`: the PRNG key for the starts.
+    - `starts`: how many random starts, or the starts: hidden states with `starts` first in every
+        shape, such as those along a trajectory. The first random one is `hidden` itself.
+    - `scale`: the standard deviation of random starts around `hidden`.
+    - `hidden`: the hidden state around which random starts are. Defaults to that at rest; for a
+        function it must be given, with its shape.
+    - `separation`: points that are nearer than this, relative to $1 + |h|$, are one.
+    - `solver`: a root finder, least-squares solver or minimiser of Optimistix. Defaults to
+        `optimistix.LevenbergMarquardt(rtol=1e-8, atol=1e-8)`.
+    - `max_steps`: bound on its number of steps from each start.
+
+    **Returns:**
+
+    A [`memjax.FixedPoints`][]. How many points there are is known only when they are compared,
+    which is done outside of JAX: not under `jax.jit`, `jax.vmap` or `jax.grad`.
+
+    **Raises:**
+
+    `TypeError` for what is no recurrent model, for traced values, and without float64;
+    `ValueError` for inputs or hidden states that do not match the model, and for numbers out of
+    range.
+
+    ??? cite "Reference"
+
+        Sussillo, Barak, *Opening the Black Box: Low-Dimensional Dynamics in High-Dimensional
+        Recurrent Neural Networks*, Neural Computation 25, 2013; the test for roots that are not
+        isolated: Ortega, *The Newton-Kantorovich Theorem*, American Mathematical Monthly 75, 1968.
+    """
+    key = as_key("key", key)
+    scale = as_plain(as_positive, "scale", scale)
+    separation = as_plain(as_share, "separation", separation, "pass a distance such as 1e-6")
+    check_integer("max_steps", max_steps)
+    if solver is None:
+        solver = optx.LevenbergMarquardt(rtol=1e-8, atol=1e-8)
+    hint = "pass for example optimistix.LevenbergMarquardt(rtol=1e-8, atol=1e-8)"
+    check_instance("solver", solver, _SOLVERS, "a root finder of Optimistix", hint)
+    for name, value in (("model", model), ("x", x), ("starts", starts), ("hidden", hidden)):
+        if is_traced(value):
+            raise _traced(name)
+    system = as_system(model, hidden)
+    x = as_input(system, x)
+    vectors = _as_starts(system, starts, scale, key)
+    if is_traced((vectors, x)):
+        raise _traced("model")
+    # Compiling takes longer than running.
+    ends, reached, steps = map(
+        np.asarray, compiled(search, "least")(system, vectors, x, solver, max_steps)
+    )
+    points, counts = distinct(ends[reached], steps[reached], separation)
+    judged = [_judge(system, jnp.asarray(point), x) for point in points]
+    size = system.flat.size
+    columns = list(map(np.array, zip(*judged, strict=True))) if judged else [np.empty((0,))] * 5
+    eigenvalues, left, stable, unstable, degenerate = columns
+    return FixedPoints(
+        jax.vmap(system.back)(jnp.asarray(points)),
+        jnp.asarray(eigenvalues.reshape(-1, size), complex),
+        jnp.asarray(left, float),
+        jnp.asarray(stable, bool),
+        jnp.asarray(unstable, bool),
+        jnp.asarray(degenerate, bool),
+        jnp.asarray(counts, int),
+        vectors.shape[0],
+        system.continuous,
+    )
+
+
+def _traced(name: str) -> TypeError:
+    return TypeError(
+        f"`{name}` must be concrete, got a traced value; call fixed_points from outside of "
+        "`jax.jit`, `jax.vmap` and `jax.grad`."
+    )
+
+
+def _as_starts(system: System, starts: Any, scale: float, key: Array) -> Array:
+    """The starts in real coordinates."""
+    flat = system.flat
+    if isinstance(starts, (int, float, np.number)):
+        number = check_integer("starts", starts)
+        noise = jax.random.normal(key, (number, flat.size), flat.dtype).at[0].set(0)
+        return flat + scale * noise
+    shape = lambda tree: jax.tree.map(np.shape, tree)
+    like = lambda tree: jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree)
+    if not jax.tree.leaves(starts) or like(starts) != shape(system.hidden):
+        raise ValueError(
+            f"`starts` must be a number, or hidden states of shapes {shown(shape(system.hidden))} "
+            f"with one more axis in front, got {shown(starts)}; pass one of them."
+        )
+    check_finite_leaves(starts)
+    return jax.vmap(lambda start: coordinates(start)[0])(
+        jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), starts, system.hidden)
+    )
+
+
+def check_finite_leaves(starts: Any) -> None:
+    """Refuse starts with NaN or infinity, and of different numbers."""
+    leaves = jax.tree.leaves(starts)
+    for leaf in leaves:
+        check_finite("starts", leaf)
+    numbers = sorted({np.shape(leaf)[0] for leaf in leaves})
+    if len(numbers) > 1 or numbers[0] < 1:
+        raise ValueError(
+            f"`starts` must have as many entries in every array, got {numbers}; pass one state a "
+            "start."
+        )
+
+
+class _Judged(NamedTuple):
+    eigenvalues: np.ndarray
+    residual: float
+    stable: bool
+    unstable: bool
+    degenerate: bool
+
+
+def _judge(system: System, point: Array, x: Array) -> _Judged:
+    """The stability of a fixed point, as far as the numbers tell it."""
+    value, matrix = map(np.asarray, compiled(_linearise, "least")(system, point, x))
+    left, sizes, right = np.linalg.svd(matrix)
+    size, largest, smallest = len(sizes), sizes[0], sizes[-1]
+    eps = np.finfo(float).eps
+    bend = compiled(_curvature, "least")(system, point, x, jnp.asarray(right[-1]))
+    curvature = float(bend)
+    rounding = 100 * size * eps * largest
+    # How far off the point may be along the direction that is known least.
+    step = abs(left[:, -1] @ value) / smallest if smallest > 0 else 0.0
+    off = max(step, eps * (1 + float(jnp.linalg.norm(point))))
+    degenerate = smallest <= rounding or curvature * off >= _KANTOROVICH * smallest
+    eigenvalues = np.linalg.eigvals(matrix + (0 if system.continuous else np.eye(size)))
+    growth = eigenvalues.real if system.continuous else np.abs(eigenvalues) - 1
+    border = 10 * curvature * off + rounding + (0 if system.continuous else 100 * size * eps)
+    order = np.argsort(-growth, kind="stable")
+    return _Judged(
+        eigenvalues[order].astype(complex),
+        float(np.linalg.norm(value)),
+        bool(np.all(growth < -border)),
+        bool(np.any(growth > border)),
+        bool(degenerate),
+    )
+
+
+def _linearise(system: System, point: Array, x: Array) -> tuple[Array, Array]:
+    function = lambda vector: residual(system, vector, x)
+    return function(point), jax.jacfwd(function)(point)
+
+
+def _curvature(system: System, point: Array, x: Array, direction: Array) -> Array:
+    """The norm of the second derivative along a direction."""
+    function = lambda vector: residual(system, vector, x)
+    slope = lambda vector: jax.jvp(function, (vector,), (direction,))[1]
+    return jnp.linalg.norm(jax.jvp(slope, (point,), (direction,))[1])
