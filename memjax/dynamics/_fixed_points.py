@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,17 +19,19 @@ from .._checks import (
     is_traced,
     shown,
 )
-from .._text import readable
+from .._text import format_table, readable
 from .._typing import ArrayLike
 from ..losses import coordinates
 from ..numerics import compiled
 from ._roots import distinct, residual, search
-from ._system import as_input, as_system, System
+from ._system import as_input, as_system, shape_of, System
 
 _SOLVERS = (optx.AbstractRootFinder, optx.AbstractLeastSquaresSolver, optx.AbstractMinimiser)
 # Newton's method from a root of multiplicity m has the Kantorovich number 1 - 1/m, so 1/2 or more,
 # wherever rounding left it; at a simple one it is next to 0.
 _KANTOROVICH = 0.25
+# How many points a report shows.
+_ROWS = 12
 
 
 @readable()
@@ -68,6 +71,9 @@ class FixedPoints(eqx.Module):
     num_starts: int = eqx.field(static=True)
     continuous: bool = eqx.field(static=True)
 
+    def __str__(self) -> str:
+        return "\n".join(_write(self))
+
     @property
     def num_failed(self) -> int:
         """How many starts led to no fixed point."""
@@ -82,6 +88,36 @@ class FixedPoints(eqx.Module):
         growth = jnp.real(self.eigenvalues) if self.continuous else jnp.log(moduli)
         # What is lost in one step is lost at once.
         return jnp.where(growth == -jnp.inf, 0.0, jnp.where(growth == 0, jnp.inf, -1 / growth))
+
+
+def _write(found: FixedPoints) -> Iterator[str]:
+    """The report of fixed points: one a line, as far as they fit on a screen."""
+    count, size = found.eigenvalues.shape
+    time = "continuous" if found.continuous else "discrete"
+    led = found.num_starts - found.num_failed
+    yield (
+        f"FixedPoints: {count} in {time} time, of {size} coordinates; {led} of {found.num_starts} "
+        "starts led to one"
+    )
+    states = np.asarray(jax.vmap(lambda hidden: coordinates(hidden)[0])(found.hidden))
+    rows = []
+    for k in range(min(count, _ROWS)):
+        kind = "stable" if found.stable[k] else "unstable" if found.unstable[k] else "undecided"
+        kind += ", degenerate" if found.degenerate[k] else ""
+        first = complex(found.eigenvalues[k, 0])
+        rows.append(
+            [
+                f"{np.linalg.norm(states[k]):.4g}",
+                f"{first.real:.4g}" + (f"{first.imag:+.4g}i" if first.imag else ""),
+                f"{float(found.time_constants[k, 0]):.4g}",
+                str(int(found.counts[k])),
+                kind,
+            ]
+        )
+    if rows:
+        yield format_table(["|h|", "first eigenvalue", "time constant", "starts", ""], rows)
+    if count > _ROWS:
+        yield f"and {count - _ROWS} more"
 
 
 def fixed_points(
@@ -203,30 +239,27 @@ def _as_starts(system: System, starts: Any, scale: float, key: Array) -> Array:
         number = check_integer("starts", starts)
         noise = jax.random.normal(key, (number, flat.size), flat.dtype).at[0].set(0)
         return flat + scale * noise
-    shape = lambda tree: jax.tree.map(np.shape, tree)
-    like = lambda tree: jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree)
-    if not jax.tree.leaves(starts) or like(starts) != shape(system.hidden):
+    leaves, tree = jax.tree.flatten(starts)
+    like, wanted = jax.tree.flatten(system.hidden)
+    shapes = [shape_of(leaf) for leaf in leaves]
+    numbers = {shape[:1] for shape in shapes if shape is not None}
+    if (
+        tree != wanted
+        or len(numbers) != 1
+        or shapes != [(*next(iter(numbers)), *leaf.shape) for leaf in like]
+    ):
         raise ValueError(
-            f"`starts` must be a number, or hidden states of shapes {shown(shape(system.hidden))} "
-            f"with one more axis in front, got {shown(starts)}; pass one of them."
+            f"`starts` must be a number, or hidden states of the shapes "
+            f"{shown([leaf.shape for leaf in like])} with one axis more in front, got "
+            f"{shown(shapes)}; pass one of them."
         )
-    check_finite_leaves(starts)
+    for leaf in leaves:
+        check_finite("starts", leaf)
+    if numbers == {(0,)}:
+        raise ValueError("`starts` must hold at least one state, got none; pass some.")
     return jax.vmap(lambda start: coordinates(start)[0])(
         jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), starts, system.hidden)
     )
-
-
-def check_finite_leaves(starts: Any) -> None:
-    """Refuse starts with NaN or infinity, and of different numbers."""
-    leaves = jax.tree.leaves(starts)
-    for leaf in leaves:
-        check_finite("starts", leaf)
-    numbers = sorted({np.shape(leaf)[0] for leaf in leaves})
-    if len(numbers) > 1 or numbers[0] < 1:
-        raise ValueError(
-            f"`starts` must have as many entries in every array, got {numbers}; pass one state a "
-            "start."
-        )
 
 
 class _Judged(NamedTuple):

@@ -1,4 +1,4 @@
-"""A recurrent model as a dynamical system: a map, or a vector field, on a vector of real numbers."""
+"""A recurrent model as a dynamical system: a map or a vector field, on a vector of real numbers."""
 
 import inspect
 from typing import Any, Literal
@@ -180,8 +180,14 @@ def _in_float64(hidden: PyTree) -> PyTree[Array]:
     return jax.tree.unflatten(tree, arrays)
 
 
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: tuple(np.shape(leaf)), tree)
+def shape_of(leaf: Any) -> tuple[int, ...] | None:
+    """The shape of a number or an array, `None` of anything else."""
+    number = isinstance(leaf, (int, float, complex, np.generic, np.ndarray, jax.Array))
+    return tuple(np.shape(leaf)) if number else getattr(leaf, "shape", None)
+
+
+def _shapes(tree: Any) -> PyTree:
+    return jax.tree.map(shape_of, tree)
 
 
 def _check_like(rest: PyTree[Array], hidden: Any) -> None:

@@ -10,7 +10,6 @@ from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractModel, Fixed
 from ._parts import check_input, check_sizes, random_readout, Readout
 
-
 # The cells of Equinox, which do one step a sample: `cell(input, hidden)`.
 CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
 
