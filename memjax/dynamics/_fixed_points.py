@@ -57,7 +57,7 @@ class FixedPoints(eqx.Module):
         uncertainty of the point, as where two fixed points meet. On a line the points are those
         where searches happened to end.
     - `counts`: how many starts led there.
-    - `num_starts`: how many starts there were.
+    - `num_starts`: how many starts there were; `num_failed` of them led to no fixed point.
     - `continuous`: whether time is.
     """
 
@@ -139,9 +139,10 @@ def fixed_points(
       \quad\text{in discrete time.}$$
 
     From every start the residual is brought to 0 by the solver and then by Newton's method, to
-    rounding; what does not get there is dropped. So stable and unstable points are found alike.
-    That none is missing is not proven: look whether `counts` are large, and whether more starts, or
-    a larger `scale`, find more.
+    rounding; what does not get there is dropped, and counted in `num_failed`: in wide networks most
+    searches may end in a local minimum of the residual. Stable and unstable points are found alike.
+    That none is missing is not proven: look whether `counts` are large, and whether more starts,
+    another `scale` or the states of a trajectory as `starts` find more.
 
     !!! Example
 

@@ -149,22 +149,17 @@ def _multiply(
     factors: Float[Array, "steps size size"], lag: int
 ) -> Float[Array, "starts size size"]:
     """The products of `lag` neighbours, by doubling."""
-    starts = factors.shape[0] - lag + 1
-    product, length = None, 0
+    product, covered = factors, 0
     power, width = factors, 1
-    while True:
+    while covered < lag:
         if lag & width:
-            if product is None:
-                product = power
-            else:
-                # Those that begin where the product so far ends.
-                count = factors.shape[0] - length - width + 1
-                product = power[length : length + count] @ product[:count]
-            length += width
-        if length == lag:
-            return product[:starts]
-        power = power[width:] @ power[:-width]
+            # Those that begin where the product so far ends.
+            count = factors.shape[0] - covered - width + 1
+            product = power[covered:] @ product[:count] if covered else power
+            covered += width
+        power = power[width:] @ power[:-width] if covered < lag else power
         width *= 2
+    return product
 
 
 def _eigenvalues(matrices: Float[Array, "times size size"]) -> Complex[Array, "times size"]:

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from ._system import System
 
-# Newton steps after the search, each kept only if it comes closer. A search that ended at its
-# tolerance needs one or two; at a double root each halves the distance.
-_POLISH = 12
+# Newton steps after the search. One or two bring it to rounding; at a double root each halves the
+# distance.
+_POLISH = 40
 # How many times the rounding of the residual may be left, per root of the number of coordinates.
 _ROUNDINGS = 64.0
 # How many Newton steps away a multiple root may be: as many as its multiplicity, and some more.
@@ -39,7 +39,7 @@ def search(
 
     def of_start(start: Array) -> tuple[Array, Array, Array]:
         found = optx.root_find(scaled, solver, start, max_steps=steps, throw=False).value
-        found = jax.lax.fori_loop(0, _POLISH, lambda _, vector: _approach(scaled, vector), found)
+        found = _polish(scaled, found)
         size = jnp.linalg.norm(jax.jacfwd(scaled)(found)) * jnp.linalg.norm(found)
         # The residual is a difference of terms of about these sizes.
         rounding = jnp.finfo(found.dtype).eps * (1 + size) * jnp.sqrt(found.size)
@@ -57,11 +57,19 @@ def _newton_step(function: Any, vector: Array) -> Array:
     return lx.linear_solve(operator, -function(vector), lx.SVD(), throw=False).value
 
 
-def _approach(function: Any, vector: Array) -> Array:
-    """A step of Newton's method if it comes closer."""
-    moved = vector + _newton_step(function, vector)
-    closer = jnp.linalg.norm(function(moved)) < jnp.linalg.norm(function(vector))
-    return jnp.where(closer, moved, vector)
+def _polish(function: Any, vector: Array) -> Array:
+    """Newton's method for as long as it comes closer."""
+    left = lambda vector: jnp.linalg.norm(function(vector))
+
+    def move(now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        vector, size, count, _ = now
+        moved = vector + _newton_step(function, vector)
+        new = left(moved)
+        closer = new < size
+        return jnp.where(closer, moved, vector), jnp.where(closer, new, size), count + 1, closer
+
+    start = vector, left(vector), jnp.asarray(0), jnp.asarray(True)
+    return jax.lax.while_loop(lambda now: now[3] & (now[2] < _POLISH), move, start)[0]
 
 
 def distinct(

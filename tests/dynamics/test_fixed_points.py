@@ -167,7 +167,8 @@ def test_iterating_a_cell_ends_in_its_stable_points(kind):
     ends = jax.tree.map(noise, hidden)
     step = jax.jit(jax.vmap(lambda hidden: cell(jnp.array([x]), hidden)))
     for _ in range(3000):
-        before, ends = ends, step(ends)
+        ends = step(ends)
+    before, ends = ends, step(ends)
     flat = lambda tree: np.concatenate([np.asarray(leaf) for leaf in jax.tree.leaves(tree)], axis=1)
     still = np.linalg.norm(flat(ends) - flat(before), axis=1) < 1e-14
     assert still.sum() > 10
