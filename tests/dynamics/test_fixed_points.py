@@ -154,7 +154,9 @@ def test_the_logistic_map():
     assert found.unstable.all()
 
 
-@pytest.mark.parametrize("kind", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
+@pytest.mark.parametrize(
+    "kind", [eqx.nn.GRUCell, pytest.param(eqx.nn.LSTMCell, marks=pytest.mark.thorough)]
+)
 def test_iterating_a_cell_ends_in_its_stable_points(kind):
     cell = kind(1, 3, key=jax.random.key(1))
     # Large weights make several of them.

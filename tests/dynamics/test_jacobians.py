@@ -1,5 +1,6 @@
 """Jacobians along trajectories against closed forms, matrix exponentials and NumPy's products."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def test_a_network_in_continuous_time_by_hand():
     ts = 0.3 * np.arange(12)
     # The readout of a model with a unit matrix is its hidden state.
     seen = eqx.tree_at(lambda m: m.output.readout_weights, model, jnp.eye(3))
-    np.testing.assert_allclose(found.hidden, seen(ts, xs), atol=1e-6)
+    np.testing.assert_allclose(found.hidden, seen(ts, xs, solver=diffrax.Tsit5()), atol=1e-6)
     for k, hidden in enumerate(np.asarray(found.hidden)):
         gain = 1 - np.tanh(model.recurrent @ hidden + model.input * xs[k]) ** 2
         matrix = -np.eye(3) + gain[:, None] * np.asarray(model.recurrent)
@@ -66,6 +67,7 @@ def test_products_over_a_lag_for_a_state_of_two_parts(lag):
         np.testing.assert_allclose(found.lag_singular_values, found.singular_values, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_the_exponents_are_the_growth_over_a_long_lag():
     """The first singular value of a long product grows as the first Lyapunov exponent says."""
     cell = eqx.nn.GRUCell(1, 4, key=KEY)
