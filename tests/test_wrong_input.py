@@ -885,7 +885,6 @@ KINDS = {
     "fixed_points.model": {"instance", "function"},
     "fixed_points.starts": {"count"},
     "fixed_points.hidden": {"none", "instance"},
-    "fixed_points.solver": {"none", "instance"},
     "gradient_signal.model": {"instance", "function"},
     "gradient_signal.steps": {"list"},
     "hessian_spectrum.model": {"instance"},

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree, Real, Shaped
 
 from .._checks import (
     as_key,
@@ -125,11 +125,14 @@ def fixed_points(
     x: Real[ArrayLike, "..."] = 0.0,
     *,
     key: PRNGKeyArray,
-    starts: int | PyTree[Array] = 256,
+    starts: int | PyTree[Shaped[ArrayLike, "..."]] = 256,
     scale: float = 1.0,
-    hidden: PyTree[Array] | None = None,
+    hidden: PyTree[Shaped[ArrayLike, "..."]] | None = None,
     separation: float = 1e-6,
-    solver: Any = None,
+    solver: optx.AbstractRootFinder
+    | optx.AbstractLeastSquaresSolver
+    | optx.AbstractMinimiser
+    | None = None,
     max_steps: int = 256,
 ) -> FixedPoints:
     r"""All fixed points of a recurrent model under a constant input that searches from many starts

@@ -4,7 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, PyTree, Real
+from jaxtyping import Array, Complex, Float, PyTree, Real, Shaped
 
 from .._checks import as_plain, as_positive, check_integer
 from .._text import readable
@@ -44,7 +44,7 @@ def jacobians(
     xs: Real[ArrayLike, "times ..."],
     *,
     step: float = 1.0,
-    hidden: PyTree[Array] | None = None,
+    hidden: PyTree[Shaped[ArrayLike, "..."]] | None = None,
     lag: int | None = None,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-8,

@@ -4,7 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real, Shaped
 
 from .._checks import as_key, as_plain, as_positive, check_integer
 from .._text import readable
@@ -78,7 +78,7 @@ def lyapunov_spectrum(
     *,
     key: PRNGKeyArray,
     xs: Real[ArrayLike, "times ..."] | None = None,
-    hidden: PyTree[Array] | None = None,
+    hidden: PyTree[Shaped[ArrayLike, "..."]] | None = None,
     num_exponents: int | None = None,
     num_intervals: int | None = None,
     transient: int = 1000,

@@ -74,7 +74,7 @@ class System(eqx.Module):
         return self.source(t, hidden, x)
 
 
-def as_system(model: Any, hidden: PyTree[Array] | None) -> System:
+def as_system(model: Any, hidden: Any) -> System:
     """`model` as a system that starts from `hidden`, or from rest."""
     if isinstance(model, diffrax.ODETerm):
         model = model.vector_field
