@@ -24,8 +24,9 @@ class LyapunovSpectrum(eqx.Module):
         trajectory does not stay finite or the integration took more than `max_steps`.
     - `standard_errors`: of the exponents, as averages along a trajectory of this length, shape
         `(exponents,)`: from the means of `batches` and their correlation (Geyer's initial positive
-        sequence), and at least half of what they give without it. They know nothing of the error
-        of the integration, and nothing of another attractor.
+        sequence), where it makes them larger. Where growth in one batch is paid back in the next,
+        as along the flow, they are several times too large. They know nothing of the error of the
+        integration, and nothing of another attractor.
     - `batches`: the exponents in each part of the trajectory, shape `(batches, exponents)`. A
         trend says that the transient was too short.
     - `duration`: the length of the trajectory without its transient, in units of the model's
@@ -267,6 +268,6 @@ def _variance(batches: Float[Array, "batches exponents"]) -> Float[Array, " expo
     pairs = covariances[::2] + covariances[1::2]
     kept = jnp.cumprod(pairs > 0, axis=0)
     summed = 2 * jnp.sum(pairs * kept, axis=0) - covariances[0]
-    # Growth in one batch is often paid back in the next. How much is known from so few batches only
-    # roughly, so it is not counted on for more than a half of the error.
-    return jnp.maximum(summed, covariances[0] / 4)
+    # Growth in one batch is often paid back in the next, and the mean is then better known than
+    # this says. In so few batches chance looks the same, so nothing is taken off for it.
+    return jnp.maximum(summed, covariances[0])
