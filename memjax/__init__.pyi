@@ -3,6 +3,7 @@
 # The public names. A room is imported when the first of its names is asked for.
 
 from . import approximation as approximation
+from . import dynamics as dynamics
 from . import flows as flows
 from . import losses as losses
 from . import memory as memory
@@ -25,6 +26,12 @@ from .approximation import BestExponentialSum as BestExponentialSum
 from .approximation import FitStatistics as FitStatistics
 from .approximation import neurons_needed as neurons_needed
 from .approximation import NeuronsNeeded as NeuronsNeeded
+from .dynamics import fixed_points as fixed_points
+from .dynamics import FixedPoints as FixedPoints
+from .dynamics import jacobians as jacobians
+from .dynamics import JacobianSpectra as JacobianSpectra
+from .dynamics import lyapunov_spectrum as lyapunov_spectrum
+from .dynamics import LyapunovSpectrum as LyapunovSpectrum
 from .flows import AbstractFlow as AbstractFlow
 from .flows import AbstractTraining as AbstractTraining
 from .flows import Adam as Adam

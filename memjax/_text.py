@@ -127,7 +127,9 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         if value and all(isinstance(entry, str) for entry in value):
             return ", ".join(value)
-        kinds = dict.fromkeys(type(entry).__name__ for entry in value)
+        kinds = dict.fromkeys(
+            "arrays" if eqx.is_array(entry) else type(entry).__name__ for entry in value
+        )
         return f"{len(value)} of {', '.join(kinds)}" if value else "none"
     return _describe_tree(value)
 

@@ -28,6 +28,7 @@ ROOMS = (
     "sweeps",
     "memory",
     "approximation",
+    "dynamics",
     "viz",
     "reproductions",
     "cli",

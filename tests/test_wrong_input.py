@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optax
+import optimistix as optx
 import pytest
 import xarray as xr
 
@@ -641,6 +642,45 @@ constructors(
         "also": (1,),
         "progress": False,
     },  # fmt: skip
+    # Dynamics
+    fixed_points={
+        "model": cell,
+        "x": 0.5,
+        "key": key,
+        "starts": 2,
+        "scale": 1.0,
+        "hidden": np.zeros(3),
+        "separation": 1e-6,
+        "solver": lambda: optx.Newton(rtol=1e-6, atol=1e-6),
+        "max_steps": 4,
+    },  # fmt: skip
+    jacobians={
+        "model": cell,
+        "xs": XS,
+        "step": 1.0,
+        "hidden": np.zeros(3),
+        "lag": 2,
+        "solver": diffrax.Tsit5,
+        "rtol": 1e-3,
+        "atol": 1e-3,
+        "max_steps": 16,
+    },  # fmt: skip
+    lyapunov_spectrum={
+        "model": cell,
+        "x": 0.5,
+        "key": key,
+        "xs": None,
+        "hidden": np.zeros(3),
+        "num_exponents": 3,
+        "num_intervals": 3,
+        "transient": 0,
+        "interval": 1.0,
+        "num_batches": 3,
+        "solver": diffrax.Tsit5,
+        "rtol": 1e-3,
+        "atol": 1e-3,
+        "max_steps": 16,
+    },  # fmt: skip
     # Solvers
     RadauIIA5={
         "root_finder": lambda: mj.RadauNewton(rtol=1e-6, atol=1e-9),
@@ -833,8 +873,9 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 # Made by memjax; those who make them by hand know what they do.
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
-    "FitStatistics", "FoundPlateau", "FoundPlateaus", "GradientSignal",
-    "HessianSpectrum", "HippoLegS", "LagEstimate", "LossCurve", "MemoryDecay", "MemoryFunction",
+    "FitStatistics", "FixedPoints", "FoundPlateau", "FoundPlateaus", "GradientSignal",
+    "HessianSpectrum", "HippoLegS", "JacobianSpectra", "LagEstimate", "LossCurve",
+    "LyapunovSpectrum", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",
     "Verdict",
@@ -854,10 +895,17 @@ KINDS = {
     "OptaxTraining.optimiser": {"instance"},
     "diagnose.model": {"instance", "function"},
     "diagnose.data_or_lag": {"number"},
+    "fixed_points.model": {"instance", "function"},
+    "fixed_points.starts": {"count"},
+    "fixed_points.hidden": {"none", "instance"},
     "gradient_signal.model": {"instance", "function"},
     "gradient_signal.steps": {"list"},
     "hessian_spectrum.model": {"instance"},
     "hessian_spectrum.displacement": {"none", "instance"},
+    "jacobians.model": {"instance", "function"},
+    "jacobians.hidden": {"none", "instance"},
+    "lyapunov_spectrum.model": {"instance", "function"},
+    "lyapunov_spectrum.hidden": {"none", "instance"},
     "output_sensitivity.model": {"instance", "function"},
     "perturbation_error.model": {"instance"},
     "trainable.model": {"anything"},
@@ -919,6 +967,7 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "crossings.errors": {"many axes", "with NaN", "with infinity"},
     "estimate_lag.ys": SIGNED,
     "gradient_signal.steps": {"numbers"},
+    "lyapunov_spectrum.transient": ZERO - {"0.0"},
     "memory_decay.tail": ZERO | {"numbers"},
     "memory_decay.floor": ZERO,
     "WorstCase.directions": {"0"},

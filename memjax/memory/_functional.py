@@ -13,6 +13,8 @@ from .._paths import as_samples, as_times, even_step
 from .._typing import ArrayLike
 from ..models import (
     AbstractModel,
+    cell_at_rest,
+    CELLS,
     check_same_state,
     HasScan,
     known_input_shape,
@@ -31,7 +33,6 @@ from ..targets import (
 Method: TypeAlias = Literal["response", "scan", "diffrax", "residual", "cell", "sequence", "path"]
 Functional: TypeAlias = AbstractTarget | AbstractModel | Callable[..., Any]
 
-CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
 _MODEL_METHODS: tuple[Method, ...] = ("scan", "diffrax", "residual")
 _CALLABLE_METHODS: tuple[Method, ...] = ("sequence", "path")
 
@@ -283,8 +284,7 @@ def _input_shape(functional: Any) -> tuple[int, ...] | None:
 
 
 def _run_cell(cell: Any, xs: Array) -> Array:
-    rest = jnp.zeros(cell.hidden_size, xs.dtype)
-    hidden = (rest, rest) if isinstance(cell, eqx.nn.LSTMCell) else rest
+    hidden = cell_at_rest(cell, xs.dtype)
 
     def move(hidden: Any, x: Array) -> tuple[Any, Array]:
         hidden = cell(jnp.atleast_1d(x), hidden)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from ..models import AbstractMapped, GatedRNN, HasRates, InputMap
+from ..models import AbstractMapped, CELLS, GatedRNN, HasRates, InputMap
 from ..reparam import AbstractReparametrisation, Best, Exp
-from ._functional import CELLS
 
 
 def propose_changes(

@@ -16,6 +16,8 @@ from ._capabilities import scans_exactly as scans_exactly
 from ._complex import ComplexDiagonalRNN as ComplexDiagonalRNN
 from ._diagonal import DiagonalLinearRNN as DiagonalLinearRNN
 from ._diagonal_nonlinear import DiagonalNonlinearRNN as DiagonalNonlinearRNN
+from ._gated import cell_at_rest as cell_at_rest
+from ._gated import CELLS as CELLS
 from ._gated import GatedRNN as GatedRNN
 from ._init import log_uniform_rates as log_uniform_rates
 from ._init import ring as ring

@@ -10,6 +10,15 @@ from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractModel, Fixed
 from ._parts import check_input, check_sizes, random_readout, Readout
 
+# The cells of Equinox, which do one step a sample: `cell(input, hidden)`.
+CELLS = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
+
+
+def cell_at_rest(cell: eqx.nn.GRUCell | eqx.nn.LSTMCell, dtype: Any) -> Any:
+    """The hidden state of a cell at rest: zeros, of an LSTM a pair of them."""
+    rest = jnp.zeros(cell.hidden_size, dtype)
+    return (rest, rest) if isinstance(cell, eqx.nn.LSTMCell) else rest
+
 
 class GatedRNN(AbstractModel):
     r"""A gated cell in continuous time: the hidden state relaxes to what the cell makes of it.
@@ -49,9 +58,8 @@ class GatedRNN(AbstractModel):
         readout: Real[ArrayLike, "*outputs width"],
         rate: Real[ScalarLike, ""] = 1.0,
     ) -> None:
-        kinds = (eqx.nn.GRUCell, eqx.nn.LSTMCell)
         hint = "write other cells as a memjax.AbstractModel of your own"
-        check_instance("cell", cell, kinds, "an equinox.nn.GRUCell or LSTMCell", hint)
+        check_instance("cell", cell, CELLS, "an equinox.nn.GRUCell or LSTMCell", hint)
         self.cell = cell
         self.output = Readout(readout, cell.hidden_size)
         self.rate = Fixed(as_positive("rate", rate))
@@ -105,8 +113,7 @@ class GatedRNN(AbstractModel):
         return () if self.cell.input_size == 1 else (self.cell.input_size,)
 
     def initial_hidden(self) -> Any:
-        rest = jnp.zeros(self.width, self.readout_weights.dtype)
-        return (rest, rest) if isinstance(self.cell, eqx.nn.LSTMCell) else rest
+        return cell_at_rest(self.cell, self.readout_weights.dtype)
 
     def vector_field(self, t: Float[Array, ""], hidden: Any, x: Float[Array, "*inputs"]) -> Any:
         check_input(x, self.input_shape)
