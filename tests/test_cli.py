@@ -206,6 +206,9 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["reproduce"], "they are digits-stability"),
         (["reproduce", "plateau-flow"], "did you mean 'plateau-flows'?"),
         (["reproduce", "plateau-flows", "--full"], "`full` must be left out for plateau-flows"),
+        (["reproduce", "plateau-flows", "--set", "flows"], "`set` must be NAME=VALUE, got 'flows'"),
+        (["reproduce", "plateau-width", "--set", "width=2"], "did you mean 'widths'?"),
+        (["reproduce", "plateau-width", "--set", "seeds=a"], "`seeds` must"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, match, tmp_path, capsys, monkeypatch):
@@ -301,8 +304,8 @@ def test_reproduce_prints_and_writes_what_is_published_and_found(small, tmp_path
 def test_reproduce_takes_the_published_sizes(small, tmp_path, monkeypatch):
     seen = []
 
-    def run(progress, *, full=False):
-        seen.append(full)
+    def run(progress, *, full=False, seeds=3, widths=(2, 4), plot="all"):
+        seen.append((full, seeds, widths, plot))
         return small.run(progress)
 
     sized = dataclasses.replace(small, run=run)
@@ -310,7 +313,13 @@ def test_reproduce_takes_the_published_sizes(small, tmp_path, monkeypatch):
     out = str(tmp_path / "small")
     assert main(["reproduce", "small", "--quiet", "--out", out]) == 1
     assert main(["reproduce", "small", "--quiet", "--full", "--overwrite", "--out", out]) == 1
-    assert seen == [False, True]
+    options = ["--set", "seeds=1", "widths=8,16", "plot=tanh vanilla, power law"]
+    assert main(["reproduce", "small", "--quiet", *options, "--overwrite", "--out", out]) == 1
+    assert seen == [
+        (False, 3, (2, 4), "all"),
+        (True, 3, (2, 4), "all"),
+        (False, 1, (8, 16), "tanh vanilla, power law"),
+    ]
 
 
 def test_reproduce_that_disagrees_is_an_answer(small, tmp_path, capsys):

@@ -205,9 +205,9 @@ def crossings(
 def _find_crossing(radii: np.ndarray, narrow: np.ndarray, wide: np.ndarray) -> float:
     worse = wide > narrow
     if not np.any(worse):
-        return np.nan if np.any(np.isnan(wide + narrow)) else np.inf
+        return np.nan if np.any(np.isnan(wide) | np.isnan(narrow)) else np.inf
     first = int(np.argmax(worse))
-    if np.any(np.isnan(narrow[:first] + wide[:first])):
+    if np.any(np.isnan(narrow[:first]) | np.isnan(wide[:first])):
         return np.nan
     if first == 0:
         return 0.0

@@ -32,7 +32,8 @@ def one_by_one(function: Callable) -> Callable:
     XLA's LAPACK hands a batch of decompositions to a pool of threads and waits; two programs that
     do so at the same time, in two threads of this process, wait for ever (jaxlib 0.10.2).
     """
-    alone = jax.custom_batching.sequential_vmap(function)
+    # Default arguments of `function` would be taken for arrays.
+    alone = jax.custom_batching.sequential_vmap(lambda *args: function(*args))
     return lambda *args: (alone if jax.default_backend() == "cpu" else function)(*args)
 
 
