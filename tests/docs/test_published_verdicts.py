@@ -27,14 +27,8 @@ MISSING = {
     "l21-approximation",
     "memory-architectures",
     "plateau-flows",
-    "s24-gradients",
     "s24-reparametrisations",
     "s24-training",
-    "w24-activations",
-    "w24-filtering",
-    "w24-memory",
-    "w24-perturbation",
-    "w24-sums",
 }
 
 NAMES = sorted(mj.REPRODUCTIONS.keys() - MISSING)
