@@ -33,9 +33,7 @@ def invert_real(a: Float[Array, "n n *lanes"]) -> tuple[Array, Int[Array, "*lane
     return lax.fori_loop(0, n, sweep, start, unroll=n <= _WRITTEN_OUT)
 
 
-def invert_complex(
-    x: Float[Array, "n n *lanes"], y: Float[Array, "n n *lanes"]
-) -> tuple[Array, Array]:
+def invert_complex(x: Float[Array, "n n ..."], y: Float[Array, "n n ..."]) -> tuple[Array, Array]:
     """The inverse of `x + iy`, as `invert_real`."""
     x, y = jnp.broadcast_arrays(x, y)
     n = x.shape[0]

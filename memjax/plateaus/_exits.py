@@ -85,7 +85,8 @@ class ExitCondition(eqx.Module):
 
     exit: AbstractExit
     flow: DisplacedFlow
-    initial_loss: Float[Array, ""]
+    # With lanes where it is to be mapped over.
+    initial_loss: Float[Array, " *lanes"]
 
     def state(self, y: Float[Array, " weights"]) -> TrainingState:
         """What is seen of the training run at a state of the flow."""

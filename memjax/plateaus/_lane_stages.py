@@ -112,7 +112,7 @@ def interpolate(stages: Float[Array, "n 3 lanes"]) -> Float[Array, "n 3 lanes"]:
     return jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
 
 
-def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"]) -> Array:
+def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"] | float) -> Array:
     """A polynomial of `interpolate` at a share of its step."""
     c1, c2, c3 = (polynomial[:, k] for k in range(3))
     return theta * (c1 + theta * (c2 + theta * c3))

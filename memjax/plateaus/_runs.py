@@ -183,7 +183,7 @@ class Runs(eqx.Module):
         self,
         initial_loss: Float[Array, " lanes"],
         loss: Float[Array, " lanes"],
-        y: Float[Array, "n lanes"],
+        y: Float[Array, "state lanes"],
     ) -> Float[Array, " lanes"]:
         """The margin of every lane's exit."""
         margin = lambda condition, loss, y: condition.exit.margin(_seen(condition, loss, y))
@@ -193,7 +193,7 @@ class Runs(eqx.Module):
         self,
         initial_loss: Float[Array, " lanes"],
         loss: Float[Array, " lanes"],
-        y: Float[Array, "n lanes"],
+        y: Float[Array, "state lanes"],
     ) -> Float[Array, " lanes"]:
         """An estimate of the margins' rounding errors."""
         noise = lambda condition, loss, y, own: condition.noise(_seen(condition, loss, y), own)
@@ -209,16 +209,16 @@ def _seen(condition: ExitCondition, loss: Array, y: Array) -> TrainingState:
 class Lanes(eqx.Module):
     """Where every lane is. All arrays have lanes last."""
 
-    y: Float[Array, "n lanes"]
+    y: Float[Array, "state lanes"]
     # What y is short of in float64, if that is kept.
-    low: Float[Array, "n lanes"] | None
+    low: Float[Array, "state lanes"] | None
     initial_loss: Float[Array, " lanes"]
-    floor: Float[Array, "n lanes"]
+    floor: Float[Array, "state lanes"]
     time: Float[Array, " lanes"]
     dt: Float[Array, " lanes"]
     # The last accepted step, or the one that crosses the exit: its interpolation predicts the
     # stages of the next, or locates the exit.
-    polynomial: Float[Array, "n 3 lanes"]
+    polynomial: Float[Array, "state 3 lanes"]
     last_dt: Float[Array, " lanes"]
     last_error: Float[Array, " lanes"]
     # The margin of the exit here, and where in the last step it was met.
@@ -226,10 +226,10 @@ class Lanes(eqx.Module):
     crossing: Crossing
     # That of the margin's minima so far that came nearest to 0, and the state there.
     nearest: Float[Array, " lanes"]
-    nearest_y: Float[Array, "n lanes"]
+    nearest_y: Float[Array, "state lanes"]
     after_rejection: Bool[Array, " lanes"]
     result: Int[Array, " lanes"]
-    direction: Float[Array, "n lanes"]
+    direction: Float[Array, "weights lanes"]
     # Where Hessians are dear: the last, and which lanes want another.
     curvature: AbstractCurvature | None
     stale: Bool[Array, " lanes"]

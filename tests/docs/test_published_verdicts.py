@@ -26,7 +26,6 @@ MISSING = {
     "digits-stability",
     "l21-approximation",
     "memory-architectures",
-    "plateau-flows",
     "s24-reparametrisations",
     "s24-training",
 }
