@@ -195,7 +195,7 @@ def random_network(gain, width, seed=0):
     return gain * weights, lambda t, h, x: -h + gain * weights @ jnp.tanh(h)
 
 
-@pytest.mark.parametrize("gain", [pytest.param(0.6, marks=pytest.mark.thorough), 1.8])
+@pytest.mark.parametrize("gain", [pytest.param(0.6, marks=pytest.mark.slow), 1.8])
 def test_exponents_of_a_random_network_at_rest(gain):
     weights, field = random_network(gain, 6)
     found = mj.lyapunov_spectrum(
@@ -250,6 +250,7 @@ def test_most_larger_random_networks_are_chaotic():
 # --- Errors and edges ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "start", "low"),
     [
