@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import matplotlib.ticker
     import scipy
     import scipy.linalg
+    import scipy.ndimage
     import scipy.optimize
     import scipy.sparse.linalg
     import scipy.special

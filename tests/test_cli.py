@@ -208,6 +208,8 @@ def test_fit_and_plot_take_specifications_too(run, tmp_path, capsys):
         (["reproduce", "plateau-flows", "--full"], "`full` must be left out for plateau-flows"),
         (["reproduce", "plateau-flows", "--set", "flows"], "`set` must be NAME=VALUE, got 'flows'"),
         (["reproduce", "plateau-width", "--set", "width=2"], "did you mean 'widths'?"),
+        (["reproduce", "plateau-width", "--set", "progress=False"], "`progress` must be an option"),
+        (["reproduce", "plateau-width", "--set", "name=a"], "`name` must be an option"),
         (["reproduce", "plateau-width", "--set", "seeds=a"], "`seeds` must"),
     ],
 )

@@ -13,9 +13,9 @@ import tyro
 
 from .._checks import shown
 from ..reproductions import (
+    check_options,
     find_reproduction,
     num_failed,
-    reproduce,
     REPRODUCTIONS,
     Verdict,
 )
@@ -70,10 +70,12 @@ class Reproduce:
                     f"`full` must be left out for {self.name}, got True; it has no larger sizes."
                 )
             options["full"] = True
+        check_options(reproduction, options)
         with replacing(out, self.overwrite) as folder:
             folder.mkdir()
-            dataset, verdicts = reproduce(self.name, progress=not self.quiet, **options)
+            dataset = reproduction.run(not self.quiet, **options)
             save_dataset(dataset, folder / "dataset.zarr")
+            verdicts = reproduction.check(dataset)
             records = [dataclasses.asdict(verdict) for verdict in verdicts]
             (folder / "verdicts.json").write_text(json.dumps(records, indent=2) + "\n")
             reproduction.plot(dataset).savefig(folder / f"{self.name}.png")

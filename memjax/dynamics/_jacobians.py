@@ -113,7 +113,9 @@ def jacobians(
                 f"`lag` must be at most {most} for {xs.shape[0]} samples, got {lag}; pass more "
                 "samples."
             )
-    states, eigenvalues, sizes, products = _measure(system, integrator, xs, step, lag)
+    states, eigenvalues, sizes, products = _measure(
+        system, integrator, xs, jnp.asarray(step, xs.dtype), lag
+    )
     return JacobianSpectra(
         jax.vmap(system.back)(states), eigenvalues, sizes, products, system.continuous
     )
@@ -121,9 +123,9 @@ def jacobians(
 
 @eqx.filter_jit
 def _measure(
-    system: System, integrator: Integrator, xs: Array, step: float, lag: int | None
+    system: System, integrator: Integrator, xs: Array, length: Array, lag: int | None
 ) -> tuple[Array, Array, Array, Array | None]:
-    length, size = jnp.asarray(step, xs.dtype), system.flat.size
+    size = system.flat.size
     frame = jnp.eye(size) if lag is not None else jnp.zeros((size, 0))
     continuous = system.continuous
 

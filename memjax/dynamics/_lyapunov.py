@@ -193,13 +193,13 @@ def lyapunov_spectrum(
             f"`num_batches` must be at most the number of intervals, {max(number, 0)} after the "
             f"transient, got {num_batches}; lower it, or follow the model for longer."
         )
+    length = jnp.asarray(interval, system.flat.dtype)
     frame = jnp.linalg.qr(jax.random.normal(key, (size, count), system.flat.dtype))[0]
     rates, last = _follow(
-        system, integrator, x, frame, transient + number, interval, each, xs is not None
+        system, integrator, x, frame, transient + number, length, each, xs is not None
     )
     means, errors, batches = _average(rates[transient:], num_batches)
-    duration = number * jnp.asarray(interval, means.dtype)
-    return LyapunovSpectrum(means, errors, batches, duration, system.back(last), size)
+    return LyapunovSpectrum(means, errors, batches, number * length, system.back(last), size)
 
 
 def _as_interval(system: System, interval: Any) -> float:
@@ -223,12 +223,11 @@ def _follow(
     x: Float[Array, "..."],
     frame: Float[Array, "coordinates exponents"],
     number: int,
-    interval: float,
+    length: Float[Array, ""],
     each: int,
     sampled: bool,
 ) -> tuple[Float[Array, "intervals exponents"], Float[Array, " coordinates"]]:
     """The growth rates of the directions in every interval, and the last state."""
-    length = jnp.asarray(interval, frame.dtype)
 
     def move(pair: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], Array]:
         if not sampled:

@@ -97,7 +97,7 @@ def as_system(model: Any, hidden: Any) -> System:
 def as_input(system: System, x: Any) -> Float[Array, "..."]:
     """`x` as a constant input of the system, which must be able to take it."""
     x = as_finite_array("x", x)
-    shape = known_input_shape(system.source) if system.kind != "cell" else _cell_shape(system)
+    shape = known_input_shape(system.source)
     if shape is not None:
         if x.shape not in ((), shape):
             raise ValueError(
@@ -113,7 +113,7 @@ def as_input(system: System, x: Any) -> Float[Array, "..."]:
 def as_inputs(system: System, xs: Any) -> Float[Array, "times ..."]:
     """`xs` as samples of the input of the system."""
     xs = as_finite_array("xs", xs)
-    shape = known_input_shape(system.source) if system.kind != "cell" else _cell_shape(system)
+    shape = known_input_shape(system.source)
     wanted = "(times, ...)" if shape is None else f"({', '.join(map(str, ('times', *shape)))},)"
     if xs.ndim == 0 or xs.shape[0] < 2 or (shape is not None and xs.shape[1:] != shape):
         raise ValueError(
@@ -123,11 +123,6 @@ def as_inputs(system: System, xs: Any) -> Float[Array, "times ..."]:
     xs = xs.astype(float)
     _check_moves(system, "xs", xs[0])
     return xs
-
-
-def _cell_shape(system: System) -> tuple[int, ...]:
-    size = system.source.input_size
-    return () if size == 1 else (size,)
 
 
 def _kind_of(model: Any) -> _Kind:

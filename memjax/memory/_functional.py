@@ -278,8 +278,6 @@ def _input_shape(functional: Any) -> tuple[int, ...] | None:
     if isinstance(functional, AbstractKernel):
         number = functional.sizes[1]
         return () if number is None else (number,)
-    if isinstance(functional, CELLS):
-        return () if functional.input_size == 1 else (functional.input_size,)
     return known_input_shape(functional)
 
 

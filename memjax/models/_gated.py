@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Real
 from .._checks import as_key, as_positive, check_choice, check_instance, check_integer
 from .._typing import ArrayLike, ScalarLike
 from ._base import AbstractModel, Fixed
+from ._capabilities import known_input_shape
 from ._parts import check_input, check_sizes, random_readout, Readout
 
 # The cells of Equinox, which do one step a sample: `cell(input, hidden)`.
@@ -18,6 +19,14 @@ def cell_at_rest(cell: eqx.nn.GRUCell | eqx.nn.LSTMCell, dtype: Any) -> Any:
     """The hidden state of a cell at rest: zeros, of an LSTM a pair of them."""
     rest = jnp.zeros(cell.hidden_size, dtype)
     return (rest, rest) if isinstance(cell, eqx.nn.LSTMCell) else rest
+
+
+def _shape_of_input(cell: Any) -> tuple[int, ...]:
+    return () if cell.input_size == 1 else (cell.input_size,)
+
+
+for _kind in CELLS:
+    known_input_shape.register(_kind, _shape_of_input)
 
 
 class GatedRNN(AbstractModel):
@@ -110,7 +119,7 @@ class GatedRNN(AbstractModel):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample of the input; a cell of one input takes scalars."""
-        return () if self.cell.input_size == 1 else (self.cell.input_size,)
+        return _shape_of_input(self.cell)
 
     def initial_hidden(self) -> Any:
         return cell_at_rest(self.cell, self.readout_weights.dtype)

@@ -43,6 +43,17 @@ def find_reproduction(name: str) -> Reproduction:
     raise ValueError(f"`name` must be that of a reproduction, got {shown(name)}; {hint}")
 
 
+def check_options(reproduction: Reproduction, options: Mapping[str, Any]) -> None:
+    """Refuse options that the measurement of a reproduction does not have."""
+    known = list(inspect.signature(reproduction.run).parameters)[1:]
+    for option, value in options.items():
+        if option not in (*known, *old_arguments(reproduction.run)):
+            raise TypeError(
+                f"`{option}` must be an option of {reproduction.name!r}, got {shown(value)} for "
+                f"it; {unknown_name(option, known)}"
+            )
+
+
 def reproduce(
     name: str, *, progress: bool = True, **options: Any
 ) -> "tuple[xr.Dataset, list[Verdict]]":
@@ -66,12 +77,6 @@ def reproduce(
     """
     check_flag("progress", progress)
     reproduction = find_reproduction(name)
-    known = list(inspect.signature(reproduction.run).parameters)[1:]
-    for option, value in options.items():
-        if option not in (*known, *old_arguments(reproduction.run)):
-            raise TypeError(
-                f"`{option}` must be an option of {name!r}, got {shown(value)} for it; "
-                f"{unknown_name(option, known)}"
-            )
+    check_options(reproduction, options)
     dataset = reproduction.run(progress, **options)
     return dataset, reproduction.check(dataset)
