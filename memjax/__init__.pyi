@@ -63,6 +63,8 @@ from .memory import hessian_spectrum as hessian_spectrum
 from .memory import HessianSpectrum as HessianSpectrum
 from .memory import hidden_variance as hidden_variance
 from .memory import LagEstimate as LagEstimate
+from .memory import length_extension as length_extension
+from .memory import LengthExtension as LengthExtension
 from .memory import memory_dataset as memory_dataset
 from .memory import memory_decay as memory_decay
 from .memory import memory_function as memory_function

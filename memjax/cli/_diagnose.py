@@ -41,6 +41,8 @@ class Diagnose:
     """Number of inputs, for models that do not know it; by default one scalar, or that of data."""
     samples: int = 16
     """Number of sampled inputs."""
+    length: float | None = None
+    """Length of training, to say too whether the model will hold at four times that length."""
     seed: int = 0
     """Seed of the sampled inputs."""
     spec: Path | None = None
@@ -65,6 +67,7 @@ class Diagnose:
                 step=self.step,
                 inputs=self.inputs,
                 samples=self.samples,
+                length=self.length,
                 key=key,
             )
         show(self.json, diagnosis.to_dict(), str(diagnosis))

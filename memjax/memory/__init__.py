@@ -12,6 +12,8 @@ from ._hessian import hessian_spectrum as hessian_spectrum
 from ._hessian import HessianSpectrum as HessianSpectrum
 from ._lag import estimate_lag as estimate_lag
 from ._lag import LagEstimate as LagEstimate
+from ._length import length_extension as length_extension
+from ._length import LengthExtension as LengthExtension
 from ._memory_function import memory_dataset as memory_dataset
 from ._memory_function import memory_function as memory_function
 from ._memory_function import MemoryFunction as MemoryFunction

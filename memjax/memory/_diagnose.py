@@ -22,6 +22,7 @@ from ..targets import HasKernel
 from ._functional import named_functional
 from ._instability import find_instability
 from ._lag import estimate_lag, LagEstimate
+from ._length import length_extension, LengthExtension
 from ._memory_function import memory_function
 from ._remedies import propose_changes
 from ._runner import Runner
@@ -81,6 +82,8 @@ class Diagnosis(eqx.Module):
     - `remedies`: what was tried, from the least to the greatest effort at the lag, and those
         without a verdict last.
     - `data`: the [`memjax.LagEstimate`][], if the lag is from data.
+    - `extension`: the [`memjax.LengthExtension`][] to four times the length of training, if that
+        was given.
     """
 
     name: str = eqx.field(static=True)
@@ -94,6 +97,7 @@ class Diagnosis(eqx.Module):
     reason: str = eqx.field(static=True)
     remedies: tuple[Remedy, ...]
     data: LagEstimate | None
+    extension: LengthExtension | None = None
 
     @property
     def relative(self) -> Float[Array, ""]:
@@ -155,6 +159,12 @@ class Diagnosis(eqx.Module):
                 "explained": float(self.data.explained),
                 "reliable": bool(self.data.reliable),
             }
+        if self.extension is not None:
+            record["extension"] = {
+                "length": float(self.extension.length),
+                "verdict": self.extension.verdict,
+                "reason": self.extension.reason,
+            }
         return record
 
 
@@ -166,6 +176,7 @@ def diagnose(
     inputs: int | None = None,
     samples: int = 16,
     remedies: bool = True,
+    length: float | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Diagnosis:
     """Whether training will sit on a plateau before it learns a dependency at a lag, and the cure.
@@ -195,6 +206,8 @@ def diagnose(
     - `inputs`: as in [`memjax.gradient_signal`][]. With data it is that of the data.
     - `samples`: the number of sampled inputs.
     - `remedies`: whether to try remedies, which costs as much again for each.
+    - `length`: the length of training, to say too whether outputs and hidden states will hold at
+        four times that length ([`memjax.length_extension`][]).
     - `key`: the PRNG key. Leaving it out is deprecated, and stands for `jax.random.key(0)`.
 
     **Returns:**
@@ -217,6 +230,8 @@ def diagnose(
     step = as_plain(as_positive, "step", step)
     check_integer("samples", samples, 2)
     check_flag("remedies", remedies)
+    if length is not None:
+        length = as_plain(as_positive, "length", length)
     if key is None:
         warn_deprecated("diagnose without `key`", "`key=jax.random.key(0)`")
         key = jax.random.key(0)
@@ -249,6 +264,11 @@ def diagnose(
         found = measure(changed)
         tried.append(Remedy(name, changed, found, *judge(changed, found)))
     tried.sort(key=lambda one: (one.verdict == "undecided", rank_effort(one.signal, index)))
+    extension = None
+    if length is not None:
+        extension = length_extension(
+            model, length, step=step, inputs=inputs, samples=samples, scale=scale, key=signal_key
+        )
     memory, horizon = _measure_memory(
         model, step, inputs, int(steps[-1]), jax.random.split(signal_key, 3)[0]
     )
@@ -263,6 +283,7 @@ def diagnose(
         *judge(model, signal),
         tuple(tried),
         data,
+        extension,
     )
 
 

@@ -8,9 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from ..losses import coordinates, weights
+from ..models import hidden_states
 from ._runner import Runner
 
 # What counts as unstable: outputs that grow so much within half of a run, and modes that decay but
@@ -103,12 +104,7 @@ def _find_euler_growth(runner: Runner, xs: Array, most: int) -> str | None:
 
 
 def _follow_euler(runner: Runner, xs: Array) -> Array:
-    """The hidden states of Euler's method before every step, in real coordinates."""
-    model, step = runner.model, runner.step
-
-    def move(hidden: PyTree[Array], x: Array) -> tuple[PyTree[Array], Array]:
-        slope = model.vector_field(jnp.zeros(()), hidden, x)
-        moved = jax.tree.map(lambda h, f: (h + step * f).astype(h.dtype), hidden, slope)
-        return moved, coordinates(hidden)[0]
-
-    return jax.lax.scan(move, model.initial_hidden(), xs)[1]
+    """The hidden states of Euler's method, in real coordinates."""
+    model = runner.model
+    states = hidden_states(model, runner.step * np.arange(xs.shape[0]), xs, model.initial_hidden())
+    return jax.vmap(lambda hidden: coordinates(hidden)[0])(states)

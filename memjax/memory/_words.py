@@ -50,6 +50,10 @@ def write_report(diagnosis: Any) -> list[str]:
             effort = float(remedy.signal.effort[index])
             lines.append(f"  {remedy.name:44}{share:>10.2g}{effort:>11.2g}  {remedy.verdict}")
     lines.append(_advise(diagnosis))
+    if diagnosis.extension is not None:
+        found = diagnosis.extension
+        text = f"At four times the length of {float(found.length):g}: {found.verdict.upper()}. "
+        lines += ["", *textwrap.wrap(text + found.reason, 96, subsequent_indent="  ")]
     return lines
 
 

@@ -38,3 +38,5 @@ from ._s4 import S4Layer as S4Layer
 from ._state_space import LRULayer as LRULayer
 from ._state_space import StateSpaceLayer as StateSpaceLayer
 from ._state_space import StateSpaceStack as StateSpaceStack
+from ._states import has_hidden_states as has_hidden_states
+from ._states import hidden_states as hidden_states

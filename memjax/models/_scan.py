@@ -23,8 +23,9 @@ def scan_diagonal(
     interpolation: str,
     drive: Callable[[Array], Array],
     readout: Callable[[Array], Array],
+    start: Array | None = None,
 ) -> Array:
-    r"""The outputs of $\dot h = \lambda h + u(x)$ from rest, exactly for the interpolated $u$.
+    r"""The outputs of $\dot h = \lambda h + u(x)$, exactly for the interpolated $u$.
 
     With $z = \lambda \Delta t$, one step is
 
@@ -32,7 +33,8 @@ def scan_diagonal(
       (u_{k+1} - u_k).$$
 
     Within a block of times the steps are composed by an associative scan; the blocks follow each
-    other, so that memory grows with the length of the inputs and outputs only.
+    other, so that memory grows with the length of the inputs and outputs only. Starts from rest, or
+    from the hidden state `start`.
     """
     steps, xs = as_scannable(ts, xs, interpolation)
     count = steps.shape[0]
@@ -60,7 +62,8 @@ def scan_diagonal(
         return hidden[-1], jax.vmap(readout)(hidden)
 
     driven = jax.eval_shape(drive, xs[0]).dtype
-    hidden = jnp.zeros(eigenvalues.shape, jnp.result_type(eigenvalues, steps, driven))
+    dtype = jnp.result_type(eigenvalues, steps, driven)
+    hidden = jnp.zeros(eigenvalues.shape, dtype) if start is None else start.astype(dtype)
     # Differentiated in reverse, each block is computed again instead of kept.
     _, outputs = jax.lax.scan(
         jax.checkpoint(move),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def in_batches(function: Callable[..., Array], *arrays: Array, size: int = 256) -> Array:
+def in_batches(function: Callable[..., Any], *arrays: Array, size: int = 256) -> Any:
     """`function` of every row, `size` of them at once, which bounds the memory."""
     count = arrays[0].shape[0]
     if count <= size:
@@ -17,7 +17,7 @@ def in_batches(function: Callable[..., Array], *arrays: Array, size: int = 256) 
     index = (jnp.arange(batches * size) % count).reshape(batches, size)
     split = [x[index] for x in arrays]
     values = jax.lax.map(lambda xs: jax.vmap(function)(*xs), split)
-    return values.reshape(-1, *values.shape[2:])[:count]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], values)
 
 
 def over_lanes(function: Callable) -> Callable:

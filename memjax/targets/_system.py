@@ -109,7 +109,11 @@ class StateSpace(eqx.Module):
         return product(None) if horizon is None else jnp.vectorize(product)(horizon)
 
     def response(
-        self, ts: Any, xs: Float[Array, "times d"], held: bool = False
+        self,
+        ts: Any,
+        xs: Float[Array, "times d"],
+        held: bool = False,
+        start: Float[Array, " m"] | None = None,
     ) -> Float[Array, "times p"]:
         """The outputs for a sampled input, exactly in every step.
 
@@ -118,6 +122,7 @@ class StateSpace(eqx.Module):
         - `ts`: The times as they were given: on even ones one exponential serves all steps.
         - `xs`: The samples, which the input connects by lines, or holds until the next.
         - `held`: Whether it holds them.
+        - `start`: The hidden state at the first time, at rest by default.
         """
         width = self.recurrent.shape[0]
         # Hidden state, input and slope in one system, whose exponential is exact over a step.
@@ -137,9 +142,10 @@ class StateSpace(eqx.Module):
             hidden = matrix @ jnp.concatenate([hidden, start, slope])
             return hidden, self.readout @ hidden
 
-        rest = jnp.zeros(width, jnp.result_type(generator, steps, xs))
-        _, outputs = jax.lax.scan(advance, rest, (steps, xs[:-1], xs[1:]))
-        return jnp.concatenate([(self.readout @ rest)[None], outputs])
+        dtype = jnp.result_type(generator, steps, xs)
+        hidden = jnp.zeros(width, dtype) if start is None else start.astype(dtype)
+        _, outputs = jax.lax.scan(advance, hidden, (steps, xs[:-1], xs[1:]))
+        return jnp.concatenate([(self.readout @ hidden)[None], outputs])
 
 
 def side_by_side(systems: Sequence[StateSpace]) -> StateSpace:

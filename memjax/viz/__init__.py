@@ -7,6 +7,7 @@ from .._deprecation import warn_deprecated
 from ._approximation import plot_approximation as plot_approximation
 from ._approximation import plot_approximation_errors as plot_approximation_errors
 from ._approximation import plot_neurons_needed as plot_neurons_needed
+from ._length import plot_length_extension as plot_length_extension
 from ._log import plot_log as plot_log
 from ._memory import plot_memory_functions as plot_memory_functions
 from ._plateaus import MEMORY as MEMORY
