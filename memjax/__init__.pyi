@@ -50,6 +50,7 @@ from .losses import StationaryNoiseLoss as StationaryNoiseLoss
 from .losses import TemporalWeight as TemporalWeight
 from .losses import WhiteNoiseLoss as WhiteNoiseLoss
 from .memory import angle_sensitivity as angle_sensitivity
+from .memory import arfima as arfima
 from .memory import as_functional as as_functional
 from .memory import crossings as crossings
 from .memory import diagnose as diagnose
@@ -65,6 +66,8 @@ from .memory import hidden_variance as hidden_variance
 from .memory import LagEstimate as LagEstimate
 from .memory import length_extension as length_extension
 from .memory import LengthExtension as LengthExtension
+from .memory import local_whittle as local_whittle
+from .memory import LocalWhittle as LocalWhittle
 from .memory import memory_dataset as memory_dataset
 from .memory import memory_decay as memory_decay
 from .memory import memory_function as memory_function
@@ -76,6 +79,8 @@ from .memory import perturbation_error as perturbation_error
 from .memory import PerturbationErrors as PerturbationErrors
 from .memory import rate_sensitivity as rate_sensitivity
 from .memory import Remedy as Remedy
+from .memory import rescaled_range as rescaled_range
+from .memory import RescaledRange as RescaledRange
 from .memory import SampledFunctional as SampledFunctional
 from .memory import stability_criterion as stability_criterion
 from .memory import stability_radius as stability_radius
@@ -153,6 +158,8 @@ from .targets import Box as Box
 from .targets import DampedOscillation as DampedOscillation
 from .targets import DelayedKernel as DelayedKernel
 from .targets import ExponentialSum as ExponentialSum
+from .targets import fractional_weights as fractional_weights
+from .targets import FractionalIntegration as FractionalIntegration
 from .targets import GaussianBump as GaussianBump
 from .targets import inner_product as inner_product
 from .targets import KernelSum as KernelSum

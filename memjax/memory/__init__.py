@@ -14,6 +14,11 @@ from ._lag import estimate_lag as estimate_lag
 from ._lag import LagEstimate as LagEstimate
 from ._length import length_extension as length_extension
 from ._length import LengthExtension as LengthExtension
+from ._long_memory import arfima as arfima
+from ._long_memory import local_whittle as local_whittle
+from ._long_memory import LocalWhittle as LocalWhittle
+from ._long_memory import rescaled_range as rescaled_range
+from ._long_memory import RescaledRange as RescaledRange
 from ._memory_function import memory_dataset as memory_dataset
 from ._memory_function import memory_function as memory_function
 from ._memory_function import MemoryFunction as MemoryFunction

@@ -17,6 +17,8 @@ from ._complex import has_complex_transforms as has_complex_transforms
 from ._exponential import ExponentialSum as ExponentialSum
 from ._exponential import kernel_of_modes as kernel_of_modes
 from ._exponential import split_exponential as split_exponential
+from ._fractional import fractional_weights as fractional_weights
+from ._fractional import FractionalIntegration as FractionalIntegration
 from ._inner import check_square_integrable as check_square_integrable
 from ._inner import describe_sizes as describe_sizes
 from ._inner import inner_product as inner_product

@@ -271,7 +271,7 @@ def test_standard_errors_are_those_of_repetitions(system, start, low):
     assert low < spread / claimed < 1.3
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_gated_cell_forgets_where_it_started():
     """Two hidden states under the same input come together as fast as the first exponent says."""
     cell = eqx.nn.LSTMCell(2, 5, key=KEY)

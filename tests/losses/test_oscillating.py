@@ -77,7 +77,7 @@ def exact_gradient(y, reparametrisation):
         return np.array(out)
 
 
-@pytest.mark.parametrize("name", ["direct", "exp"])
+@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.thorough), "exp"])
 def test_gradient_and_hessian(name):
     model = mj.ComplexDiagonalRNN(*MODEL, {"direct": mj.Direct(), "exp": mj.Exp()}[name])
     flow = mj.GradientFlow(mj.WhiteNoiseLoss(target())).displaced(model)
@@ -128,7 +128,7 @@ def test_a_run_is_that_of_another_solver():
     np.testing.assert_allclose(own.time, other.time, rtol=1e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_modes_that_do_not_turn_are_real_ones():
     flow = mj.GradientFlow(
         mj.WhiteNoiseLoss(mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(1 / 20, 1.0, 0.5))

@@ -90,7 +90,7 @@ def test_report_is_short_and_json_is_plain(gru):
     assert len(record["lags"]) == len(record["signal"]) == len(record["memory"])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_lag_from_data_and_a_model_without_remedies():
     xs = np.random.default_rng(0).standard_normal(3000)
     ys = np.append(np.zeros(4), xs[:-4]) + 0.5 * np.random.default_rng(1).standard_normal(3000)

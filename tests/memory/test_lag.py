@@ -37,6 +37,7 @@ def test_share_of_an_exponential_response():
     assert 5 <= float(half.lag) <= 8
 
 
+@pytest.mark.thorough
 def test_data_that_do_not_tell_are_flagged():
     xs, _ = _delayed(5, (1, 2000, 1))
     noise = np.random.default_rng(3).standard_normal(2000)

@@ -53,7 +53,7 @@ def test_memories_whose_gradients_underflow_are_not_resolved(measured):
         assert np.isnan(time) and OUTCOMES[int(code)] == "unresolved"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_nor_are_they_by_a_sweep():
     out = mj.sweep(lambda memory_: case(memory_), {"memory_": [1250.0, 1e5]}, progress=False)
     assert set(out["result"].values.tolist()) == {OUTCOMES.index("unresolved")}

@@ -18,6 +18,7 @@ def test_the_sums_are_near_their_kernels():
         assert sums.sum_error(amplitudes, multipliers, values(sums.TIMES)) == pytest.approx(error)
 
 
+@pytest.mark.thorough
 def test_the_supremum_is_that_of_all_corners():
     kernel = sums.KERNELS[sums.POWER](sums.TIMES)
     amplitudes, multipliers = sums.fit_sum(sums.POWER, 2, 0.1)

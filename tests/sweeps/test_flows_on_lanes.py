@@ -81,7 +81,7 @@ def test_times_are_those_of_a_general_integrator(name):
         np.testing.assert_allclose(single.time, general.time, rtol=2e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_memory_of_time_alone():
     def build(flow, omega):
         loss = mj.WhiteNoiseLoss(SPEC.target(omega))
@@ -94,10 +94,10 @@ def test_a_memory_of_time_alone():
     np.testing.assert_allclose(np.log1p(slow["time"]), plain["time"], rtol=1e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flow",
-    [mj.GradientFlow, pytest.param(lambda loss: mj.HeavyBall(loss, 1.0), marks=pytest.mark.slow)],
+    [mj.GradientFlow, lambda loss: mj.HeavyBall(loss, 1.0)],
 )
 def test_added_modes_change_nothing(flow, monkeypatch):
     """Widths that share their programs give what those of their own give."""

@@ -157,7 +157,7 @@ def test_failures_are_cells_with_their_result():
     np.testing.assert_allclose(out["time_reached"], 1.0)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_axis_may_be_the_only_one_and_static():
     out = mj.sweep(
         lambda width: SHORT.build(1 / 10.0, width, 0, 0.02, "direct"),

@@ -47,7 +47,7 @@ def by_quadrature(integrand, end, cuts=()):
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_twice_a_kernel_less_itself_is_the_kernel(name):
     kernel = KERNELS[name]
@@ -68,7 +68,7 @@ def test_twice_a_kernel_less_itself_is_the_kernel(name):
     np.testing.assert_allclose((kernel - kernel).squared_norm(), 0, atol=1e-13 * scale)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_integrals_of_a_state_space():
     with mpmath.workdps(40):
         w, u, c = mpmath.matrix(W.tolist()), mpmath.matrix(list(U)), mpmath.matrix(list(C)).T
