@@ -1,5 +1,6 @@
 """Searches along a line, for many lines at once."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-_GOLDEN = (np.sqrt(5) - 1) / 2
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def golden_section(

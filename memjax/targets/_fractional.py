@@ -2,6 +2,7 @@ import math
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Complex, Float, Real
 
 from .._checks import as_number, as_positive, check_integer, is_traced
@@ -15,6 +16,7 @@ from ._target import Memory
 # sides, so that with this step it is exact to the rounding of float64. From rates that are felt
 # after 1e15 steps, to those at which the weights are over, e^{-xd} for the smallest order.
 _STEP, _LOWEST, _SMALLEST = 0.25, -108.0, 0.01
+_LAST = 1e15  # steps after which the kernel is a power to the rounding of float64
 _NODES = math.ceil((math.log(45 / _SMALLEST) - _LOWEST) / _STEP) + 1
 
 
@@ -88,7 +90,12 @@ class FractionalIntegration(AbstractKernel):
         return jnp.where(s > 0, found, jnp.inf) if horizon is None else found
 
     def _squared_norm(self, horizon: Array | None) -> Array:
-        return self._mixture()._squared_norm(horizon)
+        if horizon is not None:
+            return self._mixture()._squared_norm(horizon)
+        # What follows has the square of t^(d - 1) / Gamma(d), which falls slowly near d = 1/2.
+        whole = self._mixture()._squared_norm(_LAST * self.scale)
+        power = jnp.exp(-2 * gammaln(self.order)) * _LAST ** (2 * self.order - 1)
+        return whole + self.scale * power / (1 - 2 * self.order)
 
     def _ramp_response(self, t: Array) -> Array:
         return self._mixture()._ramp_response(t)
