@@ -58,6 +58,7 @@ from .memory import Diagnosis as Diagnosis
 from .memory import estimate_lag as estimate_lag
 from .memory import functional_distance as functional_distance
 from .memory import functional_norm as functional_norm
+from .memory import generalisation_measure as generalisation_measure
 from .memory import gradient_signal as gradient_signal
 from .memory import GradientSignal as GradientSignal
 from .memory import hessian_spectrum as hessian_spectrum
@@ -82,6 +83,7 @@ from .memory import Remedy as Remedy
 from .memory import rescaled_range as rescaled_range
 from .memory import RescaledRange as RescaledRange
 from .memory import SampledFunctional as SampledFunctional
+from .memory import scale_readout as scale_readout
 from .memory import stability_criterion as stability_criterion
 from .memory import stability_radius as stability_radius
 from .memory import StabilityCriterion as StabilityCriterion

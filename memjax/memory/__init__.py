@@ -25,6 +25,8 @@ from ._memory_function import MemoryFunction as MemoryFunction
 from ._norms import functional_distance as functional_distance
 from ._norms import functional_norm as functional_norm
 from ._perturbation import perturbation_error as perturbation_error
+from ._scale import generalisation_measure as generalisation_measure
+from ._scale import scale_readout as scale_readout
 from ._sensitivity import angle_sensitivity as angle_sensitivity
 from ._sensitivity import hidden_variance as hidden_variance
 from ._sensitivity import multiplier_sensitivity as multiplier_sensitivity

@@ -19,6 +19,7 @@ from .._text import readable
 from .._typing import ArrayLike
 from ..models import AbstractModel
 from ..targets import HasKernel
+from ._faults import find_faults
 from ._functional import named_functional
 from ._instability import find_instability
 from ._lag import estimate_lag, LagEstimate
@@ -81,6 +82,8 @@ class Diagnosis(eqx.Module):
     - `reason`: what the verdict rests on, and if it is `"undecided"`, what to do, in a sentence.
     - `remedies`: what was tried, from the least to the greatest effort at the lag, and those
         without a verdict last.
+    - `faults`: what training cannot mend, each in a sentence: decay rates that are not above 0, and
+        trained weights that have no effect on the outputs.
     - `data`: the [`memjax.LagEstimate`][], if the lag is from data.
     - `extension`: the [`memjax.LengthExtension`][] to four times the length of training, if that
         was given.
@@ -98,6 +101,7 @@ class Diagnosis(eqx.Module):
     remedies: tuple[Remedy, ...]
     data: LagEstimate | None
     extension: LengthExtension | None = None
+    faults: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
     def relative(self) -> Float[Array, ""]:
@@ -143,6 +147,7 @@ class Diagnosis(eqx.Module):
             "most_sensitive": dict(self.signal.most_sensitive()),
             "verdict": self.verdict,
             "reason": self.reason,
+            "faults": list(self.faults),
             "remedies": [
                 {
                     "name": remedy.name,
@@ -284,6 +289,7 @@ def diagnose(
         tuple(tried),
         data,
         extension,
+        find_faults(model, signal.sensitivity),
     )
 
 

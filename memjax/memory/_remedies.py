@@ -8,21 +8,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from ..models import AbstractMapped, CELLS, GatedRNN, HasRates, InputMap
-from ..reparam import AbstractReparametrisation, Best, Exp
+from ..models import AbstractMapped, CELLS, GatedRNN, InputMap
+from ..reparam import Best, Exp
+from ._faults import has_rates
 
 
 def propose_changes(
     model: Any, lag: float, step: float, key: PRNGKeyArray
 ) -> list[tuple[str, Any]]:
     """What may help, as far as the model has the parts for it."""
-    nodes = jax.tree.leaves(model, is_leaf=lambda node: _has_rates(node) or _is_gated(node))
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: has_rates(node) or _is_gated(node))
     changes: list[tuple[str, Any]] = []
 
     def replaced(change: Callable[[Any], Any]) -> Any:
-        return jax.tree.map(change, model, is_leaf=lambda node: _has_rates(node) or _is_gated(node))
+        return jax.tree.map(change, model, is_leaf=lambda node: has_rates(node) or _is_gated(node))
 
-    if any(map(_has_rates, nodes)):
+    if any(map(has_rates, nodes)):
         for suffix, make in (
             ("", lambda rates, own: own),
             (", with Exp", lambda rates, own: Exp()),
@@ -31,7 +32,7 @@ def propose_changes(
         ):
 
             def slower(node: Any, make: Callable[..., Any] = make) -> Any:
-                if not _has_rates(node):
+                if not has_rates(node):
                     return node
                 old = node.reparametrisation(node.free_rates)
                 rates = _spread_rates(old, lag)
@@ -61,11 +62,6 @@ def propose_changes(
 
         changes.append((f"gate biases for memory up to {lag:g} (chrono)", replaced(patient)))
     return changes
-
-
-def _has_rates(node: Any) -> bool:
-    own = isinstance(node, HasRates)
-    return own and isinstance(node.reparametrisation, AbstractReparametrisation)
 
 
 def _is_gated(node: Any) -> bool:

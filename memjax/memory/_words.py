@@ -38,6 +38,8 @@ def write_report(diagnosis: Any) -> list[str]:
     lines.append(f"  memory below 1 % of its largest {text}")
     worst = signal.most_sensitive()[:3]
     lines.append("  most sensitive weights: " + ", ".join(f"{n} ({v:.2g})" for n, v in worst))
+    for fault in diagnosis.faults:
+        lines += textwrap.wrap(fault, 96, initial_indent="  ", subsequent_indent="  ")
     lines.append("")
     lines.append(f"Verdict: {diagnosis.verdict.upper()}")
     lines += _explain_verdict(diagnosis, lag, relative)
