@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import memjax as mj
+from memjax.reproductions import _z24_identification as z24
+
+
+def weights(kind, modulus=0.9, seed=1):
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, float), z24.make_student(kind, modulus, seed)
+    )
+
+
+def by_steps(kind, student):
+    """The impulse response of a student, one step after another, in NumPy."""
+    student = jax.tree.map(np.asarray, student)
+    if "recurrent" in student:
+        hidden, matrix = student["drive"].copy(), student["recurrent"]
+        move = lambda h: np.stack([block @ part for block, part in zip(matrix, h, strict=True)])
+        read = lambda h: np.sum(student["readout"] * h)
+    else:
+        parts = lambda name: student[name][0] + 1j * student[name][1]
+        modes = parts("modes")
+        hidden = parts("drive")
+        if kind == "LRU":
+            modes = np.exp(-np.exp(student["modes"][0]) + 1j * np.exp(student["modes"][1]))
+            hidden = np.exp(student["log_scale"]) * hidden
+        elif kind == "normalised":
+            hidden = student["scale"] * hidden
+        move = lambda h: modes * h
+        read = lambda h: np.sum(parts("readout") * h).real
+    response = []
+    for _ in range(300):
+        response.append(read(hidden))
+        hidden = move(hidden)
+    response[0] += student["skip"]
+    return np.array(response)
+
+
+@pytest.mark.parametrize("kind", z24.BETWEEN)
+def test_responses_are_those_of_the_recurrence(kind):
+    student = weights(kind)
+    exact = by_steps(kind, student)
+    found = z24.student_response(student)
+    np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-11 * np.abs(exact).max())
+
+
+def test_the_loss_is_the_mean_over_sampled_inputs():
+    student, teacher = weights("block-diagonal"), jnp.asarray(z24.make_teacher(0.9, 1))
+    apart = by_steps("block-diagonal", student) - np.asarray(teacher)
+    xs = np.random.default_rng(0).normal(size=(4000, 300))
+    size = 1024
+    outputs = np.fft.irfft(np.fft.rfft(xs, size) * np.fft.rfft(apart, size), size)[:, :300]
+    squares = 0.5 * np.mean(outputs**2, axis=1)
+    exact = float(z24.expected_loss(student, teacher))
+    assert abs(squares.mean() - exact) < 4 * squares.std() / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("modulus", [0.36, 0.99])
+def test_eigenvalues_of_teachers_and_students_begin_at_the_modulus(modulus):
+    for seed in range(3):
+        matrix = z24._random_recurrence(np.random.default_rng(seed), 10, modulus)
+        sizes = np.abs(np.linalg.eigvals(matrix))
+        assert np.all((sizes > modulus - 1e-9) & (sizes < 1))
+        student = z24.make_student("LRU", modulus, seed)
+        sizes = np.exp(-np.exp(student["modes"][0].astype(float)))
+        assert np.all((sizes > modulus - 1e-3) & (sizes < 1))
+        # Inputs are scaled so that all modes have the same variance.
+        scale = np.exp(student["log_scale"].astype(float))
+        np.testing.assert_allclose(scale**2 / (1 - sizes**2), 1, rtol=1e-3)
+
+
+def test_one_update_is_that_of_adam():
+    student = jax.tree.map(jnp.asarray, z24.make_student("normalised", 0.68, 0))
+    teacher = jnp.asarray(z24.make_teacher(0.68, 0), jnp.float32)
+    after, losses = z24.train(student, teacher, jnp.float32(0.01), 2)
+    assert losses.shape == (3,)
+    first, _ = z24.train(student, teacher, jnp.float32(0.01), 1)
+    slopes = jax.grad(z24.expected_loss)(student, teacher)
+    for name in student:
+        # The first step of Adam has the size of the learning rate.
+        moved = np.asarray(first[name] - student[name])
+        np.testing.assert_allclose(moved, -0.01 * np.sign(slopes[name]), rtol=2e-2, atol=2e-5)
+
+
+@pytest.mark.thorough
+def test_a_small_cell_measured():
+    dataset, verdicts = mj.reproduce(
+        "z24-identification", progress=False, moduli=(0.36, 0.99), seeds=2, updates=400
+    )
+    assert dataset["loss"].shape == (6, 2, 7, 2)
+    best = z24.best_losses(dataset)
+    assert float(best.sel(model="RNN", modulus=0.99)) > float(best.sel(model="LRU", modulus=0.99))
+    assert np.isnan(best.sel(model="complex", modulus=0.36))
+    assert len(verdicts) == 9
+    z24.plot(dataset).draw_without_rendering()
+
+
+def test_verdicts_say_what_is_published():
+    moduli = list(z24.MODULI)
+    loss = np.full((6, 7, 2, 2), np.nan)
+    for k, name in enumerate(z24.BETWEEN):
+        loss[k, -1] = z24.BETWEEN[name]
+        if name in z24.PUBLISHED:
+            loss[k] = np.array(z24.PUBLISHED[name])[:, None, None]
+    axes = {"model": list(z24.BETWEEN), "modulus": moduli, "rank": [0, 1], "seed": [0, 1]}
+    ends = np.broadcast_to(np.arange(1.0, 8.0)[:, None, None], loss.shape)
+    dataset = xr.Dataset(
+        {"loss": (tuple(axes), loss), "plateau_end": (tuple(axes), ends)}, axes, {"updates": 100}
+    )
+    verdicts = z24.check(dataset)
+    assert all(verdict.agrees for verdict in verdicts) and len(verdicts) == 9
+    loss[0, -1] = 1e-4
+    agreed = [verdict.agrees for verdict in z24.check(dataset)]
+    assert agreed[0] is False and agreed[2] is False and agreed[1] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"moduli": (0.5, 1.0)}, "`moduli` must be below 1, got 1"),
+        ({"models": ("GRU",)}, "`models`"),
+        ({"updates": 0}, "`updates`"),
+    ],
+)
+def test_bad_options_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        mj.reproduce("z24-identification", progress=False, **options)
