@@ -3,7 +3,7 @@
 from ._axis import find_axis as find_axis
 from ._axis import MEMORY as MEMORY
 from ._axis import OMEGA as OMEGA
-from ._conclusion import CHEAP_STEPS as CHEAP_STEPS
+from ._conclusion import cheap_steps as cheap_steps
 from ._conclusion import REFINEMENT as REFINEMENT
 from ._conclusion import SMALLEST_RTOL as SMALLEST_RTOL
 from ._exits import AbstractExit as AbstractExit

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..flows import AbstractFlow
 from ._outcomes import (
     CONVERGED,
     CROSSED,
@@ -20,8 +21,14 @@ from ._rounding import Ledger
 _GRAZING, _FLAT = 30.0, 1e-4
 # What it leaves undecided is repeated with a smaller tolerance, down to a smallest.
 REFINEMENT, SMALLEST_RTOL = 1 / 32, 1e-11
-# What takes more steps than these is tried by the dearer method first.
-CHEAP_STEPS = 1024
+# What takes more steps than these is repeated by the dearer method. A flow that descends takes so
+# many only where modes merge; one that oscillates takes some for every turn.
+_CHEAP_STEPS, _CHEAP_TURNS = 2**10, 2**14
+
+
+def cheap_steps(flow: AbstractFlow) -> int:
+    """How many steps the cheaper method may take."""
+    return _CHEAP_STEPS if flow.descends else _CHEAP_TURNS
 
 
 def conclude(

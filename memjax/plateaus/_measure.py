@@ -29,7 +29,7 @@ from ..flows import AbstractFlow, AbstractTraining, closed_form, DENSE
 from ..losses import coordinates, SpectralLanes, weights
 from ..models import AbstractModel
 from ..numerics import compiled
-from ._conclusion import CHEAP_STEPS, REFINEMENT, SMALLEST_RTOL
+from ._conclusion import cheap_steps, REFINEMENT, SMALLEST_RTOL
 from ._exits import AbstractExit, check_exit
 from ._integration import measure_flow
 from ._lanes import LaneMethod
@@ -220,7 +220,7 @@ def measure_plateau(
             )
         times = jnp.zeros(0) if curve_times is None else curve_times
         cheap = can_harden and not hard
-        limit = jnp.asarray(min(max_steps, CHEAP_STEPS) if cheap else max_steps)
+        limit = jnp.asarray(min(max_steps, cheap_steps(flow)) if cheap else max_steps)
         # Where nothing can be repeated the dearer iteration is the first.
         full = hard or (closed and not seen)
         twice = hard and compensable

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ..losses import DENSE_WIDTH
 from ..plateaus import (
-    CHEAP_STEPS,
+    cheap_steps,
     LaneMethod,
     MAX_STEPS_REACHED,
     measure_plateau,
@@ -57,7 +57,7 @@ class Method:
             )
         can_harden = run.can_harden and not hard
         most = jnp.asarray(options.max_steps)
-        cheap = jnp.asarray(min(options.max_steps, CHEAP_STEPS))
+        cheap = jnp.asarray(min(options.max_steps, cheap_steps(run.flow.flow)))
         first = LaneMethod(
             rtol=options.rtol,
             max_time=options.max_time,

@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate, special
 
 import memjax as mj
+from memjax.plateaus import cheap_steps
 
 STIFFNESS = np.array([1.0, 9.0])
 START = mj.DiagonalLinearRNN([1.0, -0.5], [1.0, 2.0])
@@ -171,3 +172,15 @@ def test_adam_has_a_plateau_once_gradients_are_below_its_epsilon():
 def test_bad_arguments_are_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.thorough
+def test_a_flow_that_oscillates_is_not_repeated_for_its_turns():
+    target = mj.ExponentialSum(1.0, 1.0) + mj.GaussianBump(0.05, 1.0, 0.5)
+    flow = mj.Nesterov(mj.WhiteNoiseLoss(target))
+    model, leave = mj.DiagonalLinearRNN([1.0, 0.0], [1.0, 0.6]), mj.RelativeLossDrop(0.02)
+    found = mj.measure_plateau(flow, model, leave)
+    steps = int(found.stats["num_steps"])
+    assert cheap_steps(mj.GradientFlow(flow.loss)) < steps < cheap_steps(flow)
+    finer = mj.measure_plateau(flow, model, leave, rtol=1e-9, max_steps=2**16)
+    np.testing.assert_allclose(found.time, finer.time, rtol=1e-7)

@@ -63,7 +63,7 @@ def test_verdicts():
         axes | names,
     )
     assert [verdict.agrees for verdict in f24.check(dataset)] == [True, True, True]
-    worse = dataset.assign(measure=0.5 * dataset["measure"], scaled_size=dataset["size"])
+    worse = dataset.assign(measure=0.25 * dataset["measure"], scaled_size=dataset["size"])
     worse["test_error"][1] = [0.2, 0.41]
     assert [verdict.agrees for verdict in f24.check(worse)] == [False, False, None]
 
