@@ -71,7 +71,7 @@ def run(
     *,
     plots: Sequence[str] = tuple(PUBLISHED),
     widths: Sequence[int] = WIDTHS,
-    seeds: int = 1,
+    seeds: int = 3,
     full: bool = False,
     batch: int | None = None,
     epochs: int | None = None,
@@ -103,13 +103,16 @@ def run(
     curves = {name: empty(names, RADII.size) for name in _CURVES}
     values = {name: empty(names) for name in _VALUES}
     effort = Effort(draws, restarts, steps, ball)
-    experiment = _Experiment.of(sizes, effort)
-    # Models with a matrix and those without it are two kinds of programs.
-    kinds: dict[bool, list[tuple[int, int]]] = {}
+    dtypes = [_precision(name, sizes) for name in plots]
+    experiments = {
+        dtype: _Experiment.of(sizes._replace(dtype=dtype), effort) for dtype in set(dtypes)
+    }
+    # Models with a matrix and those without it are two kinds of programs, in each precision.
+    kinds: dict[tuple[bool, str], list[tuple[int, int]]] = {}
     for seed in range(seeds):
         for index, name in enumerate(plots):
             dense = PLOTS[name].parametrisation != "diagonal"
-            kinds.setdefault(dense, []).append((index, seed))
+            kinds.setdefault((dense, dtypes[index]), []).append((index, seed))
     jobs = list(kinds.values())
     if jax.default_backend() == "cpu":
         # One at a time: side by side all wait for the run that trains longest, and nothing gets
@@ -122,6 +125,7 @@ def run(
     def measure(runs: list[tuple[int, int]], check_stopped: Callable[[], None]) -> None:
         thresholds = np.full(len(runs), _LOOSEST)
         cells = [(PLOTS[plots[index]], seed) for index, seed in runs]
+        experiment = experiments[dtypes[runs[0][0]]]
         for column, width in enumerate(widths):
             found = experiment.measure(cells, width, thresholds, check_stopped)
             for k, (index, seed) in enumerate(runs):
@@ -132,7 +136,8 @@ def run(
 
     with bar:
         _in_threads(measure, jobs)
-    power = [float(target_power(experiment.targets[PLOTS[name].kernel])) for name in plots]
+    targets = next(iter(experiments.values())).targets
+    power = [float(target_power(targets[PLOTS[name].kernel])) for name in plots]
     result = np.where(values.pop("diverged"), DIVERGED, MAX_TIME_REACHED).astype(np.int8)
     return xr.Dataset(
         describe(curves, (*names, "radius"), _CURVES)
@@ -146,6 +151,13 @@ def run(
         | {part: ("plot", [getattr(PLOTS[n], part) for n in plots]) for part in Plot._fields},
         {**sizes._asdict(), "draws": draws, "restarts": restarts, "steps": steps, "norm": ball},
     )
+
+
+def _precision(name: str, sizes: Sizes) -> str:
+    """The precision of a plot. Wide linear models are unstable at the start, and their gradients
+    overflow in single precision: nothing bounds their hidden states."""
+    linear = PLOTS[name].activation == "linear"
+    return "float64" if linear and jax.config.jax_enable_x64 else sizes.dtype  # pyright: ignore
 
 
 def _check_plots(plots: Any) -> None:
@@ -379,7 +391,8 @@ REPRODUCTION = Reproduction(
     "by t^4), a penalty on slow rates, and width after width, each trained until its validation "
     "loss is half of that of the width before. By default batches have "
     f"{SMALL.batch} sequences instead of {FULL.batch}, errors are means over {SMALL.tests} instead "
-    f"of {FULL.tests}, in float32; --full takes the published sizes. Then all weights are "
+    f"of {FULL.tests}, in float32 but for linear models, which overflow there; --full takes the "
+    "published sizes, in float64. Then all weights are "
     "perturbed, as for the published figures: free rates by minus the radius, the other arrays by "
     "Gaussian draws whose largest entry is the radius; the largest error of 30 counts. Besides, "
     "with rates drawn as well, and by gradient ascent (supremum) in the ball of the definition, in "

@@ -6,6 +6,7 @@ import xarray as xr
 
 import memjax as mj
 from memjax.reproductions import _z24_identification as z24
+from memjax.reproductions import _z24_signal as signal
 
 
 def weights(kind, modulus=0.9, seed=1):
@@ -129,3 +130,83 @@ def test_verdicts_say_what_is_published():
 def test_bad_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         mj.reproduce("z24-identification", progress=False, **options)
+
+
+def signal_by_hand(kind, weights, xs):
+    """The layers of a network, one step after another, in NumPy."""
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))
+    weights = jax.tree.map(np.asarray, weights)
+    found = xs @ weights["ends"][0]
+    for layer in weights["layers"]:
+        own, states = layer["recurrent"], []
+        if kind == "GRU":
+            hidden = np.zeros(xs.shape[1])
+            for x in found:
+                reset = sigmoid(x @ own["reset"] + hidden @ own["reset_back"])
+                hold = sigmoid(x @ own["update"] + hidden @ own["update_back"] + own["hold"])
+                back = hidden @ own["new_back"] + own["hold_new"]
+                new = np.tanh(x @ own["new"] + reset * back)
+                hidden = (1 - hold) * new + hold * hidden
+                states.append(hidden)
+            inner = np.array(states)
+        else:
+            parts = lambda name, own=own: own[name][0] + 1j * own[name][1]
+            values, scale = (parts("eigenvalues"), 1.0) if kind == "complex" else (None, None)
+            if values is None:
+                values = np.exp(-np.exp(own["moduli"]) + 1j * np.exp(own["phases"]))
+                scale = np.exp(own["log_scale"])
+            hidden = np.zeros(values.size, complex)
+            for x in found:
+                hidden = values * hidden + scale * (parts("drive") @ x)
+                states.append((parts("readout") @ hidden).real + own["skip"] @ x)
+            inner = np.array(states)
+        inner = np.asarray(jax.nn.gelu(inner))
+        first, second = layer["out"]
+        found = found + (inner @ first) * sigmoid(inner @ second)
+    return found @ weights["ends"][1]
+
+
+@pytest.mark.parametrize("kind", signal.NETWORKS)
+def test_deep_networks_are_those_of_the_public_code(kind):
+    weights = jax.tree.map(jnp.asarray, signal.make_network(kind, 10.0, 6, 0))
+    xs = np.random.default_rng(1).normal(size=(20, 6))
+    outputs, kept = signal.follow(weights, jnp.asarray(xs))
+    np.testing.assert_allclose(outputs, signal_by_hand(kind, weights, xs), rtol=1e-9, atol=1e-10)
+    assert len(kept) == 4
+    if kind != "GRU":
+        values = weights["layers"][0]["recurrent"]
+        moduli = (
+            np.exp(-np.exp(np.asarray(values["moduli"])))
+            if kind == "LRU"
+            else np.hypot(*np.asarray(values["eigenvalues"]))
+        )
+        assert np.all((moduli > 0.9 - 1e-9) & (moduli < 0.95 + 1e-9))
+
+
+def test_mean_squares_of_gradients_are_over_entries():
+    weights = jax.tree.map(jnp.asarray, signal.make_network("complex", 3.0, 4, 0))
+    xs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 10, 4)))
+    _, found = signal.measure(weights, xs)
+    slopes = jax.grad(lambda w: signal._loss(w, xs)[0])(weights)
+    own = [np.ravel(layer["recurrent"]["eigenvalues"]) for layer in slopes["layers"]]
+    others = [
+        np.ravel(leaf)
+        for layer in slopes["layers"]
+        for leaf in (*(layer["recurrent"][n] for n in ("drive", "readout", "skip")), *layer["out"])
+    ]
+    exact = [np.mean(np.concatenate(part) ** 2) for part in (own, others)]
+    np.testing.assert_allclose(signal._share("complex", weights, found), exact, rtol=1e-10)
+
+
+@pytest.mark.thorough
+def test_signals_of_small_networks():
+    dataset, verdicts = mj.reproduce(
+        "z24-signal", progress=False, memories=(1, 100), width=12, times=256, seeds=2, batch=4
+    )
+    agreed = {verdict.published: verdict.agrees for verdict in verdicts}
+    assert agreed["complex: the signal in the last layer grows with the memory (Z24)"]
+    assert agreed["LRU: the signal in the last layer does not depend on the memory (Z24)"]
+    assert len(verdicts) == 9
+    signal.plot(dataset).draw_without_rendering()
+    with pytest.raises(ValueError, match="`memories` must be at least 1"):
+        mj.reproduce("z24-signal", progress=False, memories=(0.5,))
