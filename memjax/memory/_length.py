@@ -81,9 +81,8 @@ class LengthExtension(eqx.Module):
     def __str__(self) -> str:
         end = float(self.ts[-1] + self.ts[1] - self.ts[0])
         last = int(np.argmin(np.abs(np.asarray(self.ts - self.length))))
-        shown, what = (self.loss, "mean squared errors") if self.loss is not None else (None, "")
-        if shown is None:
-            shown, what = self.output_size, "sizes of outputs"
+        shown = self.output_size if self.loss is None else self.loss
+        what = "sizes of outputs" if self.loss is None else "mean squared errors"
         columns = f"{'at the length':>16}{'at the end':>14}{'growth':>18}"
         lines = [
             f"Trained up to {float(self.length):g}, followed up to {end:g}: {what}",
@@ -187,10 +186,8 @@ def length_extension(
         Recurrent Models*, ICML 2025, sections 3 and 4 (starts, effective remembrance).
     """
     step = as_plain(as_positive, "step", step)
-    length, factor = (
-        as_plain(as_positive, "length", length),
-        as_plain(as_positive, "factor", factor),
-    )
+    length = as_plain(as_positive, "length", length)
+    factor = as_plain(as_positive, "factor", factor)
     scale = as_plain(as_positive, "scale", scale)
     check_integer("samples", samples, 2)
     check_integer("num_windows", num_windows, 2)
@@ -211,9 +208,9 @@ def length_extension(
     runner = Runner.make(model, step, inputs, readout_key)
     goal = None if target is None else named_functional("target", target, inputs=runner.inputs)
     shape = () if runner.inputs is None else (runner.inputs,)
-    # The first part is the input that leaves a state behind.
     arrays = jax.tree.leaves(eqx.filter(runner.model, eqx.is_inexact_array))
     dtype = jnp.finfo(jnp.result_type(*arrays or [float])).dtype
+    # The first part is the input that leaves a state behind.
     xs = scale * jax.random.normal(input_key, (samples, trained + times, *shape), dtype)
     noise = jax.random.normal(noise_key, (samples, _state_size(runner)), dtype)
     plan = _Plan(trained, times, goal)
@@ -303,7 +300,7 @@ def _follow(runner: Runner, plan: _Plan, xs: Array, noise: Array) -> _Followed:
     held = max(1, _HELD // (xs.shape[1] * max(noise.shape[1], 1)))
 
     def squares(xs: Array, outputs: Array, states: Array | None) -> dict[str, Array]:
-        """Mean squares at every time, and of how much they are in the two parts of time."""
+        """Mean squares of outputs, hidden states and errors at every time."""
         mean = lambda values: jnp.mean(values.reshape(plan.times, -1) ** 2, axis=1)
         found = {"output": mean(outputs)}
         if states is not None:
