@@ -18,8 +18,8 @@ LENGTH, _TRAINED, _VALIDATED = 4001, 2000, 1200
 _SHARES = (0.5, 0.25)
 _RATE, _PATIENCE, _PROGRESS = 0.01, 100, 1e-5
 _CHUNK = 50  # epochs of one program
-# Weights of the memory filter are polynomials in d: of this degree they are exact to 1e-9 of the
-# largest on [0, 1/2].
+# Weights of the memory filter are polynomials in d: of this degree they are exact to rounding on
+# [0, 1/2].
 _DEGREE = 12
 
 
