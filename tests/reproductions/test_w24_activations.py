@@ -74,6 +74,6 @@ def test_the_figure_and_wrong_names():
     figure = ACTIVATIONS.plot(
         like(activations.RELU, (1e-2, 1e-3, 1e-4), (0.01, 0.02, 0.03), (0.02, 0.04, 0.06))
     )
-    assert figure.axes[0].get_title("left") == "Figure 7: relu, vanilla"
+    assert figure.axes[0].get_title("left") == "Figure 7:\nrelu, vanilla"
     with pytest.raises(ValueError, match="`cases` must be one of"):
         mj.reproduce("w24-activations", progress=False, cases=("gelu",))
