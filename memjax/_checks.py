@@ -477,9 +477,15 @@ def as_existing_file(name: str, value: Any) -> Path:
     return path
 
 
+_SAID = 9  # names in an error, of many that there are
+
+
 def unknown_name(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not among those known: the closest, or all."""
+    """What to say of a name that is not among those known: the closest, or all, or some of many."""
     import difflib  # only for errors
 
     close = difflib.get_close_matches(str(name), known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(known) - _SAID} more" if len(known) > _SAID + 3 else ""
+    return f"known are {', '.join(known[: _SAID if more else None])}{more}."

@@ -130,6 +130,11 @@ def found():
 
 
 @functools.cache
+def extension():
+    return mj.length_extension(model(), 4.0, samples=2, num_windows=2, key=key())
+
+
+@functools.cache
 def memory():
     return mj.memory_function(kernel(), TS)
 
@@ -142,6 +147,7 @@ KERNELS: dict[str, Callable[[], Any]] = {
     "ExponentialSum": kernel,
     "GaussianBump": lambda: mj.GaussianBump(0.1),
     "KernelSum": target,
+    "FractionalIntegration": lambda: mj.FractionalIntegration(0.3),
     "PowerLaw": lambda: mj.PowerLaw(1.0),
     "SampledKernel": lambda: mj.SampledKernel(TS, XS),
     "ScaledKernel": lambda: 2.0 * kernel(),
@@ -252,6 +258,7 @@ constructors(
         "atol": 1e-3,
         "max_steps": 100,
     },  # fmt: skip
+    FractionalIntegration={"order": 0.3, "scale": 1.0},
     PowerLaw={"omega": 1.0, "scale": 1.0},
     SampledKernel={"times": TS, "values": XS},
     ScaledKernel={"kernel": kernel, "factor": 2.0},
@@ -470,6 +477,31 @@ constructors(
     },  # fmt: skip
     as_functional={"functional": model, "method": "scan", "batched": False, "inputs": None},
     crossings={"radii": np.array([0.1, 0.2]), "errors": np.array([[1.0, 2.0], [0.5, 3.0]])},
+    arfima={
+        "order": 0.3,
+        "times": 20,
+        "ar": np.array([0.2]),
+        "ma": np.array([0.1]),
+        "warm_up": 3,
+        "key": key,
+    },
+    fractional_weights={"order": 0.3, "count": 4},
+    generalisation_measure={"kernel": kernel, "ts": TS, "variance": 1.0, "mean": 0.5},
+    length_extension={
+        "model": model,
+        "length": 4.0,
+        "target": None,
+        "factor": 2.0,
+        "step": 1.0,
+        "inputs": None,
+        "samples": 2,
+        "scale": 1.0,
+        "num_windows": 2,
+        "key": key,
+    },
+    local_whittle={"series": np.sin(np.arange(40.0) ** 2), "bandwidth": 3},
+    rescaled_range={"series": np.sin(np.arange(40.0) ** 2), "lags": 3},
+    scale_readout={"model": model, "ts": TS, "variance": 1.0, "mean": 0.5},
     diagnose={
         "model": model,
         "data_or_lag": 3.0,
@@ -477,6 +509,7 @@ constructors(
         "inputs": None,
         "samples": 2,
         "remedies": False,
+        "length": None,
         "key": key,
     },  # fmt: skip
     estimate_lag={
@@ -864,6 +897,7 @@ for name, reproduction in mj.REPRODUCTIONS.items():
 figure("plot_approximation", dataset=fitted_dataset, log_time=False)
 figure("plot_approximation_errors", errors=errors_dataset, log_neurons=False)
 figure("plot_loss_curves", dataset=curves_dataset, axis="memory", memories=2, seed=0)
+figure("plot_length_extension", found=extension)
 figure("plot_log", found=found)
 figure("plot_memory_functions", memories=lambda: {"a": memory()})
 figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=None)
@@ -874,7 +908,8 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
     "FitStatistics", "FixedPoints", "FoundPlateau", "FoundPlateaus", "GradientSignal",
-    "HessianSpectrum", "HippoLegS", "JacobianSpectra", "LagEstimate", "LossCurve",
+    "HessianSpectrum", "HippoLegS", "JacobianSpectra", "LagEstimate", "LengthExtension",
+    "LocalWhittle", "LossCurve", "RescaledRange",
     "LyapunovSpectrum", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",
@@ -965,7 +1000,15 @@ ALLOWED: dict[str, set[str] | frozenset[str]] = {
     "fit_scaling_law.axis_range": {"numbers"},
     "fit_scaling_law.pool": {"empty list"},
     "crossings.errors": {"many axes", "with NaN", "with infinity"},
+    "arfima.order": ZERO,
+    "arfima.ar": SIGNED | {"empty list"},
+    "arfima.ma": SIGNED | {"empty list"},
+    "arfima.warm_up": ZERO - {"0.0"},
     "estimate_lag.ys": SIGNED,
+    "fractional_weights.order": SIGNED,
+    "local_whittle.series": SIGNED,
+    "rescaled_range.series": SIGNED,
+    "rescaled_range.lags": ZERO - {"0.0"},
     "gradient_signal.steps": {"numbers"},
     "lyapunov_spectrum.transient": ZERO - {"0.0"},
     "memory_decay.tail": ZERO | {"numbers"},

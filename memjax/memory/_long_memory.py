@@ -309,8 +309,8 @@ def _as_series(series: Any) -> Float[Array, " times"]:
 
 
 def _as_coefficients(name: str, values: Any) -> Float[Array, " order"]:
-    array = as_finite_array(name, np.zeros(0) if np.size(values) == 0 else values)
-    array = jnp.atleast_1d(array)
+    none = isinstance(values, (tuple, list)) and not values
+    array = jnp.atleast_1d(as_finite_array(name, np.zeros(0) if none else values))
     if array.ndim != 1:
         raise ValueError(
             f"`{name}` must be a list of coefficients, got shape {array.shape}; pass one dimension."

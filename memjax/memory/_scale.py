@@ -104,8 +104,8 @@ def _of_samples(samples: Any, ts: Any, variance: Any, mean: Any) -> Array:
     samples = as_finite_array("kernel", samples)
     if ts is not None or samples.ndim == 0:
         raise ValueError(
-            f"`ts` must be left out for samples of a kernel, and these have an axis of times, got "
-            f"shape {samples.shape}; pass shape (times, ...)."
+            f"`ts` must be left out where `kernel` is an array of samples, and these must have an "
+            f"axis of times, got shape {samples.shape}; pass shape (times, ...)."
         )
     count = samples.shape[0]
     inputs = samples.shape[2] if samples.ndim == 3 else None

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import (
+    as_finite_array,
     as_increasing,
     as_list,
     as_positive_array,
@@ -114,7 +115,17 @@ def near(found: Any, published: Any, factor: float) -> np.ndarray:
 
 def as_positives(name: str, value: Any) -> np.ndarray:
     """A list of at least one positive number."""
-    array = np.asarray(as_positive_array(name, value))
+    return _as_list(name, as_positive_array(name, value))
+
+
+def as_nonnegatives(name: str, value: Any) -> np.ndarray:
+    """A list of at least one number of 0 or more."""
+    check_nonnegative(name, value)
+    return _as_list(name, as_finite_array(name, value))
+
+
+def _as_list(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values, float)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
             f"`{name}` must be a list of at least one number, got shape {array.shape}; pass a list."

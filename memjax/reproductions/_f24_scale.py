@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_dataset, check_nonnegative
+from .._checks import check_dataset
 from .._lazy import matplotlib, tqdm, xr
 from ..memory import generalisation_measure, scale_readout
 from ..models import ComplexDiagonalRNN, DiagonalLinearRNN
@@ -17,6 +17,7 @@ from ..reparam import Exp
 from ..targets import PowerLaw
 from ..viz import drawing, look
 from ._base import (
+    as_nonnegatives,
     as_positives,
     check_integers,
     check_known,
@@ -115,8 +116,7 @@ def run(
     errors of trained models over `penalty` and `seed`."""
     lengths = as_positives("lengths", lengths).tolist()
     check_known("patterns", patterns, PATTERNS)
-    check_nonnegative("penalties", penalties)
-    penalties = np.asarray(penalties, float).tolist()
+    penalties = as_nonnegatives("penalties", penalties).tolist()
     check_integers(seeds=seeds, updates=updates)
     axes = {"pattern": list(patterns), "length": lengths, "seed": np.arange(seeds)}
     before, after, measure = empty(axes), empty(axes), empty(axes)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_dataset, check_nonnegative
+from .._checks import check_dataset
 from .._lazy import matplotlib, tqdm, xr
 from ..losses import TemporalWeight
 from ..models import DiagonalLinearRNN, NonlinearRNN
@@ -16,7 +16,16 @@ from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..reparam import Exp
 from ..targets import PowerLaw
 from ..viz import drawing, look
-from ._base import check_integers, check_known, describe, empty, listed, Reproduction, Verdict
+from ._base import (
+    as_nonnegatives,
+    check_integers,
+    check_known,
+    describe,
+    empty,
+    listed,
+    Reproduction,
+    Verdict,
+)
 from ._training import batched, train
 
 MODELS = ("linear", "tanh")
@@ -123,8 +132,7 @@ def run(
     """Learnt kernels and effective memories over `model`, `exponent` and `seed`."""
     check_known("models", models, MODELS)
     check_integers(seeds=seeds, updates=updates)
-    check_nonnegative("exponents", exponents)
-    exponents = np.asarray(exponents, float).tolist()
+    exponents = as_nonnegatives("exponents", exponents).tolist()
     axes = {"model": list(models), "exponent": exponents, "seed": np.arange(seeds)}
     kernels, memory, result = empty(axes, _LENGTH), empty(axes), empty(axes)
     share = np.full((len(exponents), seeds), np.nan)

@@ -103,6 +103,7 @@ def test_starts_of_a_model_with_hidden_states():
     assert found.verdict == "holds"
 
 
+@pytest.mark.thorough
 def test_exact_scans_and_discrete_models_agree():
     # Of small steps, where Euler's method and lines between samples are the same integral.
     model = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.05])
@@ -138,6 +139,7 @@ def test_outputs_that_are_zero_hold():
     assert np.all(found.remembrance == 0) and np.all(found.remembrance_error == 0)
 
 
+@pytest.mark.thorough
 def test_cells_vectors_and_single_precision():
     cell = eqx.nn.LSTMCell(2, 5, key=KEY, dtype=jnp.float32)
     found = mj.length_extension(cell, 10, samples=8, num_windows=3, key=KEY)
@@ -188,6 +190,7 @@ def test_bad_arguments_are_refused(change, error, says):
         mj.length_extension(arguments.pop("model"), arguments.pop("length"), **arguments)
 
 
+@pytest.mark.thorough
 def test_diagnose_says_whether_a_model_will_hold():
     found = mj.diagnose(recursion(1.0), 5, length=40, samples=64, remedies=False, key=KEY)
     assert found.extension.verdict == "fails"
