@@ -116,7 +116,8 @@ def tail_share(model: Any, weights: Float[Array, " times"]) -> Float[Array, ""]:
         return jnp.sum((lag_weights(weights) * apart**2)[first:])
 
     def length(first: int) -> Array:
-        return optax.global_norm(eqx.filter_grad(part)(model, first))
+        slopes = jax.tree.leaves(eqx.filter_grad(part)(model, first))
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in slopes))
 
     return length(_LENGTH // 2) / length(0)
 

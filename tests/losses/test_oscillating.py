@@ -77,7 +77,8 @@ def exact_gradient(y, reparametrisation):
         return np.array(out)
 
 
-@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.thorough), "exp"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [pytest.param("direct", marks=pytest.mark.slow), "exp"])
 def test_gradient_and_hessian(name):
     model = mj.ComplexDiagonalRNN(*MODEL, {"direct": mj.Direct(), "exp": mj.Exp()}[name])
     flow = mj.GradientFlow(mj.WhiteNoiseLoss(target())).displaced(model)

@@ -132,6 +132,7 @@ def test_with_logarithmic_rates_the_unit_of_time_is_one_of_training_time(unit):
     assert float(out[1] * unit / out[0]) == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_run_held_by_symmetry_has_one_outcome_however_it_is_measured():
     def equal_modes(delta):
         target = mj.ExponentialSum([1.0, 0.7], [1.0, 0.3])

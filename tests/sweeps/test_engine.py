@@ -34,6 +34,7 @@ def dataset():
     return swept(lanes=16)
 
 
+@pytest.mark.thorough
 def test_three_programs_are_compiled_whatever_the_size(caplog):
     # A `build` of its own, so that nothing is compiled yet.
     own = lambda memory_, seed: build(memory_, seed)
