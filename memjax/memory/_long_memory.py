@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, ndtr
-from jaxtyping import Array, Float, PRNGKeyArray, Real
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Real
 
-from .._checks import as_finite_array, as_key, as_number, check_integer, is_traced
+from .._checks import as_finite_array, as_key, as_number, check_integer, is_traced, valid_or_nan
 from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..numerics import golden_section
@@ -268,7 +268,18 @@ def arfima(
                 f"`ar` must be stationary, got coefficients with a root of modulus {largest:.6g}; "
                 "pass smaller ones."
             )
+    order = valid_or_nan(order, (jnp.abs(order) < 0.5) & _is_stationary(ar))
     return _simulate(order, ar, ma, times, warm_up, as_key("key", key))
+
+
+def _is_stationary(ar: Float[Array, " order"]) -> Bool[Array, ""]:
+    """Whether all partial autocorrelations, by the Levinson recursion, are below 1."""
+    found = jnp.asarray(True)
+    while ar.size:
+        last, rest = ar[-1], ar[:-1]
+        found &= jnp.abs(last) < 1
+        ar = (rest + last * rest[::-1]) / (1 - last**2)
+    return found
 
 
 @eqx.filter_jit

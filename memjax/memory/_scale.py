@@ -80,8 +80,8 @@ def generalisation_measure(
         )
     times = as_times(ts)
     sizes = kernel.sizes
-    deviation = _at_times("variance", variance, times.size, sizes[1], jnp.sqrt)
-    mean = _at_times("mean", mean, times.size, sizes[1], lambda x: x)
+    deviation = jnp.sqrt(_at_times("variance", variance, times.size, sizes[1]))
+    mean = _at_times("mean", mean, times.size, sizes[1])
     places, weights = gauss_rule(_POINTS)
     shares = (1 + jnp.asarray(places)) / 2
     steps = jnp.diff(times)
@@ -102,23 +102,23 @@ def _of_samples(samples: Any, ts: Any, variance: Any, mean: Any) -> Array:
             "models pass the kernel of their linear part."
         )
     samples = as_finite_array("kernel", samples)
-    if ts is not None or samples.ndim == 0:
+    if ts is not None or samples.ndim == 0 or samples.size == 0:
         raise ValueError(
-            f"`ts` must be left out where `kernel` is an array of samples, and these must have an "
-            f"axis of times, got shape {samples.shape}; pass shape (times, ...)."
+            f"`ts` must be left out where `kernel` is an array of samples, and these must have "
+            f"times on axis 0 and one value or more, got shape {samples.shape}; pass (times, ...)."
         )
     count = samples.shape[0]
     inputs = samples.shape[2] if samples.ndim == 3 else None
     # The last input meets the lag 0.
     rho = samples[::-1].reshape(count, -1, 1 if inputs is None else inputs)
-    deviation = _at_times("variance", variance, count, inputs, jnp.sqrt)
-    found = _combine(rho, deviation, _at_times("mean", mean, count, inputs, lambda x: x))
+    deviation = jnp.sqrt(_at_times("variance", variance, count, inputs))
+    found = _combine(rho, deviation, _at_times("mean", mean, count, inputs))
     return found.reshape(samples.shape[1:2] if inputs else samples.shape[1:])
 
 
-def _at_times(name: str, values: Any, times: int, inputs: int | None, what: Any) -> Array:
+def _at_times(name: str, values: Any, times: int, inputs: int | None) -> Array:
     """Statistics at every time for every input."""
-    array = what(as_finite_array(name, values))
+    array = as_finite_array(name, values)
     number = 1 if inputs is None else inputs
     allowed = [(), (times,)] + ([] if inputs is None else [(times, inputs)])
     if array.shape not in allowed:
@@ -201,4 +201,4 @@ def scale_readout(
     if multiply_outputs.dispatch(type(model)) is multiply_outputs.dispatch(object):
         return multiply_outputs(model, jnp.ones(()))
     measure = generalisation_measure(model, ts, variance=variance, mean=mean)
-    return multiply_outputs(model, jnp.where(measure > 0, measure, 1) ** -0.5)
+    return multiply_outputs(model, jnp.where(measure == 0, 1, measure) ** -0.5)

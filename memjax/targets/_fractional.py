@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Complex, Float, Real
 
-from .._checks import as_number, as_positive, check_integer, is_traced
+from .._checks import as_number, as_positive, check_integer, is_traced, valid_or_nan
 from .._typing import ScalarLike
 from ._base import AbstractKernel
 from ._complex import complex_transforms
@@ -67,6 +67,7 @@ class FractionalIntegration(AbstractKernel):
                 f"`order` must be from {_SMALLEST:g} to below 0.5, got {float(self.order):g}; a "
                 "series of another order is not stationary, or has no long memory."
             )
+        self.order = valid_or_nan(self.order, (_SMALLEST <= self.order) & (self.order < 0.5))
         self.scale = as_positive("scale", scale)
 
     @property

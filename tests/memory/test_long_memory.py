@@ -140,3 +140,12 @@ def test_single_precision_and_constants():
 def test_bad_arguments_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_traced_value_out_of_range_gives_nan():
+    simulate = jax.jit(lambda order, ar: mj.arfima(order, 50, ar=ar, key=jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    for ar in rng.uniform(-1.2, 1.2, (40, 3)):
+        stationary = np.max(np.abs(np.roots(np.r_[1.0, -ar]))) < 1
+        assert bool(jnp.all(jnp.isfinite(simulate(0.2, ar)))) == stationary
+    assert jnp.all(jnp.isnan(simulate(0.6, jnp.zeros(3))))

@@ -142,3 +142,12 @@ def test_rates_that_are_not_above_zero():
     model = eqx.tree_at(lambda model: model.decays.free_rates, model, jnp.array([-0.1, 0.2]))
     (fault,) = find_faults(model, eqx.filter(model, mj.trainable(model)))
     assert "1 of 2 decay rates of DiagonalLinearRNN are not above 0" in fault
+
+
+def test_a_readout_is_not_kept_where_the_statistics_are_wrong():
+    model = mj.DiagonalLinearRNN([1.0, 1.0], [0.5, 0.2])
+    ts = jnp.linspace(0.0, 5.0, 11)
+    scaled = jax.jit(lambda variance: mj.scale_readout(model, ts, variance=variance))(-1.0)
+    assert jnp.all(jnp.isnan(scaled.amplitudes))
+    with pytest.raises(ValueError, match="one value or more"):
+        mj.generalisation_measure(jnp.zeros(0))

@@ -116,3 +116,10 @@ def test_differencing_undoes_integration():
 def test_bad_arguments_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_a_traced_order_out_of_range_gives_nan():
+    values = jax.vmap(lambda order: mj.FractionalIntegration(order)(2.0))(
+        jnp.array([0.3, 0.7, 0.0])
+    )
+    np.testing.assert_array_equal(jnp.isnan(values), [False, True, True])
