@@ -316,7 +316,8 @@ def _as_series(series: Any) -> Float[Array, " times"]:
             f"`series` must have {_SHORT} values or more in one dimension, got shape "
             f"{series.shape}; use jax.vmap for several."
         )
-    return series
+    # No level matters; of a constant, this one leaves exactly 0, and the mean only about 0.
+    return series - series[0]
 
 
 def _as_coefficients(name: str, values: Any) -> Float[Array, " order"]:

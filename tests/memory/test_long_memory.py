@@ -149,3 +149,12 @@ def test_a_traced_value_out_of_range_gives_nan():
         stationary = np.max(np.abs(np.roots(np.r_[1.0, -ar]))) < 1
         assert bool(jnp.all(jnp.isfinite(simulate(0.2, ar)))) == stationary
     assert jnp.all(jnp.isnan(simulate(0.6, jnp.zeros(3))))
+
+
+@pytest.mark.parametrize("level", [0.1, 1 / 3, 1e8 / 3])
+@pytest.mark.parametrize("count", [777, 1000])
+def test_a_constant_series_gives_nan_at_every_level(level, count):
+    series = jnp.full(count, level)
+    whittle, ranged = mj.local_whittle(series), mj.rescaled_range(series)
+    found = jnp.stack([whittle.order, whittle.p_value, ranged.statistic, ranged.p_value])
+    assert jnp.all(jnp.isnan(found)), found
