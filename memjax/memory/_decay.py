@@ -33,7 +33,7 @@ _POLYNOMIAL_RANGE = 8.0  # over how long a range of times, last over first
 _STEADY = 1.2
 _LATE_STEADY = 1.05  # a second look has to be a sharper one
 _GROWING = 1.02  # what rounding and noise may take off a growing rate
-_SCORE = 2.0
+_SCORE = 3.0  # by how many nats the better law has to fit better
 
 
 @readable()
@@ -89,7 +89,9 @@ def memory_decay(
 
     $$\log M(t) = c - \beta t, \qquad \log M(t) = c - p \log t.$$
 
-    Where the memory oscillates, they are fitted to the peaks of the envelope. Standard errors
+    Where the memory oscillates, they are fitted to the peaks of the envelope. They end where the
+    envelope is no longer known: where the memory, or its noise, stays below its envelope for some
+    time, the times left to the end have to be as long. Standard errors
     allow for correlated residuals, as of an autoregressive process of first order.
 
     A verdict is given only if the data tell. *Exponential*: the rates of the three thirds of the
@@ -164,11 +166,13 @@ def memory_decay(
             "the pair (memory.ts, memory.values)"
         )
         return _conclude_without_fit("undecided", reason, start, stop)
-    chosen = _choose_peaks(values, envelope, resolved & tail_times)
-    t, logs = ts[chosen], np.log(envelope[chosen])
     if start >= stop:
         reason = "the memory never falls below half of its largest value for good"
         return _conclude_without_fit("undecided", reason, start, stop)
+    chosen = resolved & tail_times
+    stop = min(stop, _last_known(ts, np.flatnonzero(chosen & (values >= envelope))))
+    chosen = _choose_peaks(values, envelope, chosen & (ts <= stop))
+    t, logs = ts[chosen], np.log(envelope[chosen])
     if t.size < _LEAST_POINTS:
         reason = (
             f"only {t.size} values are left between t = {start:.4g} and {stop:.4g}, and "
@@ -226,15 +230,26 @@ def _choose_peaks(values: np.ndarray, envelope: np.ndarray, chosen: np.ndarray) 
     inner = np.zeros_like(chosen)
     inner[1:-1] = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
     peaks = inner & chosen & (values >= envelope)
-    if np.sum(peaks) >= _LEAST_POINTS:
-        return peaks
-    times = np.flatnonzero(peaks)
-    if times.size > 1:
-        # Past the last peak of an oscillation nothing is known of the maximum over later times.
-        left = np.flatnonzero(chosen)[-1] - times[-1]
-        if left < 2 * np.max(np.diff(times)):
-            chosen = chosen & (np.arange(chosen.size) <= times[-1])
-    return chosen
+    return peaks if np.sum(peaks) >= _LEAST_POINTS else chosen
+
+
+def _last_known(ts: np.ndarray, touched: np.ndarray) -> float:
+    """Until when the envelope, the maximum over all later times, is known.
+
+    Where the memory stays below its envelope for some time, a maximum over a shorter time than
+    that tells of the end of the data and not of the memory: the envelope of noise always falls to
+    0 there.
+
+    **Arguments:**
+
+    - `touched`: the indices at which the memory touches its envelope.
+    """
+    if touched.size < 2:
+        return float(ts[-1])
+    times = ts[touched]
+    gaps = np.where(np.diff(touched) > 1, np.diff(times), 0.0)
+    unknown = ts[-1] - times[1:] < np.maximum.accumulate(gaps)
+    return float(times[np.argmax(unknown)]) if unknown.any() else float(ts[-1])
 
 
 def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import memjax as mj
@@ -109,6 +109,10 @@ def test_memory_functions_are_taken_as_they_are():
     length=st.sampled_from([20.0, 100.0, 1000.0]),
     seed=st.integers(0, 10**6),
 )
+# The envelope of noise falls to 0 at the end of the data: with it these had the wrong verdict.
+@example(power=1.0, rate=0.4375, noise=0.3, kind="plus", length=20.0, seed=751)
+@example(power=1.0118023783553716, rate=0.2, noise=0.02, kind="plus", length=1000.0, seed=532302)
+@example(power=2.1202886764499262, rate=0.2, noise=0.3, kind="times", length=20.0, seed=536147)
 @settings(max_examples=300, deadline=None)
 def test_noise_never_turns_one_law_into_the_other(power, rate, noise, kind, length, seed):
     rng = np.random.default_rng(seed)
