@@ -22,6 +22,7 @@ class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
 
     $$\dot h_j = (-w_j + i \nu_j) h_j + x, \qquad
       \hat y = \operatorname{Re} \sum_j (a_j - i b_j) h_j, \qquad w = \varphi(v),$$
+
     $$\hat\rho(t) = \sum_j e^{-w_j t} (a_j \cos \nu_j t + b_j \sin \nu_j t).$$
 
     All weights are real: $a$, $b$, $v$ and $\nu$ are trained. A real eigenvalue is a pair with
