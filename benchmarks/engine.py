@@ -226,6 +226,8 @@ def compare(
         outcomes: dict[str, _peers.Outcome] = {}
         cold: dict[str, float] = {}
         for name in names:
+            # Of wide models a single one takes minutes.
+            print(f"m = {width}, rtol {tolerance:g}: {name}", file=sys.stderr, flush=True)
             go, _, preparing = prepared[name]
             begin = time.perf_counter()
             outcomes[name] = go(tolerance, tolerance / 100)
@@ -254,7 +256,6 @@ def compare(
                 | {"runs_timed": count}
                 | _summary(outcomes[name], times[some] if known[name].batch else times)
             )
-            print(f"m = {width}, rtol {tolerance:g}: {name}", file=sys.stderr, flush=True)
     return rows, check
 
 
