@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from readme_blocks import python_blocks
+from page_blocks import python_blocks
 
 ROOT = Path(__file__).parents[1]
 # Standard, but for what is right in examples that are read one after the other.
