@@ -1,5 +1,7 @@
 import dataclasses
+import inspect
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ import scipy.stats
 import xarray as xr
 
 import memjax as mj
-from memjax.cli import main
+from memjax.cli import COMMANDS, main
 from memjax.sweeps._output import replacing
 
 SWEEP = ["sweep", "--memories", "8", "9", "10", "--widths", "2", "--seeds", "0", "--quiet"]
@@ -265,9 +267,7 @@ def test_status_of_a_run(run, capsys):
     assert found["complete"] and found["outcomes"]["exited"] == 3
 
 
-@pytest.mark.parametrize(
-    "command", ["sweep", "plateau", "fit", "plot", "reproduce", "diagnose", "approximate", "status"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_defaults_and_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -340,6 +340,95 @@ def test_reproduce_lists_its_names(capsys):
         assert f"{name} " in text and item.title in text
     assert main(["reproduce", "--list", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == set(mj.REPRODUCTIONS)
+
+
+def test_help_names_all_commands_with_what_their_docstrings_say(capsys):
+    for command in COMMANDS.values():
+        assert inspect.getdoc(command.load()).split("\n\n")[0].replace("\n", " ") == command.summary
+    shown = []
+    for words in ([], ["--help"], ["-h"]):
+        assert main(words) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] == shown[2]
+    assert max(map(len, shown[0].splitlines())) <= 80
+    text = " ".join(shown[0].split())
+    for name, command in COMMANDS.items():
+        assert f" {name} {command.summary}" in text
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"]])
+def test_what_every_terminal_is_asked_first_imports_nothing_slow(words):
+    code = f"import sys; from memjax.cli import main; main({words}); print(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *said, modules = out.stdout.splitlines()
+    assert said
+    slow = ("jax", "numpy", "equinox", "diffrax", "tyro", "memjax.sweeps", "memjax.cli._sweep")
+    assert [name for name in slow if f"'{name}'" in modules] == []
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"memjax {mj.__version__}\n"
+
+
+def test_help_of_a_command_needs_no_device(monkeypatch, capsys):
+    monkeypatch.setattr("jax.devices", lambda: 1 / 0)
+    assert main(["sweep", "--help"]) == 0
+    assert "--memories" in capsys.readouterr().out
+
+
+# What a shell asks the function that completes, and what it is to answer.
+COMPLETIONS = [
+    (["memjax", "sw"], {"sweep"}),
+    (["memjax", "sweep", "--mem"], {"--memories"}),
+    (["memjax", "sweep", "--widths", "2", "--sta"], {"--start"}),
+    (["memjax", "sweep", "--start", "near"], {"near-plateau"}),
+    (["memjax", "status", "--fo"], {"--follow"}),
+]
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("completions")
+    for shell, name in (("bash", "bash"), ("zsh", "_memjax"), ("fish", "fish")):
+        assert main(["--tyro-write-completion", shell, str(folder / name)]) == 0
+    return folder
+
+
+def ask(shell, script, *arguments):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    command = [shell, "-c", script, shell, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize(("words", "answer"), COMPLETIONS)
+def test_bash_completes_commands_and_options(words, answer, completions):
+    script = """source "$1"; shift
+declaration=($(complete -p memjax))
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+"${declaration[2]}"; printf '%s\\n' "${COMPREPLY[@]}" """
+    assert set(ask("bash", script, str(completions / "bash"), *words)) == answer
+
+
+@pytest.mark.parametrize(("words", "answer"), COMPLETIONS)
+def test_fish_completes_commands_and_options(words, answer, completions):
+    script = "source $argv[2]; complete -C $argv[3] | string split -f 1 \\t"
+    assert answer <= set(ask("fish", script, str(completions / "fish"), " ".join(words)))
+
+
+@pytest.mark.parametrize(("words", "answer"), COMPLETIONS)
+def test_zsh_completes_commands_and_options(words, answer, completions):
+    # `_describe` is what shows the choices, in an interactive shell only.
+    script = """fpath=("$1" $fpath); shift; autoload -U compinit; compinit -u -D
+_describe() { print -rl -- ${${(P)2}%%:*} }
+words=("$@"); CURRENT=$#; $_comps[memjax]"""
+    assert set(ask("zsh", script, str(completions), *words)) == answer
+
+
+def test_completion_is_printed_too(completions, capsys):
+    assert main(["--tyro-print-completion", "bash"]) == 0
+    assert capsys.readouterr().out.strip() == (completions / "bash").read_text().strip()
 
 
 def test_unknown_words_are_refused(capsys):
@@ -599,7 +688,7 @@ def test_approximate_refuses_in_one_line(content, options, match, tmp_path, caps
 
 
 def test_compiled_programs_are_kept_where_the_user_keeps_caches(tmp_path, monkeypatch):
-    code = "import jax; from memjax.cli import main; main(['--version']); "
+    code = "import jax; from memjax.cli import main; main(['sweep', '--help']); "
     code += "print(jax.config.jax_compilation_cache_dir)"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import pytest
 
 import memjax as mj
 
-SLOW = ("matplotlib", "pandas", "scipy.stats", "tqdm", "tyro", "xarray", "zarr")
+SLOW = ("matplotlib", "pandas", "scipy.sparse", "scipy.stats", "tqdm", "tyro", "xarray", "zarr")
 
 
 @pytest.mark.parametrize(

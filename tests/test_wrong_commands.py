@@ -68,7 +68,7 @@ def here(folder, monkeypatch):
 
 def options_of(command: str) -> dict[str, Any]:
     """The types of all options of a command."""
-    kind = cli.COMMANDS[command]
+    kind = cli.COMMANDS[command].load()
     hints = typing.get_type_hints(kind)
     if hints.pop("specification", None):
         hints |= typing.get_type_hints(mj.PlateauSweep)
@@ -227,7 +227,14 @@ def test_files_that_are_no_specifications_are_refused(
         (["log", "losses.csv", "--ratio", "1"], "`ratio` must be above 1"),
         (["log", "losses.csv", "--floor", "5"], "`losses` must be above the floor"),
         (["log", "losses.csv", "--out", "binary/new"], "binary"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "got 'nonsense'; known are sweep, plateau"),
+        (["sweeep"], "did you mean 'sweep'?"),
+        ([""], "must be followed by a command, got ''"),
+        (["--tyro-print-completion"], "one of bash, zsh, fish"),
+        (["--tyro-print-completion", "csh"], "got 'csh'"),
+        (["--tyro-write-completion", "bash"], "got 'bash'"),
+        (["--tyro-write-completion", "bash", "missing/file"], "missing/file"),
+        (["--tyro-nonsense", "bash"], "must be followed by a command"),
         (["--nonsense"], "nonsense"),
         (["fit"], "Missing"),
     ],
@@ -335,7 +342,7 @@ def test_an_error_of_memjax_itself_says_so(capsys, monkeypatch):
         def run(self):
             raise KeyError("nothing\nhere")
 
-    monkeypatch.setitem(cli.COMMANDS, "fit", Broken)
+    monkeypatch.setattr("memjax.cli._plateaus.Fit", Broken)
     assert cli.main(["fit"]) == 3
     out, err = capsys.readouterr()
     assert err.startswith("memjax: error: KeyError: ") and "bug in memjax" in err
@@ -351,7 +358,7 @@ def test_not_enough_memory_is_one_line(capsys, monkeypatch):
         def run(self):
             raise MemoryError
 
-    monkeypatch.setitem(cli.COMMANDS, "fit", Large)
+    monkeypatch.setattr("memjax.cli._plateaus.Fit", Large)
     assert refused(["fit"], capsys, "not enough memory") is None
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
 from .._checks import as_plain, as_tolerance, check_callable, check_choice, check_integer, is_traced
+from .._lazy import scipy
 from .._text import readable
 from ..losses import AbstractLoss, check_trained, coordinates, displaced, FunctionLoss, weights
 
@@ -173,7 +173,8 @@ def _lanczos(
     if np.all(np.isfinite(product(jnp.asarray(start)))):
         apply = lambda vector: np.asarray(product(jnp.asarray(vector.ravel(), dtype)))
         known = np.promote_types(dtype, np.float32)
-        operator: Any = LinearOperator((size, size), matvec=apply, dtype=known)  # pyright: ignore
+        linear = scipy.sparse.linalg.LinearOperator
+        operator: Any = linear((size, size), matvec=apply, dtype=known)  # pyright: ignore
         code = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}[which]
         options: dict[str, Any] = {
             "which": code,
@@ -182,8 +183,8 @@ def _lanczos(
             "maxiter": max_steps,
         }
         try:
-            found = eigsh(operator, count, **options)
-        except ArpackNoConvergence as error:
+            found = scipy.sparse.linalg.eigsh(operator, count, **options)
+        except scipy.sparse.linalg.ArpackNoConvergence as error:
             found = error.eigenvalues, error.eigenvectors
         order = np.argsort(-found[0])
         values[: order.size] = found[0][order]

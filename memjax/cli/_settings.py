@@ -1,0 +1,72 @@
+"""Settings of the process that runs a command."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from .._checks import shown
+
+
+def configure() -> None:
+    """What holds for every command."""
+    jax.config.update("jax_enable_x64", True)
+    # NaN is what stands where there is no answer.
+    jax.config.update("jax_debug_nans", False)
+    jax.config.update("jax_debug_infs", False)
+    _keep_compiled()
+
+
+def _keep_compiled() -> None:
+    """Keep what is compiled for the next time, in the user's folder for caches, unless JAX has been
+    told where to keep it or not to.
+
+    Code for one processor may not run on another, and a home may be shared: every kind of machine
+    has a folder of its own.
+    """
+    told, enabled = (
+        getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    )
+    # What jax 0.6 reads back on a CPU computes something else.
+    if told or not enabled or tuple(map(int, jax.__version__.split(".")[:2])) < (0, 10):
+        return
+    try:
+        kind = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0]
+    except (OSError, IndexError):
+        kind = platform.processor()
+    machine = hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
+    given = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        home = Path(given) if given else Path.home() / ".cache"
+        folder = home / "memjax" / f"jax-{jax.__version__}-{machine}"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def check_environment() -> None:
+    """Refuse the environment variables of others that would stop a command late."""
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms is None:
+            raise
+        raise ValueError(
+            f"`JAX_PLATFORMS` must name a platform that JAX finds here, got {shown(platforms)}; "
+            "unset it, or set it to cpu."
+        ) from error
+    if "MPLBACKEND" in os.environ:
+        try:
+            import matplotlib  # noqa: F401
+        except ValueError as error:
+            raise ValueError(
+                f"`MPLBACKEND` must name a backend of Matplotlib, got "
+                f"{shown(os.environ['MPLBACKEND'])}; unset it."
+            ) from error
