@@ -77,11 +77,12 @@ def fetch() -> None:
         return
     FOLDER.parent.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent.parent) as made:
-        answer = run("npm", "pack", f"katex@{VERSION}", "--silent", cwd=made)
+        answer = run("npm", "pack", f"katex@{VERSION}", "--loglevel=error", cwd=made)
         archive = Path(made, f"katex-{VERSION}.tgz")
         if answer.returncode != 0 or not archive.exists():
-            said = answer.stderr.strip() or f"exit status {answer.returncode}"
-            raise PluginError(f"`npm pack katex@{VERSION}` brought nothing: {said}")
+            lines = [line.removeprefix("npm error ") for line in answer.stderr.splitlines()]
+            said = "; ".join(lines[:3]) or f"exit status {answer.returncode}"
+            raise PluginError(f"`npm pack katex@{VERSION}` brought no KaTeX for formulas: {said}")
         found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if found != SHA512:
             raise PluginError(f"katex-{VERSION}.tgz has the SHA-512 {found} and not {SHA512}")
