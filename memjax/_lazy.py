@@ -23,6 +23,7 @@ class _Lazy:
 
 if TYPE_CHECKING:
     import matplotlib
+    import matplotlib.axes
     import matplotlib.figure
     import matplotlib.lines
     import matplotlib.rcsetup
@@ -41,3 +42,5 @@ else:
     # SciPy imports its own parts when they are first used.
     matplotlib, scipy, tqdm = _Lazy("matplotlib"), _Lazy("scipy"), _Lazy("tqdm")
     xr, zarr = _Lazy("xarray"), _Lazy("zarr")
+# Its annotations refuse much that it takes.
+bokeh: Any = _Lazy("bokeh")

@@ -1,7 +1,9 @@
 """Text that several rooms print: tables, and results in a terminal and in a notebook."""
 
+import base64
 import dataclasses
 import html
+import importlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +34,11 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
+def readable(
+    figure: str | None = None, /, **fields: Callable[[Any], Any]
+) -> Callable[[_Class], _Class]:
     """A decorator of dataclasses: `print` shows a result with one field a line, and a notebook
-    shows a table of them.
+    shows a table of them, and a figure.
 
     Fields that are `None`, and functions, are left out; of a mapping every entry has a line. A
     class that has a `__str__` of its own keeps it, as a report in plain words, where all arrays are
@@ -42,6 +46,7 @@ def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
 
     **Arguments:**
 
+    - `figure`: the function of `memjax.viz` that draws it, if any.
     - `fields`: what to write for a field in place of its value, as a function of the result.
     """
 
@@ -62,9 +67,10 @@ def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
 
         def write_html(self: Any) -> str:
             text = write_report(self)
+            drawn = "" if figure is None else _draw(figure, self)
             if text is not None:
-                return f"<pre>{html.escape(text)}</pre>"
-            return _write_html(cls.__name__, [*_rows(self, fields)])
+                return f"<pre>{html.escape(text)}</pre>{drawn}"
+            return _write_html(cls.__name__, [*_rows(self, fields)]) + drawn
 
         for name, function in (("__str__", write), ("_repr_html_", write_html)):
             function.__name__, function.__qualname__ = name, f"{cls.__qualname__}.{name}"
@@ -72,6 +78,23 @@ def readable(**fields: Callable[[Any], Any]) -> Callable[[_Class], _Class]:
         return cls
 
     return decorate
+
+
+def _draw(function: str, result: Any) -> str:
+    """The figure of a result in HTML; none of what cannot be drawn, such as a batch: a notebook is
+    to show the table at any rate."""
+    if is_traced(result):
+        return ""
+    # Figures are in a room above this one: it is looked up when a notebook asks for one.
+    viz = importlib.import_module("memjax.viz")
+    try:
+        picture = getattr(viz, function)(result)._repr_png_()
+    except Exception:
+        return ""
+    data = base64.b64encode(picture).decode()
+    name = html.escape(type(result).__name__)
+    source = f'src="data:image/png;base64,{data}"'
+    return f'<img alt="figure of {name}" style="max-width: 100%" {source}>'
 
 
 def _rows(result: Any, fields: Mapping[str, Callable[[Any], Any]]) -> Iterator[tuple[str, str]]:

@@ -57,7 +57,9 @@ class Cells(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        self.open.append(tag)
+        # Of these nothing is ever closed.
+        if tag != "img":
+            self.open.append(tag)
         if tag in ("th", "td"):
             self.found.append("")
 

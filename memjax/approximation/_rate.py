@@ -20,7 +20,7 @@ from ._search import extend_rates
 _CLEAR = 1e-12  # below this share of its maximum a derivative may be rounding
 
 
-@readable()
+@readable("plot_approximation_errors")
 class ApproximationRate(eqx.Module):
     r"""The direct approximation theorem measured for a kernel, beside the best sums found.
 

@@ -28,7 +28,7 @@ _GROWTH, _ERRORS = 2.0, 2.0
 _HELD = 2**26
 
 
-@readable()
+@readable("plot_length_extension")
 class LengthExtension(eqx.Module):
     r"""What a model does beyond the length that it is trained at, from
     [`memjax.length_extension`][].

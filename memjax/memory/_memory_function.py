@@ -36,7 +36,7 @@ Normalisation: TypeAlias = Literal["relative", "shifted"]
 _MOST = 1e8  # steps of a warm-up
 
 
-@readable()
+@readable("plot_memory_functions")
 class MemoryFunction(eqx.Module):
     r"""The memory function of a functional, at given times.
 

@@ -56,7 +56,7 @@ class FoundPlateau(eqx.Module):
         return {name: getattr(self, name) for name in names}
 
 
-@readable()
+@readable("plot_log")
 class FoundPlateaus(eqx.Module):
     """What [`memjax.find_plateaus`][] finds in a loss log. `print` it for a table and a verdict.
 

@@ -98,7 +98,7 @@ class LossCurve(eqx.Module):
     distance: Float[Array, " times"]
 
 
-@readable(result=lambda plateau: _name_result(plateau.result))
+@readable("plot_plateau", result=lambda plateau: _name_result(plateau.result))
 class Plateau(eqx.Module, Generic[Model]):
     r"""A measured plateau.
 

@@ -407,7 +407,7 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                     axes.set_yscale("log")
                 else:
                     axes.set_ylim(0, 1)
-                    axes.axhline(blind, color="0.6", lw=0.8, ls=":")
+                    axes.axhline(blind, color="0.6", lw=0.8, ls=":", label="blind guess")
             row[0].set_title(str(model))
         grid[0, -1].legend(loc="upper right")
     return figure

@@ -209,8 +209,9 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Left and middle, the root mean square of outputs at the start against the length of the
-    input, for six kinds of inputs, as the model is and with its readout scaled; right, errors of
-    trained models against the penalty. Medians over seeds."""
+    input, for six kinds of inputs, as the model is and with its readout scaled (the dotted line is
+    the size of 1 that it is scaled for); right, errors of trained models against the penalty.
+    Medians over seeds."""
     dims = ["pattern", "length", "seed"]
     needed = {"size": dims, "scaled_size": dims, "test_error": ["penalty", "seed"]}
     check_dataset("dataset", dataset, needed, "the reproduction f24-scale")
@@ -221,12 +222,13 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             for axes, sizes in ((left, dataset["size"]), (middle, dataset["scaled_size"])):
                 size = sizes.sel(pattern=name).median("seed")
                 axes.loglog(lengths, size, label=name, **look(index))
-        middle.axhline(1, color="0.5", lw=0.8, ls=":")
+        middle.axhline(1, color="0.5", lw=0.8, ls=":", label="what it is scaled for")
         both = np.concatenate([np.ravel(dataset[name]) for name in ("size", "scaled_size")])
         for axes in (left, middle):
             axes.set_ylim(0.5 * both.min(), 2 * both.max())
-        left.set(title="as it is", xlabel="length of the input", ylabel="size of outputs")
-        middle.set(title="readout scaled", xlabel="length of the input")
+            axes.set(xlabel="length of the input (steps)", ylabel="root mean square of outputs")
+        left.set_title("as it is")
+        middle.set_title("readout scaled")
         middle.legend()
         penalties = dataset["penalty"].values
         places = np.arange(penalties.size)

@@ -14,7 +14,7 @@ from ..memory import length_extension
 from ..models import hidden_states, NonlinearRNN, trainable
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..targets import PowerLaw
-from ..viz import drawing, look
+from ..viz import drawing, look, spread_marks
 from ._base import check_integers, check_known, describe, empty, listed, Reproduction, Verdict
 from ._training import batched, select
 
@@ -200,11 +200,13 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
         for axes, name in zip(panels, names, strict=True):
             for index, start in enumerate(map(str, dataset["start"].values)):
                 error = dataset["error"].sel(model=name, start=start).median("seed")
-                axes.loglog(times, error, label=start, **look(index, markevery=0.12, ms=3.5))
-            axes.axvline(LENGTH, color="0.5", lw=0.8, ls=":")
+                axes.loglog(
+                    times, error, label=start, **look(index, markevery=spread_marks(times), ms=3.5)
+                )
+            axes.axvline(LENGTH, color="0.5", lw=0.8, ls=":", label="length of training")
             axes.set(xlabel="time (steps)", title="linear" if name == "identity" else name)
         panels[0].set_ylabel("mean squared error")
-        panels[-1].legend(title="hidden state in training", title_fontsize=7.5)
+        panels[-1].legend(title="hidden state in training")
     return figure
 
 

@@ -12,7 +12,7 @@ from .._lazy import matplotlib, tqdm, xr
 from ..memory import arfima, local_whittle, rescaled_range
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..targets import fractional_weights
-from ..viz import drawing, look
+from ..viz import drawing, look, spread_marks
 from ._base import check_integers, check_known, describe, empty, Reproduction, Verdict
 from ._h20_networks import (
     filtered_values,
@@ -250,7 +250,8 @@ def _judge_series(dataset: "xr.Dataset", name: str) -> Verdict:
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Left, the root mean square error of forecasts of the simulated series, one dot a seed, beside
     the published means and standard deviations; right, the slope of a trained model's forecasts in
-    the values so many steps ago."""
+    the values so many steps ago. The dotted line is the error of the best linear forecast; bars are
+    standard deviations over seeds."""
     dims = ["series", "model", "seed"]
     needed = {"error": dims, "memory": ["model", "lag"]}
     check_dataset("dataset", dataset, needed, "the reproduction h20-long-memory")
@@ -260,7 +261,10 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
         errors = dataset["error"].sel(series="arfima")
         for place, name in enumerate(names):
             dots = errors.sel(model=name).values
-            left.plot(np.full(dots.size, place - 0.12), dots, ".", color="0.6", ms=3)
+            left.plot(
+                np.full(dots.size, place - 0.12), dots, ".", color="0.6", ms=3,
+                label="single seeds" if place == 0 else None,
+            )  # fmt: skip
             mean, spread = PUBLISHED[name]
             left.errorbar(
                 place - 0.12, dots.mean(), dots.std(), **look(0, ls="", mfc="w"),
@@ -274,13 +278,14 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             lags = dataset["lag"].values + 1
             right.loglog(
                 lags, np.where(slope > 0, slope, np.nan), label=name,
-                **look(place, markevery=0.15, ms=3.5),
+                **look(place, markevery=spread_marks(lags, 12), ms=3.5),
             )  # fmt: skip
-        left.axhline(dataset.attrs["linear_error"], color="0.4", lw=0.8, ls=":")
-        left.set_xticks(range(len(names)), names, rotation=30)
-        left.set(ylabel="RMSE of forecasts")
-        left.legend()
-        right.set(xlabel="lag (steps)", ylabel="slope of the forecast")
+        best = dataset.attrs["linear_error"]
+        left.axhline(best, color="0.4", lw=0.8, ls=":", label="best linear forecast")
+        left.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        left.set(ylabel="root mean square error of forecasts")
+        left.legend(ncols=2)
+        right.set(xlabel="1 + lag (steps)", ylabel="slope of the forecast")
         right.set_ylim(1e-6, 3)
         right.legend(ncols=2)
     return figure

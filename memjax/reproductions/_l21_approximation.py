@@ -24,7 +24,7 @@ from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
 from ..numerics import fit_line, gauss_rule
 from ..plateaus import measure_plateau, RelativeLossDrop
 from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
-from ..viz import DASHES, drawing, look
+from ..viz import beside, DASHES, drawing, look
 from ._base import as_positives, check_known, Reproduction, Verdict
 
 SUM = "24 exponentials"
@@ -405,7 +405,7 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
         for index, name in enumerate(dataset["kernel"].values):
             cell, full = dataset.sel(kernel=name), look(index, ls="-", lw=1.3, mew=1)
             direct.semilogy(neurons, cell["error"], label=str(name), **full)
-            direct.semilogy(neurons, cell["lower_bound"], "--", color=full["color"], lw=0.9)
+            direct.semilogy(neurons, cell["lower_bound"], **beside(full, ls="--"))
             direct.semilogy(neurons, cell["bound"], **full | {"ls": ":", "lw": 1.1, "ms": 3})
         _draw_legend(direct, {"-": "best sum found", "--": "none below", ":": "theorem, C = 1"})
         direct.set_ylabel(r"error $\|\rho - \hat\rho\|_{L^1}$")
@@ -416,7 +416,7 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             curse.loglog(widths, free, label=rf"$\omega$ = {omega:g}", **full)
             curse.loglog(widths, kept, **full | {"ls": "--", "lw": 1.1})
             bound = free[0] * (widths / widths[0]) ** -float(omega)
-            curse.loglog(widths, bound, ":", lw=1.1, color=full["color"])
+            curse.loglog(widths, bound, **beside(full, lw=1.1))
             label = rf"power law, $\omega$ = {omega:g}"
             slowest.semilogy(widths, cell["slowest"].isel(min_rate=0), label=label, **full)
         kept = rf"rates $\geq$ {margin:g}"
@@ -442,7 +442,9 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                     label=str(kind) if number == 0 else None, **own,
                 )  # fmt: skip
         training.axhline(1, color="0.6", lw=0.7, zorder=0)
-        training.legend()
+        training.legend(loc="upper right")
+        # Room for the legend above the lines.
+        training.set_ylim(top=2.5 * training.get_ylim()[1])
         training.set(xlabel="training time (updates of Adam)", ylabel="loss / loss of the best sum")
     return figure
 
@@ -452,7 +454,7 @@ def _draw_legend(axes: Any, dashes: Mapping[str, str]) -> None:
     handles = [*axes.get_legend_handles_labels()[0]]
     for dash, text in dashes.items():
         handles.append(matplotlib.lines.Line2D([], [], color="0.35", ls=dash, lw=1.1, label=text))
-    axes.legend(handles=handles, fontsize=7)
+    axes.legend(handles=handles)
 
 
 REPRODUCTION = Reproduction(

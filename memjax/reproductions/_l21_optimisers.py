@@ -11,7 +11,7 @@ from ..flows import AbstractFlow, GradientFlow, HeavyBall, OptaxTraining
 from ..losses import AbstractLoss
 from ..plateaus import EXITED
 from ..sweeps import sweep
-from ..viz import drawing, look, MEMORY
+from ..viz import drawing, look, mark_stopped, MEMORY
 from ._base import as_positives, check_known, Reproduction, Verdict, whole
 from ._plateau_flows import DROP, judge_adam, judge_growth, plateau_at, SILENT_RATE
 
@@ -169,8 +169,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Updates until the plateau is left, on a log scale, against the memory 1/omega.
 
     Markers are the optimisers, lines of the same colour the flows that they follow, in updates of
-    theirs; for Adam, epsilon times gradient flow. Crosses are at the last update of what did not
-    exit.
+    theirs; for Adam, epsilon times gradient flow. Markers with a cross are at the last update of
+    what did not exit.
     """
     needed = {
         **dict.fromkeys(("updates", "updates_reached", "flow_time", "result"), _DIMS),
@@ -179,7 +179,7 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     check_dataset("dataset", dataset, needed, "the reproduction l21-optimisers")
     memory = dataset["memory"].values
     with drawing(5.2, 4.0) as figure:
-        axes = figure.subplots()
+        axes, stopped = figure.subplots(), []
         for index, name in enumerate(map(str, dataset["optimiser"].values)):
             cell, own = dataset.sel(optimiser=name), look(index)
             flow = cell["flow_time"].values / float(cell["time_step"])
@@ -190,9 +190,10 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             axes.semilogy(memory, cell["updates"].values, label=f"{name}: updates", **marks)
             others = ~np.isin(cell["result"].values, (EXITED, -1))
             reached = cell["updates_reached"].values[others]
-            axes.semilogy(memory[others], reached, **marks | {"marker": "x"})
+            stopped = mark_stopped(axes, memory[others], reached, own) or stopped
         axes.set(xlabel=MEMORY, ylabel="updates until the loss has fallen by 2 %")
-        axes.legend(loc="upper left")
+        handles = [*axes.get_legend_handles_labels()[0], *stopped]
+        axes.legend(handles=handles, loc="upper left")
     return figure
 
 

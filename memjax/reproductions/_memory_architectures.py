@@ -307,8 +307,6 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                 memory = cell["memory"] / cell["memory"].max("time")
                 memory = memory.median("seed").values[1:]
                 own = look(index, ms=4, lw=1.0)
-                if index >= 7:
-                    own["mfc"] = own["color"]
                 # Below, there is only what rounding leaves.
                 shown = np.where(memory > 1e-7, memory, np.nan)
                 axes.loglog(times, shown, label=str(name), markevery=list(marked), **own)

@@ -14,7 +14,7 @@ from ..numerics import fit_line
 from ..plateaus import on_plateau, OUTCOMES, plateau_asymptotics, RelativeLossDrop
 from ..sweeps import sweep
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump
-from ..viz import drawing, look, MEMORY, TIME
+from ..viz import drawing, look, mark_stopped, MEMORY, TIME
 from ._base import as_positives, check_known, Reproduction, Verdict, whole
 
 GRADIENT = "gradient flow"
@@ -231,23 +231,24 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
 
     The dotted line is the asymptotic time of gradient flow for one silent mode
     ([`memjax.plateau_asymptotics`][]). Measurements that did not exit are marked at the time
-    that they reached.
+    that they reached, with a cross.
     """
     needed = dict.fromkeys(("time", "time_reached", "result", "asymptotics"), ["flow", "omega"])
     check_dataset("dataset", dataset, needed, "the reproduction plateau-flows")
     memory = dataset["memory"].values
     with drawing(5.2, 4.0) as figure:
-        axes = figure.subplots()
+        axes, stopped = figure.subplots(), []
         for index, flow in enumerate(dataset["flow"].values):
             run, own = dataset.sel(flow=flow), look(index)
             axes.semilogy(memory, run["time"].values, label=str(flow), **own)
             others = ~np.isin(run["result"].values, (OUTCOMES.index("exited"), -1))
             reached = run["time_reached"].values[others]
-            axes.semilogy(memory[others], reached, **own | {"marker": "x", "ls": ""})
+            stopped = mark_stopped(axes, memory[others], reached, own) or stopped
         asymptotics = dataset["asymptotics"].max("flow")
         axes.semilogy(memory, asymptotics, ":", color="0.35", lw=1.4, label="gradient flow, theory")
         axes.set(xlabel=MEMORY, ylabel=TIME)
-        axes.legend(loc="upper left")
+        handles = [*axes.get_legend_handles_labels()[0], *stopped]
+        axes.legend(handles=handles, loc="upper left")
     return figure
 
 

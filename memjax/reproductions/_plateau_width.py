@@ -6,7 +6,7 @@ from .._checks import check_dataset
 from .._lazy import matplotlib, xr
 from ..numerics import fit_line
 from ..sweeps import PlateauSweep
-from ..viz import drawing, look, TIME
+from ..viz import drawing, explain, look, TIME
 from ._base import Reproduction, Verdict, whole
 
 
@@ -104,12 +104,14 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                 label=rf"$1/\omega$ = {float(run['memory']):g}, median of seeds",
             )
             axes.loglog(widths, median.isel(omega=index), **own | {"mfc": own["color"]})
-            label = "lower bound, constant free" if index == 0 else None
-            axes.loglog(widths, bound.isel(omega=index), ":", color="0.35", lw=1.4, label=label)
+            axes.loglog(widths, bound.isel(omega=index), ":", color="0.35", lw=1.4)
         axes.set(xlabel="width $m$ (neurons)", ylabel=TIME)
         axes.set_xticks(widths, [str(width) for width in widths])
         axes.minorticks_off()
-        axes.legend()
+        handles = [*axes.get_legend_handles_labels()[0]]
+        handles.append(explain("single seeds", ls="", marker="o", mfc="none", ms=3.5, alpha=0.7))
+        handles.append(explain("lower bound, constant free", ls=":", lw=1.4))
+        axes.legend(handles=handles)
     return figure
 
 

@@ -12,7 +12,7 @@ from .._checks import check_dataset
 from .._lazy import matplotlib, xr
 from ..models import s4d_lin, S4Layer
 from ..reparam import AbstractReparametrisation, Best, Direct, Exp, Softplus
-from ..viz import drawing, look
+from ..viz import drawing, explain, look, published
 from ._base import (
     as_positives,
     check_integers,
@@ -291,8 +291,9 @@ def _find_reach(cell: "xr.Dataset") -> float:
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """The largest gradient over weight and the loss after training, against the learning rate.
 
-    A line a parametrisation, medians over seeds; bars at the left edge of the left panel are the
-    ratios at the start. Runs that diverged have no ratio and no loss.
+    A line a parametrisation, medians over seeds; filled markers at the left edge of the left panel
+    are the ratios at the start. Runs that diverged have no ratio and no loss. The horizontal line
+    is the loss of a model without output.
     """
     dims = ["parametrisation", "learning_rate", "seed"]
     needed = dict.fromkeys(("ratio", "first_ratio", "loss", "diverged"), dims)
@@ -306,13 +307,14 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             shown = lambda what: cell[what].where(fine.sel(parametrisation=name)).median("seed")  # noqa: B023
             left.loglog(rates, shown("ratio"), label=str(name), **own)
             first = float(cell["first_ratio"].median())
-            left.plot([rates[0] * 0.5], [first], own["marker"], color=own["color"], ms=5)
+            left.plot([rates[0] * 0.5], [first], **published(own))
             right.loglog(rates, shown("loss"), **own)
         left.set(xlabel="learning rate", ylabel="largest gradient / weight")
         right.set(xlabel="learning rate", ylabel="loss / mean square of the target")
         right.axhline(_LOST, color="0.6", lw=0.7, zorder=0)
-        full = matplotlib.lines.Line2D([], [], color="0.3", ls="", marker="o", label="at the start")
-        handles = [*left.get_legend_handles_labels()[0], full]
+        handles = [*left.get_legend_handles_labels()[0]]
+        handles.append(explain("at the start", **published({"color": "0.5", "marker": "o"})))
+        handles.append(explain("no output", color="0.6", lw=0.7))
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 

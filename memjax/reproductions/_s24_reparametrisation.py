@@ -12,7 +12,7 @@ from ..memory import functional_distance, functional_norm, perturbation_error, s
 from ..models import DiagonalLinearRNN
 from ..reparam import AbstractReparametrisation, REPARAMETRISATIONS
 from ..targets import AbstractKernel, ExponentialSum, PowerLaw, ScaledKernel
-from ..viz import drawing, look
+from ..viz import beside, drawing, explain, look
 from ._base import (
     as_radii,
     check_integers,
@@ -265,9 +265,9 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """The largest distance under perturbations of the rates against the radius, and two criteria.
 
     A row a kernel and a panel a reparametrisation, a line a width; distances are divided by the
-    norm of the kernel, and infinite ones end the line at a cross at the upper edge. Thin dotted
-    lines are the largest distances of random draws. The last row has the criterion g over the
-    radius, and the ratio of the gradient scale to the weight over the rate.
+    norm of the kernel, and those above 10 end the line at a filled marker at the upper edge. Dotted
+    lines with small markers are the largest distances of random draws. The last row has the
+    criterion g over the radius, and the ratio of the gradient scale to the weight over the rate.
     """
     needed = {
         **dict.fromkeys(("error", "drawn"), ["kernel", "reparametrisation", "width", "radius"]),
@@ -290,23 +290,27 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                     for source in ("error", "drawn")
                 )
                 own = look(index, ms=3)
-                colour, beyond = {"color": own["color"]}, np.flatnonzero(error > top)
+                beyond = np.flatnonzero(error > top)
                 last = beyond[0] + 1 if beyond.size else error.size
                 axes.loglog(
                     radii[:last], np.minimum(error, top)[:last], label=f"m = {width}", **own
                 )
                 if beyond.size:
-                    axes.loglog(radii[beyond[0]], top, "x", ms=5, clip_on=False, **colour)
+                    end = beside(own, ls="", ms=4.5, clip_on=False)
+                    axes.loglog(radii[beyond[0]], top, **end)
                 drawn = np.where(drawn > top, np.nan, drawn)
-                axes.loglog(radii, drawn, ":", lw=0.8, **colour)
+                axes.loglog(radii, drawn, **beside(own, ms=1.8, lw=0.8))
             axes.set_ylim(1e-4, top)
         for axes, name in zip(grid[0], names, strict=True):
-            axes.set_title(str(name), loc="center")
+            axes.set_title(str(name))
         for axes, kernel in zip(grid[:, 0], kernels, strict=True):
             axes.set_ylabel(f"{kernel}\ndistance / norm")
         for axes in grid[-1]:
-            axes.set_xlabel(r"radius $\beta$")
-        grid[0, -1].legend(loc="lower right")
+            axes.set_xlabel(r"radius $\beta$ (free weights)")
+        handles = [*grid[0, 0].get_legend_handles_labels()[0]]
+        handles.append(explain("random draws", ls=":", lw=0.8, marker="o", ms=1.8))
+        handles.append(explain("above 10 from here", ls="", marker="o", ms=4.5))
+        above.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         left, right = below.subplots(1, 2)
         for index, name in enumerate(names):
             cell = dataset.sel(reparametrisation=name)
@@ -315,9 +319,11 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             criterion = np.where(np.isinf(criterion), np.nan, criterion)
             left.loglog(radii, criterion, label=label, **own)
             right.loglog(dataset["rate"], cell["gradient_over_weight"], markevery=4, **own)
-        left.set(xlabel=r"radius $\beta$", ylabel=r"criterion $g(\beta)$")
+        left.set(
+            xlabel=r"radius $\beta$ (units of the free weights)", ylabel=r"criterion $g(\beta)$"
+        )
         left.legend(loc="lower right")
-        right.set(xlabel="rate $w$", ylabel="gradient scale / weight")
+        right.set(xlabel="rate (1 / time)", ylabel="gradient scale / weight")
     return figure
 
 

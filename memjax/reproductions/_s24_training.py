@@ -13,7 +13,7 @@ from .._checks import as_integers, check_dataset
 from .._lazy import matplotlib, tqdm, xr
 from ..models import Fixed, hippo_legs, S4Layer
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
-from ..viz import drawing, look
+from ..viz import drawing, explain, look, published
 from ._base import check_integers, check_known, describe, empty, listed, near, Reproduction, Verdict
 from ._staged import (
     lay_out,
@@ -349,7 +349,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Error over the target's power against the radius, a panel a model and a line a width.
 
     Medians over seeds; the first marker, at the left edge, is the error without perturbation.
-    Crosses are the published radii at which the error is a tenth of the power, and the power.
+    Filled markers with a black edge are the published radii at which the error is a tenth of the
+    power, and the power, which is the horizontal line.
     """
     needed = {"error": ["model", "seed", "width", "ball"]}
     check_dataset("dataset", dataset, needed, "the reproduction s24-training")
@@ -366,15 +367,13 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                 if int(width) in WIDTHS:
                     place = WIDTHS.index(int(width))
                     _, tenth, lost = PUBLISHED[str(name)]
-                    axes.loglog(
-                        [tenth[place], lost[place]], [_LEVEL, 1.0], "x", color=own["color"], ms=6
-                    )
+                    axes.loglog([tenth[place], lost[place]], [_LEVEL, 1.0], **published(own))
             axes.axhline(1, color="0.6", lw=0.7, zorder=0)
             axes.set(title=str(name), xlabel=r"radius $\beta$ (units of the weights)")
             axes.set_ylim(1e-6, 1e4)
         grid[0, 0].set_ylabel("error / power of the target")
-        cross = matplotlib.lines.Line2D([], [], color="0.3", ls="", marker="x", label="published")
-        handles = [*grid[0, 0].get_legend_handles_labels()[0], cross]
+        filled = explain("published", **published({"color": "0.5", "marker": "o"}))
+        handles = [*grid[0, 0].get_legend_handles_labels()[0], filled]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
 

@@ -12,7 +12,7 @@ from .._checks import check_dataset
 from .._lazy import matplotlib, tqdm, xr
 from ..memory import crossings
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
-from ..viz import drawing, look
+from ..viz import drawing, explain, look, published
 from ._base import check_integers, check_known, listed, near, Reproduction, Verdict
 from ._staged import (
     perturbed_errors,
@@ -264,7 +264,8 @@ def _judge_claim(
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Error over the target's power against the radius, a panel a case and a line a width.
 
-    Medians over seeds. Crosses are the published radii at a tenth of the power, and at the power.
+    Medians over seeds. Filled markers with a black edge are the published radii at a tenth of the
+    power, and at the power, which is the horizontal line.
     """
     dims = ["case", "seed", "place", "ball"]
     needed = {"error": dims, "width": ["case", "place"], "radius": ["case", "ball"]}
@@ -274,19 +275,23 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
         grid = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(grid, names, strict=True):
             widths, radii, curves = _curves(dataset, name)
-            published = CASES[name].published or {}
+            known = CASES[name].published or {}
             for index, width in enumerate(widths):
                 own = look(index, ms=3.5, markevery=3)
                 median = np.minimum(np.median(curves[:, index, 1:], axis=0), 1e20)
                 axes.loglog(radii[1:], median, label=f"$m$ = {width}", **own)
-                if int(width) in published:
-                    _, tenth, lost = published[int(width)]
-                    axes.loglog([tenth, lost], [_LEVEL, 1.0], "x", color=own["color"], ms=6)
+                if int(width) in known:
+                    _, tenth, lost = known[int(width)]
+                    axes.loglog([tenth, lost], [_LEVEL, 1.0], **published(own))
             axes.axhline(1, color="0.6", lw=0.7, zorder=0)
-            axes.set(title=f"Figure {CASES[name].figure}:\n{name}", xlabel=r"radius $\beta$")
-            axes.title.set_fontsize(8)
+            title, x = f"Figure {CASES[name].figure}:\n{name}", r"radius $\beta$ (weights)"
+            axes.set(title=title, xlabel=x)
             axes.set_ylim(1e-4, 1e4)
-            axes.legend(loc="upper left", handlelength=2.4)
+            handles = [*axes.get_legend_handles_labels()[0]]
+            if known:
+                generic = published({"color": "0.5", "marker": "o"})
+                handles.append(explain("published", **generic))
+            axes.legend(handles=handles, loc="upper left", handlelength=2.4)
         grid[0].set_ylabel("error / power of the target")
     return figure
 

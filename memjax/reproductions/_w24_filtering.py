@@ -325,9 +325,11 @@ def _judge_teacher(dataset: "xr.Dataset", name: str) -> Verdict:
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Above, the students' error over the target's power against the radius, a panel a teacher and
-    a line a width, medians over seeds; below, the memory of the teacher against the lag.
+    a line a width, medians over seeds; below, the memory of the teacher against the lag, over that
+    at lag 0.
 
-    The first marker, at the left edge, is the error without perturbation.
+    The first marker, at the left edge, is the error without perturbation. The horizontal line is
+    the power of the target.
     """
     dims = ["teacher", "seed", "width", "ball"]
     needed = {"error": dims, "power": ["teacher"], "memory": ["teacher", "lag"]}
@@ -343,15 +345,15 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                 own = look(index, ms=3.5, markevery=3)
                 axes.loglog(shown, np.minimum(curve, 1e20), label=f"$m$ = {width}", **own)
             axes.axhline(1, color="0.6", lw=0.7, zorder=0)
-            axes.set(title=str(name), xlabel=r"radius $\beta$")
+            axes.set(title=str(name), xlabel=r"radius $\beta$ (weights)")
             axes.set_ylim(1e-4, 1e6)
             memory = dataset["memory"].sel(teacher=name).values
             relative = np.where(memory > 0, memory / memory[0], np.nan)
             below.semilogy(dataset["lag"], relative, ".-", color="0.2", ms=3, lw=0.8)
             below.set(xlabel="lag (samples)")
             below.set_ylim(1e-8, 3)
-        grid[0, 0].set_ylabel("error / power")
-        grid[1, 0].set_ylabel("memory of the teacher")
+        grid[0, 0].set_ylabel("error / power of the target")
+        grid[1, 0].set_ylabel("memory / that at lag 0")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
     return figure

@@ -271,7 +271,7 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             grid[-1].plot(times[:24], line, label=str(form), **own)
         grid[-1].set(title="W = [[1, 1], [-4, -3]]", xlabel="time (samples)")
         grid[-1].set_ylim(0, 3.6)
-        grid[-1].legend(loc="upper right", fontsize=6.5)
+        grid[-1].legend(loc="upper right", fontsize="x-small")
         grid[0].set_ylabel("memory / largest value")
         grid[-1].set_ylabel("memory")
         handles, labels = grid[0].get_legend_handles_labels()

@@ -16,7 +16,7 @@ from .._lazy import matplotlib, tqdm, xr
 from ..memory import perturbation_error
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..sweeps import cores
-from ..viz import drawing, look
+from ..viz import drawing, look, published
 from ._base import check_integers, describe, empty, Reproduction
 from ._w24_protocol import (
     ACTIVATIONS,
@@ -295,10 +295,11 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Error against the radius of the perturbation, and the radius at 10 % against the width.
 
     A pair of panels a plot: above, the largest error of random perturbations with all rates
-    lowered by the radius, a line a width, divided by the mean square of the target; markers are
-    what was read off the published plot, namely the error without perturbation (at the left edge)
-    and the radii at 10 % and at 100 %. Below, the radii at 10 %: published, ours, with rates drawn
-    as well, and of the supremum by ascent. All are medians over seeds; thin lines are single seeds.
+    lowered by the radius, a line a width, divided by the mean square of the target; filled markers
+    with a black edge are what was read off the published plot, namely the error without
+    perturbation (at the left edge) and the radii at 10 % and at 100 %, which are the horizontal
+    lines. Below, the radii at 10 %: published, ours, with rates drawn as well, and of the supremum
+    by ascent. All are medians over seeds; thin lines are single seeds.
     """
     needed = {
         **dict.fromkeys(("shifted", "drawn", "error"), ["plot", "width", "seed", "radius"]),
@@ -310,7 +311,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
     heights = {"height_ratios": [1.3, 1] * rows}
-    with drawing(0.6 + 2.2 * columns, 0.5 + 3.5 * rows) as figure:
+    size = (0.6 + 2.2 * columns, 0.5 + 3.5 * rows)
+    with drawing(*size, {"axes.titlesize": "small"}) as figure:
         grid = figure.subplots(2 * rows, columns, squeeze=False, sharey="row", gridspec_kw=heights)
         for index, name in enumerate(names):
             row, column = divmod(index, columns)
@@ -318,13 +320,13 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             cell, known = dataset.sel(plot=name), PUBLISHED.get(name)
             _draw_curves(above, cell, known)
             _draw_radii(below, cell, known)
-            above.set_title(name, fontsize=7.5)
+            above.set_title(name)
         for axes in grid.ravel():
             if not axes.has_data():
                 axes.set_axis_off()
         for above, below in zip(grid[::2, 0], grid[1::2, 0], strict=True):
             above.set_ylabel("relative error")
-            below.set_ylabel("radius at 10 %")
+            below.set_ylabel(r"radius $\beta$ at 10 %")
         # Once for all panels of a kind.
         above, below = (grid[k, 0].get_legend_handles_labels() for k in (0, 1))
         ncols = 4 if columns > 2 else 2
@@ -342,7 +344,7 @@ def _draw_curves(axes: Any, cell: "xr.Dataset", known: Published | None) -> None
     median, edge = cell.median("seed"), _EDGE * cell["radius"].values[0]
     for index, width in enumerate(cell["width"].values):
         own = look(index)
-        line = {"color": own["color"], "ls": own["ls"], "lw": 1.2}
+        line = own | {"ms": 3, "mew": 0.7, "markevery": 3}
         error = median[["trained", "shifted"]].sel(width=width) / power
         values = np.append(error["trained"], error["shifted"])
         axes.loglog(np.append(edge, radii), values, label=f"$m$ = {width}", **line)
@@ -351,9 +353,8 @@ def _draw_curves(axes: Any, cell: "xr.Dataset", known: Published | None) -> None
             axes.loglog(
                 [edge, known.tenth[at], known.lost[at]],
                 [known.unperturbed[at] / power, 0.1, 1.0],
-                own["marker"],
                 label=f"published, $m$ = {width}",
-                **{"mfc": own["color"], "mec": "black", "mew": 0.5, "ms": 4, "zorder": 3},
+                **published(own, ms=4),
             )
     for level in (0.1, 1):
         axes.axhline(level, color="0.6", lw=0.6, zorder=0)
@@ -366,9 +367,10 @@ def _draw_radii(axes: Any, cell: "xr.Dataset", known: Published | None) -> None:
         axes.loglog(widths, radii_at(cell, source, 0.1), label=label, **look(index, ms=4))
     for seed in range(cell.sizes["seed"] if cell.sizes["seed"] > 1 else 0):
         single = radii_at(cell.isel(seed=[seed]), "shifted", 0.1)
-        axes.loglog(widths, single, color="0.7", lw=0.6, zorder=0)
+        label = "ours, rates lowered, single seeds" if seed == 0 else None
+        axes.loglog(widths, single, color="0.7", lw=0.6, zorder=0, label=label)
     if known:
-        axes.loglog(WIDTHS, known.tenth, "X", color="black", ms=5, label="published")
+        axes.loglog(WIDTHS, known.tenth, "D", color="black", ms=3.5, label="published")
     axes.set_xscale("log", base=2)
     axes.set(xticks=widths, xticklabels=[str(width) for width in widths], xlabel="width $m$")
     axes.minorticks_off()

@@ -6,7 +6,7 @@ import numpy as np
 from .._checks import as_integers, check_dataset
 from .._lazy import matplotlib, xr
 from ..memory import crossings
-from ..viz import drawing, label_grid, look
+from ..viz import beside, drawing, explain, label_grid, look
 from ._base import (
     as_radii,
     check_integers,
@@ -264,8 +264,8 @@ def _judge_limit(kernel: str, cell: "xr.Dataset", rule: str) -> Verdict:
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Largest errors against the radius, a line a width: a row the multipliers, a column a kernel.
 
-    Lines with markers are the median over seeds of the largest error of some draws, thin dotted
-    ones of the same colour the exact supremum. Black crosses are the published errors, at
+    Lines with hollow markers are the median over seeds of the largest error of some draws, dotted
+    ones with small filled markers the exact supremum. Black crosses are the published errors, at
     the left, and the published crossings with the curve of m = 2.
     """
     needed = {
@@ -275,7 +275,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     check_dataset("dataset", dataset, needed, "the reproduction w24-sums")
     rules, kernels = dataset["multipliers"].values, dataset["kernel"].values
     radii = dataset["radius"].values
-    with drawing(0.9 + 3.2 * len(kernels), 0.9 + 2.4 * len(rules)) as figure:
+    size = (0.9 + 3.2 * len(kernels), 0.9 + 2.4 * len(rules))
+    with drawing(*size, {"axes.titlesize": "small"}) as figure:
         grid = figure.subplots(len(rules), len(kernels), squeeze=False, sharex=True, sharey=True)
         for (i, j), axes in np.ndenumerate(grid):
             cell = dataset.sel(multipliers=rules[i], kernel=kernels[j])
@@ -284,15 +285,15 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
                 drawn = cell["drawn"].sel(width=width).median("seed").values
                 axes.loglog(radii, drawn, label=f"$m$ = {width}, draws", **own)
                 worst = cell["error"].sel(width=width).values
-                axes.loglog(radii, worst, ":", lw=1.0, color=own["color"])
+                axes.loglog(radii, worst, **beside(own, lw=1.0, markevery=(1, 2)))
             if rules[i] == GROWING:
                 _mark_published(axes, str(kernels[j]), radii[0])
-            axes.set_title(f"{kernels[j]}, multipliers {rules[i]}", fontsize=8)
+            axes.set_title(f"{kernels[j]}, multipliers {rules[i]}")
             axes.set_ylim(3e-4, 300)
         label_grid(grid, r"radius $\beta$ (units of the weights)", "largest error, $t$ = 1 to 100")
         more = [
-            matplotlib.lines.Line2D([], [], color="0.4", ls=":", lw=1.0, label="supremum"),
-            matplotlib.lines.Line2D([], [], color="k", ls="", marker="x", label="published"),
+            explain("supremum", ls=":", lw=1.0, marker="o", ms=2.2),
+            explain("published", color="k", ls="", marker="x"),
         ]
         handles = [*grid[0, 0].get_legend_handles_labels()[0], *more]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)

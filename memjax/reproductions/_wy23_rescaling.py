@@ -15,7 +15,7 @@ from ..models import DiagonalLinearRNN, NonlinearRNN
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..reparam import Exp
 from ..targets import PowerLaw
-from ..viz import drawing, look
+from ..viz import drawing, look, spread_marks
 from ._base import (
     as_nonnegatives,
     check_integers,
@@ -212,7 +212,8 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """From the left: what an error in the kernel counts for, against the lag; kernels that a model
     has learnt beside that of the target (grey), one for each exponent of the weights, medians over
-    seeds; and the lag up to which the kernel is learnt, one dot a seed, against the exponent."""
+    seeds; and the lag up to which the kernel is learnt, one dot a seed, against the exponent.
+    Hollow markers there are medians."""
     dims = ["model", "exponent", "seed"]
     needed = {"effective_memory": dims, "kernel": [*dims, "lag"]}
     check_dataset("dataset", dataset, needed, "the reproduction wy23-rescaling")
@@ -224,25 +225,28 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             weight = dataset["lag_weight"].sel(exponent=exponent)
             own = look(index, markevery=0.15, ms=3.5)
             panels[0].plot(lags, weight, label=f"$p$ = {exponent:g}", **own)
-        panels[0].set(xlabel="lag", ylabel="weight of an error")
+        panels[0].set(xlabel="lag (steps)", ylabel="weight of an error")
         panels[0].legend()
         for axes, name in zip(panels[1:], names, strict=False):
-            axes.loglog(lags + 1, target_kernel(), color="0.8", lw=4)
+            axes.loglog(lags + 1, target_kernel(), color="0.8", lw=4, label="target")
             for index, exponent in enumerate(exponents):
                 kernel = dataset["kernel"].sel(model=name, exponent=exponent).median("seed")
-                own = look(index, markevery=0.15, ms=3.5)
+                own = look(index, markevery=spread_marks(lags + 1), ms=3.5)
                 axes.plot(lags + 1, np.where(kernel > 0, kernel, np.nan), **own)
-            axes.set(xlabel="1 + lag", title=name)
+            axes.set(xlabel="1 + lag (steps)", title=name)
             axes.set_ylim(1e-4, 2)
         panels[1].set_ylabel("kernel")
+        panels[1].legend()
         for index, name in enumerate(names):
             memory = dataset["effective_memory"].sel(model=name).transpose("exponent", "seed")
-            places = exponents + 0.1 * (2 * index - 1)
+            places, own = exponents + 0.1 * (2 * index - 1), look(4 + index)
+            single = {"color": "0.7", "ms": 2.5, "mew": 0, "zorder": 0}
             for place, dots in zip(places, memory.values, strict=True):
-                panels[-1].plot(np.full(dots.size, place), dots, ".", color="0.7", ms=3)
-            own = look(4 + index)
+                panels[-1].plot(np.full(dots.size, place), dots, own["marker"], **single)
             panels[-1].plot(places, memory.median("seed"), label=name, **own)
-        panels[-1].set(xlabel="exponent $p$ of the weights", ylabel="lag up to which it is learnt")
+        panels[-1].set(
+            xlabel="exponent $p$ of the weights", ylabel="lag up to which it is learnt (steps)"
+        )
         panels[-1].legend()
     return figure
 

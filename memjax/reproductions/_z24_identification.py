@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._checks import check_dataset
 from .._lazy import matplotlib, tqdm, xr
 from ..plateaus import DIVERGED, find_plateaus, MAX_TIME_REACHED
-from ..viz import drawing, look
+from ..viz import drawing, explain, look, published
 from ._base import (
     as_positives,
     check_integers,
@@ -334,7 +334,7 @@ def _judge_plateaus(dataset: "xr.Dataset") -> Verdict:
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """Left, the final loss of a dense RNN and of an LRU against the smallest modulus of the
     teacher; right, what lies between the two, at the largest. Medians over seeds at the best
-    learning rate; crosses are published."""
+    learning rate; filled markers with a black edge are published."""
     dims = ["model", "modulus", "rank", "seed"]
     check_dataset("dataset", dataset, {"loss": dims}, "the reproduction z24-identification")
     best = best_losses(dataset)
@@ -346,16 +346,19 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             own = look(2 * index)
             left.loglog(1 / (1 - moduli), best.sel(model=name), label=name, **own)
             places = 1 / (1 - np.array(MODULI))
-            left.plot(places, PUBLISHED[name], "x", color=own["color"], ms=5)
-        left.plot([], [], "x", color="0.4", ms=5, label="published")
+            left.plot(places, PUBLISHED[name], **published(own))
         left.set(xlabel=r"memory of the teacher, $1 / (1 - \nu_0)$ (steps)", ylabel="loss")
-        left.legend()
+        filled = explain("published", **published({"color": "0.5", "marker": "o"}))
+        left.legend(handles=[*left.get_legend_handles_labels()[0], filled])
         at_last = best.sel(modulus=moduli.max())
         places = range(len(names))
-        right.semilogy(places, at_last.values, **look(0, ls="-"))
-        right.plot(places, [BETWEEN[name] for name in names], "x", color="0.4", ms=6)
+        own = look(0, ls="-")
+        right.semilogy(places, at_last.values, label="measured", **own)
+        known = [BETWEEN[name] for name in names]
+        right.plot(places, known, label="published", **published(own))
         right.set_xticks(places, names, rotation=40, ha="right")
-        right.set_title(rf"$\nu_0$ = {moduli.max():g}")
+        right.set(title=rf"$\nu_0$ = {moduli.max():g}", ylabel="loss")
+        right.legend()
     return figure
 
 

@@ -1,14 +1,18 @@
+from collections.abc import Sequence
+
 import numpy as np
 
 from .._checks import check_instance
 from .._lazy import matplotlib
 from ..memory import LengthExtension
-from ._style import drawing, look
+from ._style import figure_of, look, panels
 
 _LABELS = {"rest": "from rest", "carried": "from a carried state", "noisy": "from a noisy state"}
 
 
-def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
+def plot_length_extension(
+    found: LengthExtension, *, ax: "Sequence[matplotlib.axes.Axes] | np.ndarray | None" = None
+) -> "matplotlib.figure.Figure":
     """Beyond the length of training: errors or outputs against time, and effective remembrance.
 
     On the left the mean squared error against time, from each hidden state that the model started
@@ -19,6 +23,7 @@ def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
     **Arguments:**
 
     - `found`: the result of [`memjax.length_extension`][].
+    - `ax`: the two axes to draw in; by default those of a new figure.
 
     **Returns:**
 
@@ -26,7 +31,7 @@ def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
 
     **Raises:**
 
-    `TypeError` for what is no such result.
+    `TypeError` for what is no such result, or no axes; `ValueError` for other than two of them.
     """
     hint = "pass that of memjax.length_extension"
     check_instance("found", found, LengthExtension, "a length extension", hint)
@@ -35,8 +40,8 @@ def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
     if values is None:
         values, label = found.output_size, "root mean square of outputs"
     values = np.asarray(values)
-    with drawing(7.2, 3.2) as figure:
-        left, right = figure.subplots(1, 2)
+    with panels(ax, 1, 2, (7.2, 3.2)) as grid:
+        left, right = grid[0]
         for index, (start, row) in enumerate(zip(found.starts, values, strict=True)):
             marked = look(index, markevery=0.12)
             # What is 0 has no place on a log scale.
@@ -52,8 +57,8 @@ def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
             np.asarray(each)[kept]
             for each in (found.remembrance, found.remembrance_error, found.predicted)
         )
-        right.errorbar(windows, size, 2 * error, label="measured", **look(0, ls=""))
-        right.plot(windows, predicted, label="memory function", **look(1, marker=""))
+        right.errorbar(windows, size, 2 * error, label="measured", **look(0, ls="", zorder=3))
+        right.plot(windows, predicted, label="memory function", **look(1))
         right.axvline(float(found.length), color="0.5", lw=0.8, ls=":")
         right.set(
             xscale="log",
@@ -62,4 +67,4 @@ def plot_length_extension(found: LengthExtension) -> "matplotlib.figure.Figure":
             ylabel="effective remembrance",
         )
         right.legend()
-    return figure
+    return figure_of(grid)

@@ -5,13 +5,15 @@ import numpy as np
 from .._checks import check_instance
 from .._lazy import matplotlib
 from ..plateaus import FoundPlateau, FoundPlateaus
-from ._style import COLOURS, drawing
+from ._style import COLOURS, figure_of, panels
 
 # Into how many parts of log time a log is cut; of each the lowest and the highest entry are drawn.
 _PARTS = 1500
 
 
-def plot_log(found: FoundPlateaus) -> "matplotlib.figure.Figure":
+def plot_log(
+    found: FoundPlateaus, *, ax: "matplotlib.axes.Axes | None" = None
+) -> "matplotlib.figure.Figure":
     """Loss against step of a training on log-log axes, with the plateaus that were found.
 
     The log is grey; of a long one the lowest and the highest entry of each small part are drawn.
@@ -23,6 +25,7 @@ def plot_log(found: FoundPlateaus) -> "matplotlib.figure.Figure":
     **Arguments:**
 
     - `found`: the result of [`memjax.find_plateaus`][].
+    - `ax`: the axes to draw in; by default those of a new figure.
 
     **Returns:**
 
@@ -30,7 +33,7 @@ def plot_log(found: FoundPlateaus) -> "matplotlib.figure.Figure":
 
     **Raises:**
 
-    `TypeError` for what is no such result.
+    `TypeError` for what is no such result, or no axes.
     """
     check_instance(
         "found",
@@ -40,8 +43,8 @@ def plot_log(found: FoundPlateaus) -> "matplotlib.figure.Figure":
         "pass that of memjax.find_plateaus",
     )
     first = found.steps[1] / 2 if found.steps[0] == 0 else found.steps[0]
-    with drawing(5.2, 3.2) as figure:
-        axes = figure.subplots()
+    with panels(ax, 1, 1, (5.2, 3.2)) as grid:
+        axes = grid[0, 0]
         steps, losses = _thin(np.maximum(found.steps, first), found.losses)
         axes.plot(steps, losses, "-", color="0.65", lw=0.8, zorder=1, label="loss")
         for place, plateau in enumerate(found.segments, 1):
@@ -54,7 +57,7 @@ def plot_log(found: FoundPlateaus) -> "matplotlib.figure.Figure":
         # Room for the numbers above the highest plateau.
         axes.margins(y=0.12)
         axes.legend(loc="best")
-    return figure
+    return figure_of(grid)
 
 
 def _draw(axes: Any, plateau: FoundPlateau, first: float, place: int) -> None:

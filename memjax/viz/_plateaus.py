@@ -4,11 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import check_dataset, check_instance, check_integer, shown, unknown_name
+from .._checks import (
+    as_host_array,
+    check_dataset,
+    check_instance,
+    check_integer,
+    shown,
+    unknown_name,
+)
 from .._lazy import matplotlib, xr
-from ..plateaus import EXITED, find_axis, fit_scaling_law, OMEGA, OUTCOMES
+from ..plateaus import EXITED, find_axis, fit_scaling_law, OMEGA, OUTCOMES, Plateau
 from ..plateaus import MEMORY as MEMORY_AXIS
-from ._style import COLOURS, DASHES, drawing, look
+from ._style import COLOURS, DASHES, figure_of, look, panels
 
 # The labels of axes that figures of plateaus share.
 MEMORY = r"memory $1/\omega$ (units of the model's clock)"
@@ -35,11 +42,13 @@ def plot_plateau_law(
     *,
     axis: str | None = None,
     hue: str | None = None,
+    ax: "matplotlib.axes.Axes | None" = None,
     **select: Any,
 ) -> "matplotlib.figure.Figure":
     """Plateau time on a log scale against the memory 1/omega or another axis of a sweep.
 
-    Points are single runs, lines the fitted laws (drawn over the values they were fitted to),
+    Points are single runs, lines the fitted laws (drawn over the values they were fitted to) with
+    their slopes and confidence intervals of these,
     the dotted line the growth of the published lower bound, whose constant is free. Runs that
     did not exit are marked at the time they reached. Where not all of the dataset is drawn, the
     title says what is.
@@ -52,6 +61,7 @@ def plot_plateau_law(
     - `axis`: the name of the axis, as in [`memjax.fit_scaling_law`][]; by default that of the fit.
     - `hue`: the dimension of which every value has a colour and a fit of its own, up to seven of
         them, evenly chosen; by default `width`, or the first other one of several values.
+    - `ax`: the axes to draw in; by default those of a new figure.
     - `select`: the value of any other dimension; by default all seeds, and of each other dimension
         the first value.
 
@@ -88,8 +98,8 @@ def plot_plateau_law(
         dataset = dataset.isel({hue: places})
     if fit is None:
         fit = fit_scaling_law(dataset, str(x.name), pool=[n for n in pooled if n in dataset.dims])
-    with drawing(5.2, 4.0) as figure:
-        axes = figure.subplots()
+    with panels(ax, 1, 1, (5.2, 4.0)) as grid:
+        axes = grid[0, 0]
         for index in range(len(places)):
             cells = dataset if hue is None else dataset.isel({hue: index})
             law = _law_at(fit, cells)
@@ -113,7 +123,7 @@ def plot_plateau_law(
         rising = not np.any(fit["slope"] < 0)
         axes.legend(loc="upper left" if rising else "upper right")
         _entitle(axes, words)
-    return figure
+    return figure_of(grid)
 
 
 # --- What is drawn of a dataset -----------------------------------------------------------------
@@ -269,9 +279,12 @@ def plot_loss_curves(
     axis: str | None = None,
     memories: int = 6,
     seed: int | None = None,
+    ax: "matplotlib.axes.Axes | None" = None,
     **select: Any,
 ) -> "matplotlib.figure.Figure":
     """Loss against training time on a log scale, for several memories: the plateaus themselves.
+
+    A dot is the exit, a cross the end of a run that did not exit, of which the legend says why.
 
     **Arguments:**
 
@@ -279,6 +292,7 @@ def plot_loss_curves(
     - `axis`: the name of the axis along which runs are drawn, as in [`memjax.fit_scaling_law`][].
     - `memories`: how many of its values to draw, evenly chosen.
     - `seed`: the seed whose runs are drawn; by default the first.
+    - `ax`: the axes to draw in; by default those of a new figure.
     - `select`: the value of any other dimension; by default the first. The title says which it is,
         where there are several.
 
@@ -301,8 +315,8 @@ def plot_loss_curves(
     ascending = np.argsort(x.values, kind="stable")
     chosen = ascending[_spread(x.size, memories)]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, len(chosen)))
-    with drawing(5.2, 3.4) as figure:
-        axes = figure.subplots()
+    with panels(ax, 1, 1, (5.2, 3.4)) as grid:
+        axes = grid[0, 0]
         handles = []
         for rank, (index, shade) in enumerate(zip(chosen, shades, strict=True)):
             run = dataset.isel({x.dims[0]: index})
@@ -311,7 +325,7 @@ def plot_loss_curves(
             reached = float(run["time_reached"])
             ends = np.append(times[seen], reached)
             losses = np.append(run["curve_loss"].values[seen], float(run["loss"]))
-            line = {"color": shade, "ls": DASHES[rank % 6], "lw": 1.4}
+            line = {"color": shade, "ls": DASHES[rank % len(DASHES)], "lw": 1.4}
             axes.semilogx(ends, losses, **line)
             code = run["result"].item()
             exited = code == EXITED
@@ -324,7 +338,57 @@ def plot_loss_curves(
         axes.set(xlabel=r"training time $\tau$", ylabel=r"loss $J$")
         axes.legend(handles=handles)
         _entitle(axes, words)
-    return figure
+    return figure_of(grid)
+
+
+def plot_plateau(
+    plateau: Plateau, *, ax: "matplotlib.axes.Axes | None" = None
+) -> "matplotlib.figure.Figure":
+    """Loss against training time of one measurement, on a logarithmic axis of time.
+
+    A dot is the exit, a cross the end of a run that did not exit, of which the legend says why.
+
+    **Arguments:**
+
+    - `plateau`: the result of [`memjax.measure_plateau`][] with a `saveat`.
+    - `ax`: the axes to draw in; by default those of a new figure.
+
+    **Returns:**
+
+    A matplotlib figure. Save it with `figure.savefig(path)`.
+
+    **Raises:**
+
+    `TypeError` for what is no such result, or no axes, `ValueError` without a curve, or for a batch
+    of several.
+    """
+    hint = "pass that of memjax.measure_plateau"
+    check_instance("plateau", plateau, Plateau, "a measured plateau", hint)
+    if plateau.curve is None:
+        raise ValueError(
+            "`plateau` must have a curve, got none; measure it with "
+            "memjax.measure_plateau(..., saveat=diffrax.SaveAt(ts=...))."
+        )
+    times = as_host_array("plateau", plateau.curve.times)
+    losses = as_host_array("plateau", plateau.curve.loss)
+    if losses.ndim != 1:
+        raise ValueError(
+            f"`plateau` must be a single one, got curves of shape {losses.shape}; take one of them."
+        )
+    seen = np.isfinite(losses) & (times > 0)
+    code, reached = int(plateau.result_code), float(plateau.time_reached)
+    with panels(ax, 1, 1, (5.2, 3.2)) as grid:
+        axes = grid[0, 0]
+        own = look(0, marker="")
+        ends = np.append(times[seen], reached)
+        axes.semilogx(ends, np.append(losses[seen], float(plateau.loss)), label="loss", **own)
+        marker = "o" if code == EXITED else "x"
+        end = {"color": own["color"], "ls": "", "marker": marker, "ms": 5}
+        label = rf"exit, $\tau$ = {reached:.4g}" if code == EXITED else _name_outcome(code)
+        axes.plot(reached, float(plateau.loss), label=label, **end)
+        axes.set(xlabel=r"training time $\tau$", ylabel=r"loss $J$")
+        axes.legend()
+    return figure_of(grid)
 
 
 def _name_outcome(code: float) -> str:

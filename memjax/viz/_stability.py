@@ -1,24 +1,32 @@
+from collections.abc import Sequence
+
 import numpy as np
 
 from .._checks import check_dataset
 from .._lazy import matplotlib, xr
-from ._style import drawing, label_grid, look
+from ._style import beside, explain, figure_of, label_grid, look, panels, place_legend
 
 LINES = ("width", "radius", "seed")
 
 
-def plot_perturbation_errors(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+def plot_perturbation_errors(
+    dataset: "xr.Dataset",
+    *,
+    ax: "matplotlib.axes.Axes | Sequence[matplotlib.axes.Axes] | np.ndarray | None" = None,
+) -> "matplotlib.figure.Figure":
     """Error against the radius of the perturbation on log scales, a line a width.
 
-    Solid lines are the largest error found, dotted ones that of random draws alone. All other
+    Hollow markers are the largest error found, dotted lines that of random draws alone. All other
     dimensions make panels: the last of them (such as `parametrisation`) the columns, the others
-    the rows. Infinite errors are cut off at the top of a panel, where an arrow marks the first.
-    With a dimension `seed` the lines are medians.
+    the rows. Infinite errors are cut off at the top of a panel, where a filled marker is at the
+    first. With a dimension `seed` the lines are medians.
 
     **Arguments:**
 
     - `dataset`: `error` over `width`, `radius` and any others, and `drawn` alike if there are
         draws; the coordinates `width` and `radius`.
+    - `ax`: the axes to draw in, as many as there are panels, row by row; by default those of a new
+        figure.
 
     **Returns:**
 
@@ -26,7 +34,7 @@ def plot_perturbation_errors(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
 
     **Raises:**
 
-    `ValueError` without `error` over `width` and `radius`.
+    `ValueError` without `error` over `width` and `radius`, or for another number of axes.
     """
     source = "memjax.perturbation_error over 'width' and 'radius'"
     check_dataset("dataset", dataset, {"error": ["width", "radius"]}, source)
@@ -42,8 +50,9 @@ def plot_perturbation_errors(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
     ]
     columns = [{}] if inner is None else [{inner: k} for k in range(dataset.sizes[inner])]
     radii = dataset["radius"].values
-    with drawing(1.4 + 2.3 * len(columns), 0.9 + 1.9 * len(rows)) as figure:
-        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
+    size = (1.4 + 2.3 * len(columns), 0.9 + 1.9 * len(rows))
+    unbounded = False
+    with panels(ax, len(rows), len(columns), size, sharex=True, sharey="row") as grid:
         for axes_row, row in zip(grid, rows, strict=True):
             finite = dataset.isel(row)["error"].values
             top = 3 * np.max(finite, where=np.isfinite(finite), initial=0) or 1
@@ -51,30 +60,36 @@ def plot_perturbation_errors(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
                 panel = dataset.isel(row | column)
                 for index, width in enumerate(dataset["width"].values):
                     curve = panel.sel(width=width)
-                    own = look(index, ls="-", ms=2.5, mew=0.7, lw=1.3, label=f"$m$ = {width}")
-                    colour = {"color": own["color"]}
+                    own = look(index, ms=3.5, mew=0.8, label=f"$m$ = {width}")
                     error = curve["error"].transpose("radius").values
                     axes.loglog(radii, _mask_infinite(error), **own)
                     if np.any(np.isinf(error)):
                         first = radii[np.argmax(np.isinf(error))]
-                        axes.plot(first, top, "^", ms=5, clip_on=False, **colour)
+                        arrow = {"ls": "", "ms": 5, "clip_on": False}
+                        axes.plot(first, top, **beside(own, **arrow))
+                        unbounded = True
                     if "drawn" in curve:
                         drawn = curve["drawn"].transpose("radius").values
-                        axes.loglog(radii, _mask_infinite(drawn), ":", lw=1.3, **colour)
+                        axes.loglog(radii, _mask_infinite(drawn), **beside(own, lw=1.2))
                 if np.any(np.isinf(panel["error"].values)):
                     axes.set_ylim(top=top)
                 title = [str(dataset[dim].values[k]) for dim, k in (row | column).items()]
-                axes.set_title(", ".join(title))
-        label_grid(grid, r"radius of the perturbation $\beta$", r"largest error $E_m(\beta)$")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
+                if title:
+                    axes.set_title(", ".join(title))
+        x, y = r"radius of the perturbation $\beta$", r"largest error $E_m(\beta)$"
+        label_grid(grid, x, y, ax is not None)
+        handles = [*grid[0, 0].get_legend_handles_labels()[0]]
         if "drawn" in dataset:
-            (line,) = grid[0, 0].plot([], [], ":", color="0.35", lw=1.3)
-            handles, labels = [*handles, line], [*labels, "random draws"]
-        figure.legend(handles, labels, loc="outside right upper")
-    return figure
+            handles.append(explain("random draws", ls=":", marker="o", ms=2.2))
+        if unbounded:
+            handles.append(explain("infinite from here", ls="", marker="o", ms=5))
+        place_legend(ax, grid, handles, "right upper")
+    return figure_of(grid)
 
 
-def plot_stability_criterion(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
+def plot_stability_criterion(
+    dataset: "xr.Dataset", *, ax: "matplotlib.axes.Axes | None" = None
+) -> "matplotlib.figure.Figure":
     r"""The criterion $g(\beta)$ on log scales, a line a reparametrisation.
 
     The dotted line is $g = \beta$, up to which every mode changes by less than the radius. Maps
@@ -84,6 +99,7 @@ def plot_stability_criterion(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
 
     - `dataset`: `growth` over `reparametrisation` and `radius`, from
         [`memjax.stability_criterion`][], with both coordinates.
+    - `ax`: the axes to draw in; by default those of a new figure.
 
     **Returns:**
 
@@ -96,8 +112,8 @@ def plot_stability_criterion(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
     source = "memjax.stability_criterion over 'reparametrisation' and 'radius'"
     check_dataset("dataset", dataset, {"growth": ["reparametrisation", "radius"]}, source)
     radii = dataset["radius"].values
-    with drawing(5.2, 4.0) as figure:
-        axes = figure.subplots()
+    with panels(ax, 1, 1, (5.2, 4.0)) as grid:
+        axes = grid[0, 0]
         for index, name in enumerate(dataset["reparametrisation"].values):
             growth = dataset["growth"].sel(reparametrisation=name).values
             unstable = np.all(np.isinf(growth[radii > 0]))
@@ -110,7 +126,7 @@ def plot_stability_criterion(dataset: "xr.Dataset") -> "matplotlib.figure.Figure
             ylabel=r"relative change of a mode $g(\beta)$",
         )
         axes.legend()
-    return figure
+    return figure_of(grid)
 
 
 def _mask_infinite(values: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ def test_errors_stand_beside_bounds_in_a_panel_a_kernel():
     dataset = errors_like()
     figure = viz.plot_approximation_errors(dataset)
     first, second = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["bump", "Airy"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["(a) bump", "(b) Airy"]
     assert first.get_yscale() == "log" and first.get_xscale() == "linear"
     assert named(figure) == ["theorem's bound, $C = 1$", "best sum found", "no sum falls below"]
     bound, error, lower = first.lines
@@ -48,7 +48,7 @@ def test_errors_of_one_kernel_and_of_several_norms():
     assert viz.plot_approximation_errors(one).axes[0].get_title(loc="left") == ""
     norms = xr.concat([dataset, 2 * dataset], xr.Variable("norm", ["L1", "sup"]))
     figure = viz.plot_approximation_errors(norms)
-    assert figure.axes[2].get_title(loc="left") == "bump, sup"
+    assert figure.axes[2].get_title(loc="left") == "(c) bump, sup"
     np.testing.assert_allclose(figure.axes[2].lines[0].get_ydata(), 2 * dataset["error"][0])
 
 
@@ -93,8 +93,8 @@ def test_neurons_needed_marks_what_was_not_reached():
     np.testing.assert_allclose(np.asarray(free.lines[0].get_ydata()), [2, 4, 9])
     # The published growth of omega = 1/2 is quadratic, and begins at the points.
     np.testing.assert_allclose(np.asarray(free.lines[1].get_ydata()), [2, 200, 20000])
-    arrow = bounded.lines[1]
-    assert arrow.get_marker() == "^" and arrow.get_xdata()[0] == 1e-3
+    end = bounded.lines[1]
+    assert end.get_marker() == bounded.lines[0].get_marker() and end.get_xdata()[0] == 1e-3
     assert len(viz.plot_neurons_needed(dataset.isel(rates=0, drop=True)).axes) == 1
 
 
