@@ -197,7 +197,7 @@ def known_files(folder: Path) -> Callable[[str], bool]:
     """Whether memjax wrote a file of a folder, by its list and those of the stores in it."""
     try:
         listed = read_list(folder)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return lambda name: False
     inner = {name: known_files(folder / name) for name in listed.holds}
 
