@@ -138,6 +138,7 @@ from .reparam import Exp as Exp
 from .reparam import Inverse as Inverse
 from .reparam import Softplus as Softplus
 from .reparam import Tanh as Tanh
+from .report import write_report as write_report
 from .reproductions import reproduce as reproduce
 from .reproductions import Reproduction as Reproduction
 from .reproductions import REPRODUCTIONS as REPRODUCTIONS

@@ -30,6 +30,7 @@ ROOMS = (
     "approximation",
     "dynamics",
     "viz",
+    "report",
     "reproductions",
     "cli",
 )

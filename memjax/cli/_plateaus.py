@@ -14,6 +14,7 @@ from ..losses import WhiteNoiseLoss
 from ..models import DiagonalLinearRNN
 from ..plateaus import fit_scaling_law, measure_plateau, OUTCOMES
 from ..reparam import ReparametrisationName, REPARAMETRISATIONS
+from ..report import tabulate_fit
 from ..sweeps import (
     check_output,
     ExitName,
@@ -23,7 +24,7 @@ from ..sweeps import (
 )
 from ..targets import AbstractKernel, ExponentialSum, GaussianBump, SampledKernel
 from ._output import show
-from ._tables import list_records, tabulate_fit
+from ._tables import list_records, write_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Fit:
             print("memjax: warning: --memory-range is now --axis-range.", file=sys.stderr)
         dataset = load_dataset(self.dataset)
         fit = fit_scaling_law(dataset, self.axis, axis_range=between, confidence=self.confidence)
-        show(self.json, list_records(fit), tabulate_fit(fit, dataset))
+        show(self.json, list_records(fit), write_table(tabulate_fit(fit, dataset)))
         return 0
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from .. import viz
 from ..plateaus import fit_scaling_law
+from ..report import count_outcomes, REPORT, tabulate_fit, tabulate_times
 from ..sweeps import (
     as_executor,
     as_way,
@@ -25,7 +26,7 @@ from ..sweeps import (
 )
 from ._interrupts import INTERRUPTS
 from ._output import show
-from ._tables import count_outcomes, list_records, tabulate_fit, tabulate_times
+from ._tables import list_records, write_table
 
 STORE, SPECIFICATION = "plateaus.zarr", "sweep.toml"
 _FIGURES = ("plateau_law.png", "loss_curves.png")
@@ -104,9 +105,9 @@ class Sweep:
                 _draw(out / _FIGURES[1], viz.plot_loss_curves(dataset))
             self._list(out)
         summary = {"out": str(self.out), "outcomes": count_outcomes(dataset)}
-        tables = f"{tabulate_times(dataset)}\n{tabulate_fit(fit, dataset)}"
+        tables = map(write_table, (tabulate_times(dataset), tabulate_fit(fit, dataset)))
         written = f"written: {self.out}/{STORE}, *.png, {SPECIFICATION}"
-        show(self.json, summary | {"fit": list_records(fit)}, f"{tables}\n{written}")
+        show(self.json, summary | {"fit": list_records(fit)}, "\n".join([*tables, written]))
         return 0
 
     def _make(self) -> None:
@@ -117,7 +118,7 @@ class Sweep:
             self._list(folder)
 
     def _list(self, folder: Path) -> None:
-        write_list(folder, holds=(STORE, *_FIGURES))
+        write_list(folder, holds=(STORE, *_FIGURES, REPORT))
 
     def _unfinished(self, out: Path, shard: Any) -> int:
         status = sweep_status(out)

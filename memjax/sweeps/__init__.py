@@ -11,6 +11,7 @@ from ._setup import as_way as as_way
 from ._spec import ExitName as ExitName
 from ._spec import make_exit as make_exit
 from ._spec import PlateauSweep as PlateauSweep
+from ._status import load_as_far as load_as_far
 from ._status import sweep_status as sweep_status
 from ._status import SweepStatus as SweepStatus
 from ._status import Watch as Watch

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from .._checks import as_path, shown
+from .._lazy import xr
 from .._text import readable
 from ..plateaus import OUTCOMES
 from ._durable import BlockStore, MARK
 from ._output import left_behind
 from ._progress import duration, WINDOW
-from ._store import IDENTITY
+from ._store import IDENTITY, load_dataset
 
 # A writer that has said nothing for so long, in seconds, is taken for dead.
 _SILENCE = 30.0
@@ -207,3 +208,38 @@ def open_store(name: str, path: Any) -> BlockStore:
         f"`{name}` must be a store of `memjax.sweep`, got {shown(str(path))}, which holds no "
         f"{IDENTITY!r}; pass the `store` of a sweep, or the folder of `memjax sweep`."
     )
+
+
+def load_as_far(path: str | Path) -> tuple["xr.Dataset", SweepStatus | None]:
+    """The dataset of a sweep as far as it is, while it is written or afterwards, and how far.
+
+    Cells that are not there have the `result` -1. A store that is complete is compared with its
+    list of files, as by `load_dataset`; of one that grows, every chunk with its own checksum.
+
+    **Arguments:**
+
+    - `path`: as in `load_dataset`.
+
+    **Returns:**
+
+    The dataset, and the status where the store is that of a sweep.
+
+    **Raises:**
+
+    As `load_dataset`, but for a sweep that is not finished.
+    """
+    try:
+        store = open_store("path", path)
+    except (FileNotFoundError, ValueError):
+        return load_dataset(path), None  # saved whole, or an error that says more
+    status = sweep_status(path)
+    if store.complete:
+        return load_dataset(path), status
+    try:
+        dataset = store.open()
+        # A block's results are written last: what they mark as there is there.
+        dataset[MARK].load()
+        return dataset.load(), status
+    except (OSError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"dataset {str(store.path)!r} cannot be read: {text}.") from error
