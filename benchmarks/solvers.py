@@ -24,11 +24,10 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 import optimistix as optx
-from matplotlib import pyplot as plt
 from scipy import integrate
 
 import memjax as mj
-from memjax.viz._style import COLOURS, DASHES, MARKERS, style
+from memjax.viz import drawing, look
 from plateau_sweep import machine, versions
 
 HERE = Path(__file__).resolve().parent
@@ -220,9 +219,8 @@ def figure(result: dict[str, Any]) -> matplotlib.figure.Figure:
     """Error against time, and against steps tried."""
     problems = list(dict.fromkeys(row["problem"] for row in result["rows"]))
     names = list(dict.fromkeys(row["solver"] for row in result["rows"]))
-    with style():
-        grid: Any
-        drawing, grid = plt.subplots(2, len(problems), figsize=(7.2, 4.6), sharey="col")
+    with drawing(7.2, 4.6) as made:
+        grid: Any = made.subplots(2, len(problems), sharey="col", squeeze=False)
         for column, problem in enumerate(problems):
             for index, name in enumerate(names):
                 rows = [
@@ -230,26 +228,19 @@ def figure(result: dict[str, Any]) -> matplotlib.figure.Figure:
                     for row in result["rows"]
                     if (row["problem"], row["solver"]) == (problem, name) and row["finished"]
                 ]
-                look = {
-                    "color": COLOURS[index],
-                    "marker": MARKERS[index],
-                    "linestyle": DASHES[index],
-                    "markersize": 3.5,
-                    "linewidth": 1.1,
-                    "label": name,
-                }
+                own = look(index, ms=3.5, lw=1.1, label=name)
                 errors = [row["error"] for row in rows]
                 steps = [row["accepted_steps"] + (row["rejected_steps"] or 0) for row in rows]
-                grid[0, column].loglog([row["cpu_milliseconds"] for row in rows], errors, **look)
-                grid[1, column].loglog(steps, errors, **look)
+                grid[0, column].loglog([row["cpu_milliseconds"] for row in rows], errors, **own)
+                grid[1, column].loglog(steps, errors, **own)
             grid[0, column].set_title(problem)
-            grid[0, column].set_xlabel("processor time [ms]")
+            grid[0, column].set_xlabel("processor time (ms)")
             grid[1, column].set_xlabel("steps tried")
         for row in grid:
             row[0].set_ylabel("relative error at the end")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    return drawing
+        made.legend(handles, labels, loc="outside lower center", ncols=3)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
