@@ -466,6 +466,7 @@ constructors(
         "timeout": None,
     },  # fmt: skip
     sweep_status={"path": "no such folder"},
+    doctor={"self_test": False},
     # Memory
     angle_sensitivity={
         "rates": [1.0],
@@ -867,12 +868,19 @@ methods(SPECIFICATION, "run", progress=False)
 
 
 def figure(name: str, /, **arguments: Any) -> None:
-    add(f"viz.{name}", lambda: getattr(mj.viz, name), **arguments)
+    add(f"viz.{name}", lambda: getattr(mj.viz, name), **arguments, ax=None)
 
 
-# The only argument of these is a dataset, of which there are right ones in tests/viz.
-for name in ("plot_neurons_needed", "plot_perturbation_errors", "plot_stability_criterion"):
-    figure(name, dataset=None)
+def gridded(variable: str, **axes: list[Any]) -> Callable[[], xr.Dataset]:
+    """A dataset of ones."""
+    values = (tuple(axes), np.ones([len(values) for values in axes.values()]))
+    return lambda: xr.Dataset({variable: values}, axes)
+
+
+RADII: dict[str, list[Any]] = {"radius": [0.1, 1.0]}
+figure("plot_neurons_needed", dataset=gridded("neurons", omega=[0.5, 1.0], error=[0.1, 1.0]))
+figure("plot_perturbation_errors", dataset=gridded("error", width=[2, 4], **RADII))
+figure("plot_stability_criterion", dataset=gridded("growth", reparametrisation=["a", "b"], **RADII))
 
 
 def without_progress(run: Callable) -> Callable:
@@ -900,6 +908,15 @@ figure("plot_loss_curves", dataset=curves_dataset, axis="memory", memories=2, se
 figure("plot_length_extension", found=extension)
 figure("plot_log", found=found)
 figure("plot_memory_functions", memories=lambda: {"a": memory()})
+figure(
+    "plot_plateau",
+    plateau=lambda: mj.measure_plateau(
+        mj.GradientFlow(loss()),
+        model(),
+        mj.RelativeLossDrop(0.02),
+        saveat=diffrax.SaveAt(ts=jnp.arange(1.0, 9.0)),
+    ),
+)
 figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=None)
 
 # --- What is not judged -------------------------------------------------------------------------
@@ -908,7 +925,7 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
     "FitStatistics", "FixedPoints", "FoundPlateau", "FoundPlateaus", "GradientSignal",
-    "HessianSpectrum", "HippoLegS", "JacobianSpectra", "LagEstimate", "LengthExtension",
+    "HessianSpectrum", "HippoLegS", "Installation", "JacobianSpectra", "LagEstimate", "LengthExtension",
     "LocalWhittle", "LossCurve", "RescaledRange",
     "LyapunovSpectrum", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",

@@ -12,7 +12,7 @@ from .._checks import as_number
 from ..approximation import approximate, approximation_dataset, Norm, Samples
 from ..sweeps import check_output, replacing
 from ..targets import read_columns, SampledKernel, since
-from ._output import show, to_json
+from ._output import Format, show, to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Approximate:
     """Largest number of neurons to try."""
     out: Path | None = None
     """Folder to write; by default none."""
+    format: Format = "png"
+    """Format of the figure."""
     overwrite: bool = False
     """Replace the folder if it exists."""
     spec: Path | None = None
@@ -99,10 +101,10 @@ class Approximate:
             with replacing(self.out, self.overwrite) as folder:
                 folder.mkdir()
                 figure = viz.plot_approximation(approximation_dataset(kernel, found.best))
-                figure.savefig(folder / "approximation.png")
+                figure.savefig(folder / f"approximation.{self.format}")
                 (folder / "weights.csv").write_text(_write_csv(found.columns()))
                 (folder / "summary.json").write_text(to_json(found.to_dict()) + "\n")
-            text += f"\nwritten: {self.out}/approximation.png, weights.csv, summary.json"
+            text += f"\nwritten: {self.out}/approximation.{self.format}, weights.csv, summary.json"
         show(self.json, found.to_dict(), text)
         for warning in found.warnings:
             print(f"memjax: warning: {warning}", file=sys.stderr)

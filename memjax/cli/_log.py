@@ -7,7 +7,7 @@ import tyro
 from .. import viz
 from ..plateaus import find_plateaus, read_log
 from ..sweeps import check_output, replacing
-from ._output import show, to_json
+from ._output import Format, show, to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Log:
     """Least ratio of the last step of a plateau to its first."""
     out: Path | None = None
     """Folder to write; by default none."""
+    format: Format = "png"
+    """Format of the figure."""
     overwrite: bool = False
     """Replace the folder if it exists."""
     spec: Path | None = None
@@ -52,8 +54,8 @@ class Log:
         if self.out is not None:
             with replacing(self.out, self.overwrite) as folder:
                 folder.mkdir()
-                viz.plot_log(found).savefig(folder / "log.png")
+                viz.plot_log(found).savefig(folder / f"log.{self.format}")
                 (folder / "plateaus.json").write_text(to_json(found.to_dict()) + "\n")
-            text += f"\n\nwritten: {self.out}/log.png, plateaus.json"
+            text += f"\n\nwritten: {self.out}/log.{self.format}, plateaus.json"
         show(self.json, found.to_dict(), text)
         return 0

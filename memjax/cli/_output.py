@@ -1,7 +1,10 @@
 import json
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+
+# Figures for papers are vectors.
+Format: TypeAlias = Literal["png", "pdf", "svg"]
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

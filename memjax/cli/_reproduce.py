@@ -20,7 +20,7 @@ from ..reproductions import (
     Verdict,
 )
 from ..sweeps import replacing, save_dataset
-from ._output import show
+from ._output import Format, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Reproduce:
     """Replace the folder if it exists."""
     full: bool = False
     """Take the published sizes, where those of the reproduction are smaller."""
+    format: Format = "png"
+    """Format of the figure."""
     set: tuple[str, ...] = ()
     """Other sizes, as the options of `memjax.reproduce`: for example seeds=3 or widths=8,16."""
     json: bool = False
@@ -78,12 +80,12 @@ class Reproduce:
             verdicts = reproduction.check(dataset)
             records = [dataclasses.asdict(verdict) for verdict in verdicts]
             (folder / "verdicts.json").write_text(json.dumps(records, indent=2) + "\n")
-            reproduction.plot(dataset).savefig(folder / f"{self.name}.png")
+            reproduction.plot(dataset).savefig(folder / f"{self.name}.{self.format}")
         failed = num_failed(dataset)
         text = (
             f"{reproduction.title}\n{reproduction.source}\n\n"
             f"{textwrap.fill(reproduction.description, 96)}\n\n{_tabulate(verdicts)}\n"
-            f"written: {out}/dataset.zarr, {self.name}.png, verdicts.json"
+            f"written: {out}/dataset.zarr, {self.name}.{self.format}, verdicts.json"
         )
         show(self.json, {"out": str(out), "failed": failed, "verdicts": records}, text)
         if failed:

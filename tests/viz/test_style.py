@@ -18,6 +18,7 @@ from test_figures import sweep_like
 
 import memjax as mj
 from memjax import viz
+from memjax.cli import main
 from memjax.viz import look
 from memjax.viz._style import DASHES, drawing, spread_marks
 
@@ -285,3 +286,27 @@ def test_a_plateau_is_drawn_to_its_exit():
     assert axes.get_xscale() == "log"
     assert curve.get_xdata()[-1] == exit.get_xdata()[0] == float(result.time)
     assert f"{float(result.time):.4g}" in axes.get_legend().get_texts()[1].get_text()
+
+
+@pytest.mark.parametrize(
+    "ending, start", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
+def test_commands_write_figures_in_the_format_asked_for(ending, start, tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    result = found()
+    columns = np.column_stack([result.steps, result.losses])
+    np.savetxt(log, columns, delimiter=",", header="step,loss", comments="")
+    times = np.linspace(0, 5, 30)
+    response = tmp_path / "response.csv"
+    np.savetxt(response, np.column_stack([times, np.exp(-times)]), delimiter=",")
+    commands = {
+        "log": ["log", str(log)],
+        "approximation": ["approximate", str(response), "--neurons", "1", "--quiet"],
+    }
+    for name, command in commands.items():
+        out = tmp_path / f"{name}-out"
+        assert main([*command, "--out", str(out), "--format", ending]) == 0
+        assert f"{name}.{ending}" in capsys.readouterr().out
+        assert (out / f"{name}.{ending}").read_bytes().startswith(start)
+    assert main(["log", str(log), "--out", str(tmp_path / "new"), "--format", "docx"]) == 2
+    assert not (tmp_path / "new").exists()
