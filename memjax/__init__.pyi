@@ -5,6 +5,7 @@
 from . import approximation as approximation
 from . import dynamics as dynamics
 from . import flows as flows
+from . import installation as installation
 from . import losses as losses
 from . import memory as memory
 from . import models as models
@@ -42,6 +43,8 @@ from .flows import Nesterov as Nesterov
 from .flows import OptaxTraining as OptaxTraining
 from .flows import PreconditionedFlow as PreconditionedFlow
 from .flows import StochasticGradientFlow as StochasticGradientFlow
+from .installation import doctor as doctor
+from .installation import Installation as Installation
 from .losses import AbstractLoss as AbstractLoss
 from .losses import ColouredNoiseLoss as ColouredNoiseLoss
 from .losses import FunctionLoss as FunctionLoss

@@ -26,6 +26,7 @@ ROOMS = (
     "solvers",
     "plateaus",
     "sweeps",
+    "installation",
     "memory",
     "approximation",
     "dynamics",

@@ -33,6 +33,7 @@ RIGHT = {
     "approximate": ["response.csv", "--error", "0.1"],
     "status": ["swept"],
     "log": ["losses.csv"],
+    "doctor": ["--no-self-test"],
 }
 SIGNED = {
     "amplitudes", "axis_range", "bump_amplitude", "floor", "target_amplitudes", "memory_range",

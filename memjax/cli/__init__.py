@@ -53,6 +53,7 @@ def _run(arguments: list[str]) -> int:
     if name == "--version":
         print(f"memjax {version('memjax')}")
         return 0
+    _check_jax()
     from ._words import check_words, complete, parse
 
     check_words(arguments)
@@ -62,10 +63,20 @@ def _run(arguments: list[str]) -> int:
     from ._settings import check_environment, configure
 
     configure()
-    # To show its options a command needs no device.
-    if not {"-h", "--help"} & set(rest):
+    # To show its options a command needs no device, and the doctor says what is wrong itself.
+    if name != "doctor" and not {"-h", "--help"} & set(rest):
         check_environment()
     return parse(name, rest).run()
+
+
+def _check_jax() -> None:
+    try:
+        import jax  # noqa: F401
+    except Exception as error:  # such as a `RuntimeError` for versions that do not go together
+        raise ImportError(
+            f"JAX must be there, got {type(error).__name__}: {error}; run "
+            "pip install --upgrade jax jaxlib."
+        ) from error
 
 
 def _write_help() -> str:

@@ -63,4 +63,7 @@ COMMANDS = {
         "Write a report of a sweep: one HTML file for a browser, which needs no network.",
         "_report:Report",
     ),
+    "doctor": Command(
+        "Say what memjax runs on here, and whether it gives right answers.", "_doctor:Doctor"
+    ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from .._checks import shown
+from ..installation import check_devices, check_figures
 
 
 def configure() -> None:
@@ -52,21 +52,5 @@ def _keep_compiled() -> None:
 
 def check_environment() -> None:
     """Refuse the environment variables of others that would stop a command late."""
-    try:
-        jax.devices()
-    except Exception as error:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if platforms is None:
-            raise
-        raise ValueError(
-            f"`JAX_PLATFORMS` must name a platform that JAX finds here, got {shown(platforms)}; "
-            "unset it, or set it to cpu."
-        ) from error
-    if "MPLBACKEND" in os.environ:
-        try:
-            import matplotlib  # noqa: F401
-        except ValueError as error:
-            raise ValueError(
-                f"`MPLBACKEND` must name a backend of Matplotlib, got "
-                f"{shown(os.environ['MPLBACKEND'])}; unset it."
-            ) from error
+    check_devices()
+    check_figures()
