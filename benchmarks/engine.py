@@ -371,8 +371,8 @@ def _child(command: list[str]) -> dict[str, Any]:
 # --- Reporting -----------------------------------------------------------------------------
 
 
-def readme_table(result: dict[str, Any], rtol: float = 1e-4) -> str:
-    """The comparison at one tolerance as a Markdown table for a README."""
+def page_table(result: dict[str, Any], rtol: float = 1e-4) -> str:
+    """The comparison at one tolerance as a Markdown table for a page."""
     rows = [row for row in result["comparison"] if row.get("rtol") == rtol]
     widths = sorted({row["width"] for row in rows})
     head = ["method"]
@@ -487,7 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size-rtol", type=float, default=1e-4, help="rtol for sizes and lanes")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "engine.json")
     parser.add_argument("--table", type=Path, help="only print the tables of this result")
-    parser.add_argument("--readme", type=Path, help="only print the README's table of this result")
+    parser.add_argument("--page", type=Path, help="only print the table of docs/measured.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:
@@ -496,8 +496,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.table is not None:
         print(table(json.loads(options.table.read_text())))
         return
-    if options.readme is not None:
-        print(readme_table(json.loads(options.readme.read_text())))
+    if options.page is not None:
+        print(page_table(json.loads(options.page.read_text())))
         return
 
     result: dict[str, Any] = {
@@ -509,7 +509,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "settings": {
             key: value
             for key, value in vars(options).items()
-            if key not in ("out", "table", "readme", "child")
+            if key not in ("out", "table", "page", "child")
         }
         | {"atol": "rtol / 100", "grid": "256 runs, 1/omega in [4, 18]", "delta": 0.02},
         "comparison": [],
