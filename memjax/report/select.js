@@ -2,17 +2,33 @@
 const most = 8
 const shades = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 const dashes = ["solid", "dashed", "dotdash", "dotted", "dashdot"]
+const marks = ["\u2014\u2014\u2014", "\u2013 \u2013 \u2013", "\u2013 \u00b7 \u2013", "\u00b7 \u00b7 \u00b7 \u00b7", "\u2013 \u00b7 \u00b7"]
 const chosen = runs.selected.indices.slice(0, most)
 const table = document.createElement("table")
 table.style.whiteSpace = "nowrap"
+const write = (value) => {
+  if (typeof value !== "number") return String(value)
+  const size = Math.abs(value)
+  return size >= 1e6 ? value.toExponential(5) : String(Number(value.toPrecision(6)))
+}
+function insert(row, text) {
+  const cell = row.insertCell()
+  cell.textContent = text
+  cell.style.paddingRight = "1em"
+  return cell
+}
+if (curves !== null) {
+  // Which curve is whose.
+  const row = table.insertRow()
+  insert(row, "curve")
+  chosen.forEach((_, rank) => {
+    insert(row, marks[rank % marks.length]).style.color = shades[rank % shades.length]
+  })
+}
 for (const [column, name] of names) {
   const row = table.insertRow()
-  row.insertCell().textContent = name
-  for (const k of chosen) {
-    const value = runs.data[column][k]
-    row.insertCell().textContent =
-      typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
-  }
+  insert(row, name)
+  for (const k of chosen) insert(row, write(runs.data[column][k]))
 }
 said.text = chosen.length > 0 ? table.outerHTML : ""
 if (curves === null) return
