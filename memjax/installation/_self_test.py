@@ -51,9 +51,7 @@ def run_tests() -> list[Test]:
     """All of them, the quick ones first."""
     return [
         Test("sum in double-double", "exact arithmetic", 2.0**-80, _add(), 0.0),
-        Test(
-            "squared norm of a bump", "Python's math.erf", _norm(), _inner(), 1e-13
-        ),
+        Test("squared norm of a bump", "Python's math.erf", _norm(), _inner(), 1e-13),
         Test("plateau at memory 20", "integration in 50 digits", _PLATEAU, _time(), 1e-6),
     ]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import memjax as mj
+from memjax.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
@@ -45,6 +46,13 @@ def test_what_the_documentation_names_is_there_and_named_once():
     assert len(names) == len(set(names))
     for name in names:
         pkgutil.resolve_name(name)
+
+
+def test_the_page_of_the_command_line_shows_the_help_of_every_command():
+    text = (ROOT / "docs" / "api" / "cli.md").read_text("utf-8")
+    shown = re.findall(r"^<!-- help: (\w+) -->$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(["memjax", *COMMANDS])
+    assert re.findall(r"^## memjax (\w+)$", text, re.MULTILINE) == shown[1:]
 
 
 def test_links_in_docstrings_and_pages_lead_somewhere():
