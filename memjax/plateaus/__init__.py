@@ -1,5 +1,8 @@
 """Plateaus: exit conditions and the measurement of how long training takes to meet them."""
 
+from ._axis import add_places as add_places
+from ._axis import choose_evenly as choose_evenly
+from ._axis import describe_axis as describe_axis
 from ._axis import find_axis as find_axis
 from ._axis import MEMORY as MEMORY
 from ._axis import OMEGA as OMEGA
@@ -42,6 +45,7 @@ from ._runs import Runs as Runs
 from ._scaling import fit_scaling_law as fit_scaling_law
 from ._scaling import plateau_asymptotics as plateau_asymptotics
 from ._scaling import plateau_lower_bound as plateau_lower_bound
+from ._scaling import scale_lower_bound as scale_lower_bound
 from ._starts import near_plateau as near_plateau
 from ._starts import on_plateau as on_plateau
 from ._starts import random_start as random_start

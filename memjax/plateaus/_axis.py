@@ -99,3 +99,20 @@ def _choose(
         f"`axis` must be given where there are several, got None; name one of "
         f"{', '.join(map(repr, candidates))}."
     )
+
+
+def describe_axis(x: "xr.DataArray") -> str:
+    """The name of an axis with its unit."""
+    unit = x.attrs.get("units")
+    return str(x.attrs.get("long_name", x.name)) + (f" ({unit})" if unit else "")
+
+
+def add_places(dataset: "xr.Dataset") -> "xr.Dataset":
+    """The dataset with places as the values of dimensions that have none."""
+    bare = [name for name in dataset["time"].dims if name not in dataset.coords]
+    return dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
+
+
+def choose_evenly(count: int, most: int) -> np.ndarray:
+    """Places of at most so many of `count` things, evenly chosen."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))

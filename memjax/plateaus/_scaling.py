@@ -296,3 +296,32 @@ def _fit(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:
     slope, intercept = line.slope, line.intercept
     ds, di = (t * error for error in line.errors())
     return slope, slope - ds, slope + ds, intercept, intercept - di, intercept + di
+
+
+def scale_lower_bound(
+    dataset: "xr.Dataset", x: "xr.DataArray"
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The growth of the published bound, whose constant is free, below all times of a sweep.
+
+    **Arguments:**
+
+    - `dataset`: a sweep.
+    - `x`: the axis, as `find_axis` gives it.
+
+    **Returns:**
+
+    Ascending values of the axis, and at each the smallest bound of the runs, times the constant at
+    which it touches the times; `None` where the sweep has no bound along the axis.
+    """
+    if "lower_bound" not in dataset or x.dims[0] not in dataset["lower_bound"].dims:
+        return None
+    times = dataset["time"].where(np.isfinite(dataset["time"]))
+    lowest, bound = (
+        values.min([name for name in values.dims if name not in x.dims])
+        for values in (times, dataset["lower_bound"])
+    )
+    constant = float((lowest / bound).min())
+    if not np.isfinite(constant):
+        return None
+    order = np.argsort(x.values)
+    return x.values[order], bound.values[order] * constant

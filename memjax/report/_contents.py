@@ -1,13 +1,21 @@
 """What a report shows of the dataset of a sweep, as plain arrays: runs, laws and curves."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._checks import check_dataset
 from .._lazy import xr
-from ..plateaus import EXITED, find_axis, fit_scaling_law, OUTCOMES
+from ..plateaus import (
+    add_places,
+    choose_evenly,
+    describe_axis,
+    EXITED,
+    find_axis,
+    fit_scaling_law,
+    OUTCOMES,
+    scale_lower_bound,
+)
 from ._curves import Curves, pack_curves
 from ._tables import Table, tabulate_fit
 
@@ -15,7 +23,6 @@ from ._tables import Table, tabulate_fit
 _MOST_RUNS = 30_000
 # How many lines of fits.
 _MOST_LAWS = 2_000
-_POINTS_OF_BOUND = 200
 _SOURCE = "memjax.sweep"
 # What is shown of a run besides its axes, where the dataset has it.
 _MEASURED = {
@@ -60,7 +67,7 @@ class Contents(NamedTuple):
     - `outcomes`, `precisions`: of each run, in words.
     - `measured`: of each run, by what it is called.
     - `exited`: whether a run exited.
-    - `laws`, `bound`: the fitted lines, and the published bound as two lists, or `None`.
+    - `laws`, `bound`: the fitted lines, and the published bound as two arrays, or `None`.
     - `table`: the fits in words.
     - `curves`: the loss curves of the runs, or `None`.
     - `finished`, `total`: how many runs are finished, and how many there are.
@@ -75,7 +82,7 @@ class Contents(NamedTuple):
     measured: dict[str, np.ndarray]
     exited: np.ndarray
     laws: Laws
-    bound: tuple[list[float], list[float]] | None
+    bound: tuple[np.ndarray, np.ndarray] | None
     table: Table
     curves: Curves | None
     finished: int
@@ -94,15 +101,14 @@ def collect(dataset: "xr.Dataset", axis: str | None = None) -> Contents:
     x = find_axis(dataset, axis)
     dims = tuple(map(str, dataset["time"].dims))
     check_dataset("dataset", dataset, dict.fromkeys(["time", "time_reached"], dims), _SOURCE)
-    bare = [name for name in dims if name not in dataset.coords]
-    dataset = dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
+    dataset = add_places(dataset)
     fit = fit_scaling_law(dataset, str(x.name))
 
     results = dataset["result"].transpose(*dims).values
     # Cells that were not finished, or are missing after a join, have no outcome.
     known = np.isin(results, range(len(OUTCOMES)))
     cells = np.flatnonzero(known)
-    shown = cells[_spread(cells.size, _MOST_RUNS)]
+    shown = cells[choose_evenly(cells.size, _MOST_RUNS)]
     places = np.unravel_index(shown, results.shape)
 
     # The dimension of the axis has the values that are drawn, such as the memory of an omega.
@@ -121,7 +127,7 @@ def collect(dataset: "xr.Dataset", axis: str | None = None) -> Contents:
     several = [name for name in dims if dataset.sizes[name] > 1 and name not in (*x.dims, "seed")]
     hue = "width" if "width" in several else several[0] if several else None
     return Contents(
-        title=_describe(x),
+        title=describe_axis(x),
         x=np.asarray(x.values, float)[places[dims.index(x.dims[0])]],
         axes=axes,
         hue=hue,
@@ -130,22 +136,12 @@ def collect(dataset: "xr.Dataset", axis: str | None = None) -> Contents:
         measured=measured,
         exited=codes == EXITED,
         laws=_collect_laws(fit, dataset, x),
-        bound=_collect_bound(dataset, x),
+        bound=scale_lower_bound(dataset, x),
         table=tabulate_fit(fit, dataset),
         curves=_collect_curves(dataset, dims, shown),
         finished=int(cells.size),
         total=int(results.size),
     )
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Places of at most so many of `count` things, evenly chosen."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
-
-
-def _describe(x: "xr.DataArray") -> str:
-    unit = x.attrs.get("units")
-    return str(x.attrs.get("long_name", x.name)) + (f" ({unit})" if unit else "")
 
 
 def _name_precisions(dataset: "xr.Dataset", dims: tuple[str, ...], shown: np.ndarray) -> np.ndarray:
@@ -166,7 +162,7 @@ def _collect_laws(fit: "xr.Dataset", dataset: "xr.Dataset", x: "xr.DataArray") -
         )
     )  # fmt: skip
     chosen = np.flatnonzero(np.isfinite(slope))
-    chosen = chosen[_spread(chosen.size, _MOST_LAWS)]
+    chosen = chosen[choose_evenly(chosen.size, _MOST_LAWS)]
     shape = tuple(law.sizes[name] for name in groups)
     places = np.unravel_index(chosen, shape) if shape else ()
     ends = [[float(start[k]), float(stop[k])] for k in chosen]
@@ -182,25 +178,6 @@ def _collect_laws(fit: "xr.Dataset", dataset: "xr.Dataset", x: "xr.DataArray") -
         ys,
         np.stack([slope, low, high], axis=1)[chosen],
     )
-
-
-def _collect_bound(
-    dataset: "xr.Dataset", x: "xr.DataArray"
-) -> tuple[list[float], list[float]] | None:
-    """The growth of the published bound, through the lowest of the times."""
-    if "lower_bound" not in dataset or x.dims[0] not in dataset["lower_bound"].dims:
-        return None
-    times = dataset["time"].where(np.isfinite(dataset["time"]))
-    lowest, bound = (
-        values.min([name for name in values.dims if name not in x.dims])
-        for values in (times, dataset["lower_bound"])
-    )
-    ratio = float((lowest / bound).min())
-    if not math.isfinite(ratio):
-        return None
-    order = np.argsort(x.values)
-    order = order[_spread(order.size, _POINTS_OF_BOUND)]
-    return x.values[order].astype(float).tolist(), (bound.values[order] * ratio).tolist()
 
 
 def _collect_curves(

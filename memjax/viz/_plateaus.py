@@ -13,7 +13,18 @@ from .._checks import (
     unknown_name,
 )
 from .._lazy import matplotlib, xr
-from ..plateaus import EXITED, find_axis, fit_scaling_law, OMEGA, OUTCOMES, Plateau
+from ..plateaus import (
+    add_places,
+    choose_evenly,
+    describe_axis,
+    EXITED,
+    find_axis,
+    fit_scaling_law,
+    OMEGA,
+    OUTCOMES,
+    Plateau,
+    scale_lower_bound,
+)
 from ..plateaus import MEMORY as MEMORY_AXIS
 from ._style import COLOURS, DASHES, figure_of, look, panels
 
@@ -80,7 +91,7 @@ def plot_plateau_law(
     x = find_axis(dataset, axis)
     (dim,), dims = x.dims, dataset["time"].dims
     check_dataset("dataset", dataset, {"time_reached": dims}, "memjax.sweep")
-    dataset = _with_places(dataset)
+    dataset = add_places(dataset)
     if fit is None:
         pooled = [name for name in dims if name == "seed" and name != dim]
     else:
@@ -91,7 +102,7 @@ def plot_plateau_law(
     kept = {dim, hue, *pooled} - select.keys()
     dataset, words = _select(dataset, x, select, kept)
     count = 1 if hue is None else dataset.sizes[hue]
-    places = _spread(count, len(COLOURS))
+    places = choose_evenly(count, len(COLOURS))
     if len(places) < count:
         words.append(f"{len(places)} of {count} values of {hue}")
     if hue is not None:
@@ -127,12 +138,6 @@ def plot_plateau_law(
 
 
 # --- What is drawn of a dataset -----------------------------------------------------------------
-
-
-def _with_places(dataset: "xr.Dataset") -> "xr.Dataset":
-    """The dataset with places as the values of dimensions that have none."""
-    bare = [name for name in dataset["time"].dims if name not in dataset.coords]
-    return dataset.assign_coords({name: np.arange(dataset.sizes[name]) for name in bare})
 
 
 def _choose_hue(
@@ -180,11 +185,6 @@ def _select(
     return dataset.isel(places), words
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """Places of at most so many of `count` values, evenly chosen."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
-
-
 def _cells_of(cells: "xr.Dataset", x: "xr.DataArray") -> tuple[np.ndarray, ...]:
     """The axis, time, result and time reached of all cells, as arrays of one shape."""
     dims = [*x.dims, *(name for name in cells["time"].dims if name not in x.dims)]
@@ -228,8 +228,7 @@ def _label(x: "xr.DataArray") -> str:
     """The name of an axis with its unit."""
     if x.name == MEMORY_AXIS and x.dims == (OMEGA,):
         return MEMORY
-    unit = x.attrs.get("units")
-    return str(x.attrs.get("long_name", x.name)) + (f" ({unit})" if unit else "")
+    return describe_axis(x)
 
 
 def _name_value(name: Any, value: Any) -> str:
@@ -255,22 +254,13 @@ def _mark_others(axes: Any, dataset: "xr.Dataset", x: "xr.DataArray") -> None:
 
 
 def _draw_bound(axes: Any, dataset: "xr.Dataset", x: "xr.DataArray") -> None:
-    if "lower_bound" not in dataset or x.dims[0] not in dataset["lower_bound"].dims:
-        return
-    times = dataset["time"].where(np.isfinite(dataset["time"]))
-    lowest, bound = (
-        values.min([name for name in values.dims if name not in x.dims])
-        for values in (times, dataset["lower_bound"])
-    )
-    ratio = float((lowest / bound).min())
-    if np.isfinite(ratio):
+    bound = scale_lower_bound(dataset, x)
+    if bound is not None:
         label = "lower bound, constant free"
         if x.name == MEMORY_AXIS and "decay_rate" in dataset:
             rate = float(dataset["decay_rate"].min())
             label = rf"lower bound $\omega^2 e^{{{rate:.2f}/\omega}}$, constant free"
-        order = np.argsort(x.values)
-        line = bound.values[order] * ratio
-        axes.semilogy(x.values[order], line, ":", color="0.35", lw=1.4, label=label)
+        axes.semilogy(*bound, ":", color="0.35", lw=1.4, label=label)
 
 
 def plot_loss_curves(
@@ -313,7 +303,7 @@ def plot_loss_curves(
         select["seed"] = seed
     dataset, words = _select(dataset, x, select, x.dims)
     ascending = np.argsort(x.values, kind="stable")
-    chosen = ascending[_spread(x.size, memories)]
+    chosen = ascending[choose_evenly(x.size, memories)]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, len(chosen)))
     with panels(ax, 1, 1, (5.2, 3.4)) as grid:
         axes = grid[0, 0]
