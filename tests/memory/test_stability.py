@@ -137,7 +137,7 @@ def test_figures_of_stability():
     dataset["parametrisation"] = ["direct", "softplus", "best"]
     figure = viz.plot_perturbation_errors(dataset)
     assert len([axes for axes in figure.axes if axes.lines]) == 6
-    assert figure.axes[0].get_title(loc="left") == "exp, direct"
+    assert figure.axes[0].get_title(loc="left") == "(a) exp, direct"
     one = viz.plot_perturbation_errors(dataset.isel(kernel=0, parametrisation=0))
     assert len(one.axes) == 1
     growth = np.stack([radii, np.full(7, np.inf)])

@@ -94,6 +94,6 @@ def test_unknown_architectures_are_refused():
 
 def test_the_figure_has_a_panel_a_stage_and_size_of_inputs():
     figure = MEMORY.plot(like("LSTM", ["exponential"] * 2))
-    assert [axes.get_title("left") for axes in figure.axes][0] == "at the start, inputs up to 1"
+    assert [axes.get_title("left") for axes in figure.axes][0] == "(a) at the start, inputs up to 1"
     assert len(figure.axes) == 4
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata()[0], np.exp(-1.0))
