@@ -47,7 +47,8 @@ def _keep_compiled() -> None:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        # To read even the smallest program takes less time than to compile it.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def check_environment() -> None:

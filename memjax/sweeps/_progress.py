@@ -3,6 +3,8 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,19 @@ class Progress:
         self._bar.set_description(doing, refresh=False)
         self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(done - self._bar.n)
+
+
+@contextmanager
+def saying(words: str, shown: bool) -> Iterator[None]:
+    """Say in a terminal what is done before there is a bar, on a line that goes away."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    print(f"{words} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

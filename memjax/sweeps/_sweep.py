@@ -35,7 +35,7 @@ from ._engine import is_compiling, Stream, stream
 from ._grid import Grid
 from ._jobs import climb, make_programs, Measurements, stream_measurements
 from ._options import Options
-from ._progress import Progress
+from ._progress import Progress, saying
 from ._setup import as_way, Setup, sweep_stored
 from ._stored import is_stored
 from ._variables import UNFINISHED
@@ -180,7 +180,8 @@ def sweep(
     builds = [Build(build, grid.fixed(combination)) for combination in grid.combinations]
     own = solver is not None or stepsize_controller is not None
     # What a store holds was looked at when it was made.
-    looks = [check_build(each, grid, own, everywhere=not taken_up) for each in builds]
+    with saying("checking all cells", progress):
+        looks = [check_build(each, grid, own, everywhere=not taken_up) for each in builds]
     flows, records = zip(*looks, strict=True)
     own = own or any(isinstance(flow, AbstractTraining) for flow in flows)
     if rtol is None:

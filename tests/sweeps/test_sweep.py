@@ -1,5 +1,6 @@
 import _thread
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import memjax as mj
 from memjax.plateaus import OUTCOMES
 from memjax.solvers import StageNewton
 from memjax.sweeps._engine import Program
-from memjax.sweeps._progress import Progress
+from memjax.sweeps._progress import Progress, saying
 
 SHORT = mj.PlateauSweep(
     memories=(8.0, 10.0, 12.0), widths=(2, 3), seeds=(0, 1), curve_points=25, curve_stop=1e4
@@ -352,3 +353,22 @@ def test_a_signal_ends_the_command_within_seconds_also_while_it_compiles(
     assert process.returncode == 128 + number, errors
     assert "interrupted; 0 of 48 runs are in out; go on with --resume" in errors
     assert bool((mj.load_dataset(tmp_path / "out")["result"] == -1).all())
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_is_done_before_the_bar_is_said_on_a_line_that_goes_away(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(ValueError), saying("checking", True):
+        assert terminal.getvalue() == "checking ..."
+        raise ValueError
+    assert terminal.getvalue() == "checking ...\r\x1b[K"
+    with saying("checking", False):
+        assert terminal.getvalue() == "checking ...\r\x1b[K"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with saying("checking", True):
+        assert sys.stderr.getvalue() == ""
