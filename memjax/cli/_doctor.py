@@ -16,7 +16,7 @@ class Doctor:
     """
 
     self_test: bool = True
-    """Compute the known answers; about eight seconds the first time."""
+    """Compute the known answers; up to ten seconds the first time."""
     json: bool = False
     """Print JSON instead of text."""
 

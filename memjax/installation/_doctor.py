@@ -105,7 +105,7 @@ def doctor(*, self_test: bool = True) -> Installation:
     threads and environment variables; and compute three answers that are known without memjax.
 
     The tests are a sum in double-double arithmetic, the norm of a kernel against its closed form,
-    and a plateau against an integration in 50 digits. They take about eight seconds where nothing
+    and a plateau against an integration in 50 digits. They take up to ten seconds where nothing
     is compiled yet, and need float64. Settings of JAX are left as they are.
 
     **Arguments:**
