@@ -265,8 +265,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
     """The largest distance under perturbations of the rates against the radius, and two criteria.
 
     A row a kernel and a panel a reparametrisation, a line a width; distances are divided by the
-    norm of the kernel, and those above 10 end the line at a filled marker at the upper edge. Dotted
-    lines with small markers are the largest distances of random draws. The last row has the
+    norm of the kernel, and a line that leaves the panel ends at a filled marker at the upper edge.
+    Dotted lines with small markers are the largest distances of random draws. The last row has the
     criterion g over the radius, and the ratio of the gradient scale to the weight over the rate.
     """
     needed = {
