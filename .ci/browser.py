@@ -21,8 +21,12 @@ def chromium() -> str:
     named = os.environ.get("MEMJAX_CHROMIUM")
     found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        where = f"`MEMJAX_CHROMIUM` is {named}, and" if named else f"none of {', '.join(NAMES)}:"
-        raise FileNotFoundError(f"{where} no browser is there; .ci/chromium sets one up")
+        looked = (
+            f"`MEMJAX_CHROMIUM` must name a browser, got {named}"
+            if named
+            else (f"no browser is there: none of {', '.join(NAMES)} is on the path")
+        )
+        raise FileNotFoundError(f"{looked}; .ci/chromium sets one up")
     return found
 
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from playwright.sync_api import TimeoutError
 
-from browser import browser, served, watch
+from browser import browser, chromium, served, watch
 
 ROOT = Path(__file__).parents[1]
 # Words to be looked for, and a page that must be among those found.
@@ -155,6 +155,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("site", nargs="?", type=Path, help="a built site; built if left out")
     site = parser.parse_args().site
+    try:
+        chromium()
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as made:
         if site is None:
             site = Path(made, "site")

@@ -12,8 +12,9 @@ _OF_SESSIONS = ("backend", "backend_fallback", "interactive", "toolbar", "timezo
 _CHOSEN: ContextVar[Mapping[str, Any]] = ContextVar("memjax_viz_settings")
 
 
+# The keys of `rcParams` have a type of their own, and a mapping has one type of keys.
 @contextmanager
-def style(settings: Mapping[str, Any]) -> Iterator[None]:
+def style(settings: Mapping[Any, Any]) -> Iterator[None]:
     """Settings of matplotlib that go before those of memjax, in a `with` statement.
 
     Figures that are drawn in it have these settings whenever they are shown or saved; a figure that
