@@ -5,6 +5,7 @@ import functools
 import io
 import pickle
 import re
+from typing import Any
 
 import diffrax
 import jax
@@ -106,7 +107,7 @@ def test_axes_of_ones_own_are_drawn_in(name):
     count, make = DRAWN[name]
     data, draw = make(), getattr(viz, name)
     mine = Figure()
-    grid = mine.subplots(1, count + 1)
+    grid: Any = mine.subplots(1, count + 1)
     inner = grid[:count] if count > 1 else grid[0]
     before = dict(mpl.rcParams)
     assert draw(data, ax=inner) is mine
