@@ -925,8 +925,8 @@ figure("plot_plateau_law", dataset=curves_dataset, fit=None, axis="memory", hue=
 RESULTS = {
     "Approximation", "ApproximationRate", "BestExponentialSum", "Diagnosis", "DisplacedFlow",
     "FitStatistics", "FixedPoints", "FoundPlateau", "FoundPlateaus", "GradientSignal",
-    "HessianSpectrum", "HippoLegS", "Installation", "JacobianSpectra", "LagEstimate", "LengthExtension",
-    "LocalWhittle", "LossCurve", "RescaledRange",
+    "HessianSpectrum", "HippoLegS", "Installation", "JacobianSpectra", "LagEstimate",
+    "LengthExtension", "LocalWhittle", "LossCurve", "RescaledRange",
     "LyapunovSpectrum", "MemoryDecay", "MemoryFunction",
     "NeuronsNeeded", "PerturbationErrors", "Plateau", "RESULTS", "Remedy", "Reproduction",
     "SampledFunctional", "StabilityCriterion", "StabilityRadius", "SweepStatus", "TrainingState",

@@ -142,7 +142,13 @@ def _build_in_the_open(build: "Build", columns: dict[str, np.ndarray]) -> tuple:
     except (TypeError, ValueError) as error:
         values = {name: value for name, value in cell.items() if name != ROW}
         where = ", ".join(f"{k}={v!r}" for k, v in (dict(build.fixed) | values).items())
-        raise type(error)(f"{error} (In the cell {where}.)") from error
+        text = f"{error} (In the cell {where}.)"
+        # An axis of integers reaches `build` as an array, which is no number of neurons.
+        traced = [name for name, value in values.items() if isinstance(value, int)]
+        if traced and "must be an integer" in str(error):
+            names = ", ".join(f"`{name}`" for name in traced)
+            text += f" An axis that decides shapes must be named in `static`; not named: {names}."
+        raise type(error)(text) from error
 
 
 def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"]:

@@ -56,6 +56,20 @@ def test_a_cell_that_is_out_of_range_is_named(build, axes, match):
     assert "\n" not in str(caught.value)
 
 
+def test_a_width_that_is_traced_is_one_to_be_named_in_static():
+    def build(width, omega):
+        return (
+            mj.GradientFlow(mj.WhiteNoiseLoss(mj.GaussianBump(omega))),
+            mj.random_start(width, key=jax.random.key(0)),
+            mj.RelativeLossDrop(0.1),
+        )
+
+    axes = {"width": [2, 4], "omega": [0.1, 0.2]}
+    match = r"must be an integer .* \(In the cell width=2, omega=0.1.\) .* not named: `width`\."
+    with pytest.raises(TypeError, match=match):
+        mj.sweep(build, axes, progress=False)
+
+
 WRONG_BUILDS = [
     (lambda omega: build(omega if omega > 0.1 else 0.2), TypeError, "must work on traced values"),
     (lambda omega: (*build(omega)[:2], 0.02), TypeError, "returns third an exit condition, got 0"),
