@@ -466,6 +466,13 @@ constructors(
         "timeout": None,
     },  # fmt: skip
     sweep_status={"path": "no such folder"},
+    write_report={
+        "run": lambda: curves_dataset(),
+        "path": "report.html",
+        "axis": "memory",
+        "refresh": None,
+        "overwrite": True,
+    },  # fmt: skip
     doctor={"self_test": False},
     # Memory
     angle_sensitivity={

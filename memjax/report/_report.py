@@ -1,7 +1,7 @@
 import time
 from pathlib import Path
 
-from .._checks import as_path, check_flag, check_positive
+from .._checks import as_path, as_plain, as_positive, check_dataset, check_flag
 from .._lazy import xr
 from ..sweeps import check_output, load_as_far, replacing
 from ._contents import collect
@@ -10,6 +10,7 @@ from ._page import make_page
 
 # The name of a report in the folder of a run of the command line.
 REPORT = "report.html"
+_SOURCE = "memjax.sweep"
 
 
 def write_report(
@@ -50,10 +51,11 @@ def write_report(
     """
     check_flag("overwrite", overwrite)
     if refresh is not None:
-        check_positive("refresh", refresh, "pass seconds")
+        refresh = as_plain(as_positive, "refresh", refresh, "pass seconds")
     check_output(path, overwrite, folder=False)
     check_bokeh()
     if isinstance(run, xr.Dataset):
+        check_dataset("run", run, dict.fromkeys(["time", "result", "time_reached"], ()), _SOURCE)
         name, dataset, status = "Sweep", run, None
     else:
         folder = as_path("run", run)
