@@ -34,6 +34,7 @@ RIGHT = {
     "status": ["swept"],
     "log": ["losses.csv"],
     "doctor": ["--no-self-test"],
+    "report": ["swept", "--out", "new.html"],
 }
 SIGNED = {
     "amplitudes", "axis_range", "bump_amplitude", "floor", "target_amplitudes", "memory_range",

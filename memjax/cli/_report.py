@@ -36,6 +36,8 @@ class Report:
     """Seconds between two writings with --follow."""
     overwrite: bool = False
     """Replace the file if it exists."""
+    spec: Path | None = None
+    """TOML file with any of these values; other options override it."""
     json: bool = False
     """Print JSON instead of text."""
 

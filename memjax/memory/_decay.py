@@ -33,7 +33,7 @@ _POLYNOMIAL_RANGE = 8.0  # over how long a range of times, last over first
 _STEADY = 1.2
 _LATE_STEADY = 1.05  # a second look has to be a sharper one
 _GROWING = 1.02  # what rounding and noise may take off a growing rate
-_SCORE = 3.0  # by how many nats the better law has to fit better
+_SCORE = 2.5  # by how many nats the better law has to fit better
 
 
 @readable()

@@ -302,7 +302,8 @@ def test_datasets_and_figure():
     figure = viz.plot_memory_functions(dataset)
     left, right = figure.axes
     assert (left.get_xscale(), right.get_xscale()) == ("linear", "log")
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["slow", "fast"]
+    said = [text.get_text() for text in right.get_legend().get_texts()]
+    assert said == ["slow", "fast", "half-time"]
     marks = [line for line in left.lines if len(line.get_xdata()) == 1]
     assert marks[1].get_xydata()[0] == pytest.approx([np.log(2), 0.5])
     with pytest.raises(ValueError, match="`memories` must have a variable 'memory'"):
