@@ -3,8 +3,9 @@
     python .ci/page_blocks.py README.md docs
 
 A folder stands for all pages in it. A block that imports memjax is a script of its own, in a
-process and a folder of its own; one that does not goes on from the block before it. The first
-script that fails ends the run with its page, its line and exit status 1.
+process and a folder of its own; one that does not goes on from the block before it. As many are
+run side by side as there are cores. The first script that fails ends the run with its page, its
+line and exit status 1.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # A closing fence is as long as the opening one, at least, and names no language.
@@ -55,39 +57,53 @@ def scripts(text: str) -> Iterator[tuple[int, str]]:
         yield start, code
 
 
-def run(page: Path) -> bool:
-    """Whether all scripts of a page ended well."""
+def run(script: tuple[Path, int, str]) -> tuple[bool, str]:
+    """Whether a script of a page ended well, and what is to be said of it."""
+    page, line, code = script
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     # The package must come from the environment, as it does for a reader.
     environment.pop("PYTHONPATH", None)
-    for line, code in scripts(page.read_text(encoding="utf-8")):
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            script = Path(folder, "script.py")
-            script.write_text("\n" * (line - 1) + code, encoding="utf-8")
-            status = subprocess.run(
-                [sys.executable, script],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-            ).returncode
-        if status != 0:
-            print(f"{page}:{line}: this block exited with status {status}", file=sys.stderr)
-            return False
-        print(f"{page}:{line}: passed in {time.perf_counter() - start:.1f} s", flush=True)
-    return True
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "script.py")
+        file.write_text("\n" * (line - 1) + code, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, file],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    if done.returncode != 0:
+        said = f"{page}:{line}: this block exited with status {done.returncode}"
+        return False, f"{done.stdout}{said}"
+    return True, f"{page}:{line}: passed in {time.perf_counter() - start:.1f} s"
 
 
 def main(paths: list[Path]) -> int:
-    pages = []
+    found: dict[str, tuple[Path, int, str]] = {}
     for path in paths:
-        found = sorted(path.rglob("*.md")) if path.is_dir() else [path]
-        found = [page for page in found if list(python_blocks(page.read_text(encoding="utf-8")))]
-        if not found:
+        pages = sorted(path.rglob("*.md")) if path.is_dir() else [path]
+        own = [
+            (page, line, code)
+            for page in pages
+            for line, code in scripts(page.read_text(encoding="utf-8"))
+        ]
+        if not own:
             print(f"{path}: no Python blocks found", file=sys.stderr)
             return 1
-        pages += found
-    return 0 if all(map(run, pages)) else 1
+        for script in own:
+            # The same lines on two pages are run once.
+            found.setdefault(script[2], script)
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        for passed, said in executor.map(run, found.values()):
+            print(said, file=sys.stdout if passed else sys.stderr, flush=True)
+            if not passed:
+                executor.shutdown(cancel_futures=True)
+                return 1
+    return 0
 
 
 if __name__ == "__main__":
