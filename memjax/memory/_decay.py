@@ -95,12 +95,13 @@ def memory_decay(
     allow for correlated residuals, as of an autoregressive process of first order.
 
     A verdict is given only if the data tell. *Exponential*: the rates of the three thirds of the
-    tail differ by a factor of at most 1.2, or grow (a faster decay); the memory falls by a factor
-    of at least 20, and the exponential fits better. If the whole tail does not, its second half is
-    tried, with 1.05 in place of 1.2. *Polynomial*: the exponents of the three thirds on a log
-    scale differ by a factor of at most 1.2, the range spans a factor of at least 8 in time, and
-    the power law fits better. *Finite*: the memory jumps to 0. Everything else is *undecided*: too
-    short a range, a noise floor, a crossover, a memory function that is not `bounded`.
+    tail differ by a factor of at most 1.2, or grow, and those of its second half as well (a faster
+    decay); the memory falls by a factor of at least 20, and the exponential fits better. If the
+    whole tail does not, its second half is tried, with 1.05 in place of 1.2. *Polynomial*: the
+    exponents of the three thirds on a log scale differ by a factor of at most 1.2, the range spans
+    a factor of at least 8 in time, and the power law fits better. *Finite*: the memory jumps to 0.
+    Everything else is *undecided*: too short a range, a noise floor, a crossover, a memory function
+    that is not `bounded`.
 
     A verdict is one on the range of times given. A sum of many exponentials of well chosen rates
     is a power law over as long a range as its rates span, and nothing measured there tells.
@@ -256,6 +257,10 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
     exponential, power_law = fit_line(t, logs), fit_line(np.log(t), logs)
     rate_spread, growing = _compare_thirds(t, logs)
     exponent_spread, _ = _compare_thirds(np.log(t), logs)
+    # A hump makes the first third flat, and what follows is no faster for it.
+    late = t >= (t[0] + t[-1]) / 2
+    if growing and np.sum(late) >= _LEAST_POINTS:
+        _, growing = _compare_thirds(t[late], logs[late])
     better = exponential if exponential.squares <= power_law.squares else power_law
     # A fit cannot be better than rounding.
     least = t.size * (1e-12 * max(1.0, float(np.max(np.abs(logs))))) ** 2

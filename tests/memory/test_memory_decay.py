@@ -124,6 +124,18 @@ def test_noise_never_turns_one_law_into_the_other(power, rate, noise, kind, leng
         assert decay.verdict not in (wrong, "finite"), decay
 
 
+def test_a_hump_makes_what_follows_no_faster():
+    # Of attention with a bias of a power law: its rates after the hump fall.
+    values = [
+        0.977, 0.111, 0.0648, 0.0465, 0.0425, 0.0328, 0.0233, 0.0161, 0.0111, 0.00902, 0.0101,
+        0.011, 0.0116, 0.0119, 0.012, 0.0119, 0.0116, 0.0111, 0.0106, 0.00992, 0.00925, 0.00856,
+        0.00788, 0.00723, 0.00661, 0.00603, 0.00548, 0.00499, 0.00453, 0.00412, 0.00374, 0.0034,
+        0.00309, 0.00281, 0.00256, 0.00233, 0.00213, 0.00194, 0.00178, 0.00163, 0.00149, 0.00137,
+        0.00126, 0.00116, 0.00107, 0.000987, 0.000912, 0.000844, 0.000782, 0.000725, 0.000673,
+    ]  # fmt: skip
+    assert mj.memory_decay((2.0 * np.arange(51), values)).verdict == "undecided"
+
+
 def test_standard_errors_cover():
     rng = np.random.default_rng(0)
     ts = np.linspace(0, 30, 301)
