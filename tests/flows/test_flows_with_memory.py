@@ -174,7 +174,7 @@ def test_bad_arguments_are_refused(make, error, match):
         make()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_flow_that_oscillates_is_not_repeated_for_its_turns():
     target = mj.ExponentialSum(1.0, 1.0) + mj.GaussianBump(0.05, 1.0, 0.5)
     flow = mj.Nesterov(mj.WhiteNoiseLoss(target))

@@ -139,7 +139,7 @@ def test_outputs_that_are_zero_hold():
     assert np.all(found.remembrance == 0) and np.all(found.remembrance_error == 0)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_cells_vectors_and_single_precision():
     cell = eqx.nn.LSTMCell(2, 5, key=KEY, dtype=jnp.float32)
     found = mj.length_extension(cell, 10, samples=8, num_windows=3, key=KEY)

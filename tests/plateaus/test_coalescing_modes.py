@@ -28,7 +28,7 @@ def test_a_sweep_takes_hundreds_of_steps():
     assert int(cells["num_steps"].max()) <= 1000
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_single_run_takes_hundreds_of_steps(start):
     plateau = mj.measure_plateau(*build(1 / 20, start))

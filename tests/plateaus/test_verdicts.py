@@ -104,7 +104,7 @@ def by_lsoda(unit):
     return random_configurations.Referee(case).answer()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_sweep_in_other_units_of_time():
     units = [1e5, 1e4, 1e2, 1e-3, 1e-5]
     out = mj.sweep(lambda unit: case(unit=unit), {"unit": units}, progress=False)

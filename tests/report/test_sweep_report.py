@@ -180,6 +180,7 @@ def test_other_outcomes_are_drawn_where_they_stopped(dataset, tmp_path):
     assert "7 exited, 1 unresolved" in text and "unresolved (at the time reached)" in text
 
 
+@pytest.mark.thorough
 def test_a_sweep_without_curves_seeds_or_a_bound(tmp_path):
     def build(delay, rate):
         target = mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(omega=1 / delay, width=0.5)
@@ -276,6 +277,7 @@ def test_wrong_input_is_refused_and_nothing_is_written(dataset, tmp_path, monkey
 def test_the_command_writes_into_the_folder_of_a_run(tmp_path, capsys):
     out = str(tmp_path / "run")
     words = ["--memories", "6", "8", "10", "--widths", "2", "--seeds", "0", "--quiet", "--out", out]
+    words += ["--curve-points", "5"]
     assert main(["sweep", *words]) == 0
     assert main(["report", out]) == 0
     assert "written: " in capsys.readouterr().out

@@ -143,7 +143,8 @@ def test_axes_that_are_none_or_not_enough_are_refused(name):
         draw(data, ax=grid)
 
 
-@every
+# One mechanism for all figures: one of a panel and one of several.
+@pytest.mark.parametrize("name", ["plot_plateau_law", "plot_memory_functions"])
 def test_fonts_are_embedded_so_that_journals_take_them(name):
     figure = getattr(viz, name)(DRAWN[name][1]())
     before = dict(mpl.rcParams)
