@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -168,7 +169,7 @@ def expected_loss(weights: Weights, teacher: Float[Array, " lags"]) -> Float[Arr
     return 0.5 * jnp.sum(shares * (student_response(weights) - teacher) ** 2)
 
 
-@jax.jit(static_argnames="updates")
+@functools.partial(jax.jit, static_argnames="updates")
 def train(weights: Weights, teacher: Array, rate: Array, updates: int) -> tuple[Weights, Array]:
     """The weights after so many updates of Adam with a cosine schedule, and all losses."""
     schedule = lambda count: (
