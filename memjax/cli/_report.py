@@ -64,4 +64,7 @@ class Report:
 
 def _choose_path(run: Path) -> Path:
     """Inside the folder of a run, and beside a store: a store holds nothing but itself."""
-    return run / REPORT if (run / STORE).is_dir() else run.with_suffix(".html")
+    if (run / STORE).is_dir():
+        return run / REPORT
+    run = run.absolute()
+    return run.with_name(f"{run.name.removesuffix('.zarr')}.html")

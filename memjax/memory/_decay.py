@@ -91,8 +91,8 @@ def memory_decay(
 
     Where the memory oscillates, they are fitted to the peaks of the envelope. They end where the
     envelope is no longer known: where the memory, or its noise, stays below its envelope for some
-    time, the times left to the end have to be as long. Standard errors
-    allow for correlated residuals, as of an autoregressive process of first order.
+    time, the times left to the end have to be as long. Standard errors allow for correlated
+    residuals, as of an autoregressive process of first order.
 
     A verdict is given only if the data tell. *Exponential*: the rates of the three thirds of the
     tail differ by a factor of at most 1.2, or grow, and those of its second half as well (a faster
@@ -185,7 +185,7 @@ def memory_decay(
     if whole.verdict != "undecided":
         return whole
     # Past a crossover, an exponential may be pure where the whole tail is not.
-    late = t >= (t[0] + t[-1]) / 2
+    late = _second_half(t)
     if np.sum(late) >= _LEAST_POINTS:
         half = _judge(t[late], logs[late])
         if half.verdict == "exponential" and half.rate_spread <= _LATE_STEADY:
@@ -258,7 +258,7 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
     rate_spread, growing = _compare_thirds(t, logs)
     exponent_spread, _ = _compare_thirds(np.log(t), logs)
     # A hump makes the first third flat, and what follows is no faster for it.
-    late = t >= (t[0] + t[-1]) / 2
+    late = _second_half(t)
     if growing and np.sum(late) >= _LEAST_POINTS:
         _, growing = _compare_thirds(t[late], logs[late])
     better = exponential if exponential.squares <= power_law.squares else power_law
@@ -302,6 +302,10 @@ def _judge(t: np.ndarray, logs: np.ndarray) -> MemoryDecay:
         _measure_error(power_law), score, rate_spread, exponent_spread, float(t[0]), float(t[-1]),
         t.size,
     )  # fmt: skip
+
+
+def _second_half(t: np.ndarray) -> np.ndarray:
+    return t >= (t[0] + t[-1]) / 2
 
 
 def _measure_error(line: Line) -> float:

@@ -19,7 +19,7 @@ from ..plateaus import (
 from ._curves import Curves, pack_curves
 from ._tables import Table, tabulate_fit
 
-# How many runs a page draws: 20,000 with their curves and all values take some 8 MB.
+# How many runs a page draws, at most.
 _MOST_RUNS = 30_000
 # How many lines of fits.
 _MOST_LAWS = 2_000

@@ -12,12 +12,13 @@ import numpy as np
 
 from .._checks import shown
 from .._lazy import bokeh
+from ..plateaus import choose_evenly
 from ..viz import COLOURS
 from ._contents import Axis, Contents
 
 # So many values of an axis are chosen from a list; of more numbers, a range.
 _LISTED = 40
-# So many values of the dimension of colours have an entry in the legend.
+# At most so many values of the dimension of colours have an entry in the legend.
 _NAMED = 12
 # Bokeh's markers for the values of the dimension of colours, and for what did not exit.
 _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "hex")
@@ -42,7 +43,7 @@ def draw(contents: Contents) -> Any:
     views = {name: bokeh.models.CDSView(filter=each) for name, each in some.items()}
     curve = bokeh.models.ColumnDataSource({"xs": [], "ys": [], "colour": [], "dash": []})
     ends = bokeh.models.ColumnDataSource({"x": [], "y": [], "colour": []})
-    said = bokeh.models.Div(text="", width=_WIDTH, elements=[])
+    said = bokeh.models.Div(width=_WIDTH)
 
     law = _draw_law(contents, runs, laws, views, shade, mark)
     panels: list[Any] = [law]
@@ -178,7 +179,6 @@ def _draw_law(
     shade: list[str],
     mark: list[str],
 ) -> Any:
-
     plot = bokeh.plotting.figure(
         width=_WIDTH,
         height=480,
@@ -206,10 +206,11 @@ def _draw_law(
         line_width=1.6,
     )  # fmt: skip
     entries = []
-    if contents.hue is not None and len(shade) <= _NAMED:
-        for value, colour, marker in zip(_hue(contents).values, shade, mark, strict=True):
-            sample = _draw_sample(plot, marker, colour)
-            entries.append((f"{contents.hue} = {name_value(value)}", [sample]))
+    if contents.hue is not None:
+        values = _hue(contents).values
+        for place in choose_evenly(len(values), _NAMED):
+            sample = _draw_sample(plot, mark[place], shade[place])
+            entries.append((f"{contents.hue} = {name_value(values[place])}", [sample]))
     for outcome in sorted(set(contents.outcomes[~contents.exited].tolist())):
         sample = _draw_sample(plot, _OTHERS.get(outcome, "dot"), "black")
         entries.append((f"{outcome} (at the time reached)", [sample]))
@@ -257,7 +258,6 @@ def name_value(value: Any) -> str:
 
 
 def _draw_curves(contents: Contents, curve: Any, ends: Any) -> Any:
-
     assert contents.curves is not None
     reached = contents.measured["time reached"]
     times = np.concatenate([contents.curves.times, reached[np.isfinite(reached)]])
@@ -287,7 +287,6 @@ def _draw_curves(contents: Contents, curve: Any, ends: Any) -> Any:
 def _make_filters(contents: Contents) -> tuple[list[Any], list[Any]]:
     """The widgets, each with the event that tells of a change and the value that shows all, and the
     rules that they stand for: a column, its kind, and a widget."""
-
     widgets, rules = [], []
 
     def offer(name: str, column: str, options: list[tuple[str, str]]) -> None:

@@ -134,11 +134,10 @@ def _write_tables(tables: Sequence[Table]) -> list[str]:
 
 
 def _write_provenance(contents: Contents, attributes: Mapping[str, Any], written: str) -> list[str]:
-    axes = {axis.name: _describe(axis.values) for axis in contents.axes}
-    known = {"page written": written} | axes | dict(attributes)
+    axes = [(axis.name, _describe(axis.values)) for axis in contents.axes]
     rows = "".join(
         f"<tr><td>{_plain(name.replace('_', ' '))}</td><td>{_plain(value)}</td></tr>"
-        for name, value in known.items()
+        for name, value in [("page written", written), *axes, *attributes.items()]
         if name != "specification"
     )
     parts = [f"<h2>Where it comes from</h2><table class=plain><tbody>{rows}</tbody></table>"]

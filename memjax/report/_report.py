@@ -59,7 +59,7 @@ def write_report(
         name, dataset, status = "Sweep", run, None
     else:
         folder = as_path("run", run)
-        name = folder.name or str(folder)
+        name = folder.absolute().name
         dataset, status = load_as_far(folder)
     contents = collect(dataset, axis)
     finished = contents.finished == contents.total

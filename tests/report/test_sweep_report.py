@@ -206,6 +206,17 @@ def test_names_are_text_and_no_markup(dataset, tmp_path):
     assert html.escape(bad) in text
 
 
+def test_of_many_colours_the_legend_names_some(dataset, tmp_path):
+    many = xr.concat(
+        [dataset.isel(width=[0]).assign_coords(width=[2 + k]) for k in range(40)],
+        "width",
+        combine_attrs="override",
+    )
+    text = mj.write_report(many, tmp_path / "x.html").read_text("utf-8")
+    named = {int(value) for value in re.findall(r'"width = (\d+)"', text)}
+    assert len(named) == 12 and {2, 41} <= named
+
+
 # --- Sweeps that are not finished ---------------------------------------------------------------
 
 
@@ -297,5 +308,8 @@ def test_the_command_writes_beside_a_store(dataset, tmp_path):
     assert main(["report", str(tmp_path / "mine.zarr")]) == 0
     assert (tmp_path / "mine.html").is_file()
     mj.load_dataset(tmp_path / "mine.zarr")  # is still what it was
+    mj.save_dataset(dataset, tmp_path / "delta-0.5")
+    assert main(["report", str(tmp_path / "delta-0.5")]) == 0
+    assert (tmp_path / "delta-0.5.html").is_file()
     assert main(["report", str(tmp_path / "nothing")]) == 2
     assert main(["report", str(tmp_path / "mine.zarr"), "--interval", "0"]) == 2
