@@ -30,11 +30,15 @@ class BlockCurvature(AbstractCurvature):
     factor: Float[Array, "rank block modes *lanes"]
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
+        # Woodbury's identity, with V = (B + D)^{-1}:
+        #   (B + D + L^T L)^{-1} = V - V L^T (1 + L V L^T)^{-1} L V.
+        # `turned` is V L^T, and `small` the inverse in the middle.
         inverse, of_blocks = invert_real(self._on_diagonal(shift))
         turned = _turn(inverse, self.factor)
         small = _identity(self.factor) + _pair(self.factor, turned)
         small, of_small = invert_real(small)
-        # Sylvester's law: the low rank makes up for what is negative of the blocks.
+        # B + D + L^T L and -(1 + L V L^T) are Schur complements of [[B + D, L^T], [L, -1]]. By
+        # Sylvester's law the whole has as many negative eigenvalues as the blocks less `small`.
         definite = jnp.sum(of_blocks, axis=0) == of_small
         return _Shifted(definite, inverse, self.factor, turned, small)
 
@@ -57,6 +61,7 @@ class BlockCurvature(AbstractCurvature):
         return out.reshape(-1, *out.shape[2:])
 
     def bound(self) -> Float[Array, "*lanes"]:
+        # Row sums bound the blocks, and the trace L^T L: at most by a factor of the rank too high.
         largest = jnp.max(jnp.sum(jnp.abs(self.blocks), axis=1), axis=(0, 1))
         return largest + jnp.sum(self.factor**2, axis=(0, 1, 2))
 
@@ -103,6 +108,7 @@ class _Shifted(AbstractShifted):
     def __call__(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
         sides = x.reshape(len(self.inverse), -1, *x.shape[1:])
         out = _apply(self.inverse, sides)
+        # L V x, and not (V L^T)^T x: V is not symmetric where stages are coupled.
         inner = jnp.sum(self.small[:, :, None] * _project(self.factor, out)[None], axis=1)
         return (out - _spread(self.turned, inner)).reshape(x.shape)
 
@@ -124,6 +130,7 @@ class _ShiftedComplex(AbstractShiftedComplex):
             return jnp.stack([a[:, :, 0] - b[:, :, 1], a[:, :, 1] + b[:, :, 0]], axis=2)
 
         out = complex_product(_apply, self.inverse, both)
+        # (V L^T)^T x = L V x: V is symmetric, since coupled stages have no complex shift.
         a, b = (_project(matrix, both) for matrix in self.turned)
         inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
         a, b = (jnp.sum(matrix[:, :, None] * inner[None], axis=1) for matrix in self.small)
@@ -142,6 +149,8 @@ def couple_blocks(
     count, first = len(curvatures), curvatures[0]
     rank, block = first.factor.shape[:2]
     zero = jnp.zeros_like(first.blocks)
+    # The formula couples a weight with itself at other stages. That falls into the blocks, which
+    # become three times as large, and the low ranks stay apart.
     rows = []
     for i, curvature in enumerate(curvatures):
         own = [curvature.blocks if i == k else zero for k in range(count)]
@@ -155,6 +164,9 @@ def couple_blocks(
         factor = factor.at[k, :, k].set(curvature.factor)
     factor = factor.reshape(count * rank, count * block, *first.factor.shape[2:])
     whole = BlockCurvature(jnp.concatenate(rows), factor)
+    # These blocks are not symmetric, and are eliminated without a search for pivots. The coupling
+    # alone has the pivots 3.2, 2.1 and 9.0 times the rate, and none vanishes while the blocks of
+    # the Hessians are smaller than the rate. `definite` means nothing here.
     return whole.shifted(jnp.zeros_like(rate))
 
 
@@ -163,6 +175,7 @@ def couple_blocks(
 
 def _apply(matrices: Array, x: Array) -> Array:
     """The products with one small matrix a mode."""
+    # Written out: `einsum` took three times as long (2 rows, 64 modes, 64 lanes, on a CPU).
     block = len(x)
     rows = [sum(matrices[i, k][:, None] * x[k] for k in range(block)) for i in range(block)]
     return jnp.stack(rows)

@@ -29,6 +29,8 @@ def couple(
 
     A function from $b$ to $x$, both of shape `(n, stages, *lanes)`.
     """
+    # The eigenvectors of the weights take the system apart only if all stages have the same
+    # Hessian. Otherwise blocks and low ranks still cost less than an array of size 3n.
     blocks = [curvature for curvature in curvatures if isinstance(curvature, BlockCurvature)]
     if len(blocks) == len(curvatures):
         solve = couple_blocks(blocks, weights, rate)
@@ -53,6 +55,9 @@ def _couple_graded(
 ) -> Callable[[Array], Array]:
     """The same in the bases of the Hessians."""
     count, found = len(curvatures), [curvature.basis(rate) for curvature in curvatures]
+    # With x_k = T_k u_k and T_i^T from the left, the Hessians stay on the diagonal, where T makes
+    # the large curvatures ones; the coupling becomes r w_ik T_i^T T_k. Every T is exact, so that
+    # for telling strong rows from weak ones the rate will do as the shift.
     bases = [basis.vectors for basis in found]
     rows = []
     for i, curvature in enumerate(curvatures):
@@ -91,6 +96,9 @@ def _eliminate_stages(
     whole: Float[Array, "all all *lanes"], count: int
 ) -> Callable[[Array], Array]:
     n, lanes = len(whole) // count, whole.shape[2:]
+    # With pivots: the weights of the formula are not symmetric, and Hessians may be indefinite
+    # where an iterate is off. Pivots are chosen by comparing weights of different units, hence the
+    # scale.
     scale = inverse_root(jnp.stack([whole[i, i] for i in range(count * n)]))
     whole = scale[:, None] * whole * scale[None]
 

@@ -29,11 +29,15 @@ class DenseCurvature(AbstractCurvature):
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
         diagonal = self.diagonal() + shift
+        # Cholesky's factorisation and elimination without a search for pivots lose the same digits
+        # with this scaling and without; it keeps entries near one. The pivots of `lu_factor` below
+        # depend on it.
         scale = inverse_root(diagonal)
         matrix = self._scaled(_on_diagonal(self.hessian, shift), scale)
         if len(scale) <= _ACROSS:
             inverse, negative = invert_real(matrix)
             return _Shifted(negative == 0, scale, inverse, None)
+        # The factor of a matrix that is not definite is NaN.
         factor = each_lane(lambda a: jnp.linalg.cholesky(a, symmetrize_input=False), matrix)
         definite = jnp.all(diagonal > 0, axis=0) & jnp.all(jnp.isfinite(factor), axis=(0, 1))
         return _Shifted(definite, scale, None, factor)

@@ -35,6 +35,7 @@ class GradedCurvature(AbstractCurvature):
     order: Int[Array, "n *lanes"]
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
+        # T^T (H + D) T has as many negative eigenvalues as H + D (Sylvester's law).
         basis = self.basis(shift)
         inner = DenseCurvature(basis.hessian(self, shift))
         inner = inner.shifted(jnp.zeros(self.blocks.shape[3:]))
@@ -43,6 +44,8 @@ class GradedCurvature(AbstractCurvature):
     def shifted_complex(
         self, real: Float[Array, "..."], imaginary: Float[Array, "..."]
     ) -> AbstractShiftedComplex:
+        # Used in simplified Newton iterations, where an error costs iterations and not accuracy.
+        # The methods below are about the largest curvature, and need no digits of the small ones.
         return self._rounded.shifted_complex(real, imaginary)
 
     def product(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
@@ -74,13 +77,19 @@ class GradedCurvature(AbstractCurvature):
         rows = self.factor.reshape(n, n, *self.factor.shape[3:])
         triangle = jnp.take_along_axis(rows, self.order[None], axis=1)
         pivots = jnp.stack([triangle[k, k] for k in range(n)])
+        # A strong vector of T has about the length 1 / p, p its pivot. So T^T (B + D) T is below
+        # the one that it is added to, as (B + D) / p^2 < 1. Weak rows add R_2^T R_2, which is not
+        # much larger than B + D, so that the sum loses few digits of either.
         level = jnp.max(jnp.abs(self.with_shift(shift).blocks), axis=(0, 1, 2))
-        # The strong rows come first.
+        # In T all strong rows come first. Pivots fall by and large, since the function of which
+        # most is left is taken first; after the first weak row all count as weak.
         strong = jnp.cumsum(~(pivots**2 > level), axis=0) == 0
         number = jnp.arange(n).reshape(n, *(1,) * (pivots.ndim - 1))
         one = 1 / jnp.where(strong, pivots, 1)
 
         def row(k: Array, inverse: Array) -> Array:
+            # From the last row up: T_j = (e_j - sum_{i > j} R_ji T_i) / R_jj, and T_j = e_j if it
+            # is weak.
             j = n - 1 - k
             after = jnp.where((number > j) & strong[j], triangle[j], 0)
             known = sum_over(lambda i: after[i] * inverse[i], n, jnp.zeros_like(triangle[0]))

@@ -34,14 +34,20 @@ class LanczosCurvature(AbstractCurvature):
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
         if shift.ndim == self.values.ndim:
             return self._unequal(shift)
+        # 1 / (s + lambda) on the space of U, whose rows are orthonormal, and 1 / s elsewhere. They
+        # differ by lambda / (s (s + lambda)).
         turned = self.values / (shift * (shift + self.values))
         definite = (shift > 0) & jnp.all(shift + self.values > 0, axis=0)
         return _Shifted(definite, 1 / shift, turned, None, self.vectors)
 
     def _unequal(self, shift: Float[Array, "n *lanes"]) -> "_Shifted":
         """The same for a shift that differs from weight to weight, by Woodbury's identity."""
+        # With U^T Lambda U = R^T S R, S the signs, the matrix in the middle is S + R D^{-1} R^T.
+        # Nothing is divided by a value, which may be 0.
         roots = jnp.sqrt(jnp.abs(self.values))[:, None] * self.vectors
         small, _ = invert_real(self._signs() + _pair(roots / shift[None], roots))
+        # Sufficient by Weyl's inequality. The matrix inverted above is then quasidefinite, and no
+        # pivot vanishes in any order (Vanderbei 1995).
         lowest = jnp.min(shift, axis=0) + jnp.minimum(jnp.min(self.values, axis=0), 0)
         return _Shifted(lowest > 0, 1 / shift, None, small, roots)
 
@@ -67,12 +73,14 @@ class LanczosCurvature(AbstractCurvature):
         return _spread(self.vectors, self.values[:, None] * _project(self.vectors, x))
 
     def bound(self) -> Float[Array, "*lanes"]:
+        # A bound for this form. Ritz values lie inside the spectrum of the Hessian itself.
         return jnp.max(jnp.abs(self.values), axis=0)
 
     def diagonal(self) -> Float[Array, "n *lanes"]:
         return jnp.sum(self.values[:, None] * self.vectors**2, axis=0)
 
     def inert(self) -> Bool[Array, "n *lanes"]:
+        # Unknown from a few products. A weight that counts as felt only delays rest.
         return jnp.zeros(self.vectors.shape[1:], bool)
 
     def dense(self) -> Float[Array, "n n *lanes"]:
@@ -140,10 +148,13 @@ def lanczos(
         alpha = jnp.sum(space[k] * new, axis=0)
         # Twice, against everything so far: with rounding the recurrence alone loses its way.
         for _ in range(2):
+            # Rows that are not made yet are 0.
             inner = jnp.sum(space * new[None], axis=1)
             new = new - jnp.sum(space * inner[:, None], axis=0)
         beta = jnp.sqrt(jnp.sum(new**2, axis=0))
-        # The space is invariant, and what follows has no part in it.
+        # Otherwise the space is invariant, and what follows has no part in it. The limit is some
+        # hundred roundings of the product. Noise above it is at right angles to the space, and any
+        # such direction will do to go on.
         alive = beta > 1e-13 * jnp.abs(alpha)
         new = jnp.where(alive, new / jnp.where(alive, beta, 1), 0)
         space = space.at[k + 1].set(new, mode="drop")
@@ -152,6 +163,7 @@ def lanczos(
     space, (alpha, beta) = lax.scan(step, space, jnp.arange(rank))
     index = jnp.arange(rank)
     matrix = jnp.zeros((rank, rank, *start.shape[1:]), start.dtype)
+    # After an invariant space all is 0: eigenvalues of 0 with vectors of 0, which add nothing.
     matrix = matrix.at[index, index].set(alpha)
     matrix = matrix.at[index[:-1], index[1:]].set(beta[:-1])
     matrix = matrix.at[index[1:], index[:-1]].set(beta[:-1])

@@ -68,6 +68,8 @@ class Adam(AbstractFlow):
 
     def auxiliary(self, gradient: Float[Array, " weights"]) -> dict[str, Array]:
         # In units of the first gradient, so that tolerances mean the same for both averages.
+        # The unit is kept in the state, where it does not move: a flow has no other place for what
+        # depends on its start.
         unit = jnp.sqrt(jnp.sum(gradient**2))
         unit = jnp.where(unit > 0, unit, 1)
         scaled = gradient / unit
@@ -90,15 +92,22 @@ class Adam(AbstractFlow):
 
     def _towards(self, distance: Array, which: int, time: Scalar) -> Array:
         """The pace of an average; at the start it is all there is to average."""
+        # From t m' = g - m, the corrected average M = m / (1 - e^{-tau / t}) obeys
+        #   M' = (g - M) / (t (1 - e^{-tau / t})).
+        # `expm1` keeps the digits of short times. At time 0 M = g, and this is 0 / 0. The limit,
+        # half the derivative of g, cannot be had from the gradient alone; 0 stands in for it.
         span = -self.averaging_times[which] * jnp.expm1(-time / self.averaging_times[which])
         return jnp.where(time > 0, distance / jnp.where(time > 0, span, 1), 0)
 
     def resistance(self, auxiliary: dict[str, Array], dt: Scalar) -> Float[Array, " weights"]:
+        # From an implicit Euler step with the square held: t_1 (m - m_0) / dt = e - m and (theta -
+        # theta_0) / dt = -m / size.
         unit = jnp.exp(auxiliary["log_unit"])
         size = unit * _root(auxiliary["square"]) + self.epsilon
         return size * (1 + self.averaging_times[0] / dt) / dt
 
     def coasting(self, auxiliary: dict[str, Array]) -> Float[Array, " weights"]:
+        # Without a gradient m decays as e^{-tau / t_1}, with the integral t_1 m.
         unit = jnp.exp(auxiliary["log_unit"])
         size = _root(auxiliary["square"]) + self.epsilon / unit
         return self.averaging_times[0] * auxiliary["mean"] / size

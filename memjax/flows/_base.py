@@ -106,6 +106,7 @@ class AbstractFlow(diffrax.AbstractTerm):
             )
         gradient, back = coordinates(self.loss.gradient(model))
         velocity, change = self.rates(gradient, auxiliary)
+        # Diffrax wants a derivative of every leaf of the state.
         still = jax.tree.map(jnp.zeros_like, eqx.filter(model, trainable(model), inverse=True))
         moving = eqx.combine(back(velocity), still)
         return moving if isinstance(y, AbstractModel) else (moving, change)
@@ -185,6 +186,7 @@ class DisplacedFlow(diffrax.AbstractTerm):
 
     def hessian(self, y: Float[Array, " state"]) -> Float[Array, "weights weights"]:
         """The Hessian of the loss at a state."""
+        # Derivatives of the gradient and not of the loss: closed forms of it keep their digits.
         return jax.jacfwd(self.gradient)(y[: self.size])
 
     def _equal_modes(self) -> Bool[Array, "modes modes"] | None:
@@ -202,6 +204,7 @@ class DisplacedFlow(diffrax.AbstractTerm):
         same = self._equal_modes()
         if same is None:
             return None
+        # The same for every leaf of weights, since each has one number a mode.
         mean = same / jnp.sum(same, axis=1, keepdims=True)
         return jnp.kron(jnp.eye(self.size // len(mean)), mean)
 
@@ -212,6 +215,7 @@ class DisplacedFlow(diffrax.AbstractTerm):
         if same is None:
             return None
         first = jnp.argmax(same, axis=1)
+        # The state has the weights leaf by leaf, each with one number a mode.
         own = (jnp.arange(0, self.size, len(first))[:, None] + first).ravel()
         twins, start = [own], self.size
         for leaf in jax.tree.leaves(self.auxiliary):

@@ -193,6 +193,7 @@ class StochasticGradientFlow(AbstractTraining):
         area = getattr(self.solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
         kinds = (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea)
         kind = next((k for k in kinds if issubclass(k, area)), diffrax.SpaceTimeTimeLevyArea)
+        # By the number of the update: the noise does not depend on how many are made in one call.
         key = jax.random.fold_in(self.key, state)
         path = diffrax.UnsafeBrownianPath(y.shape, key, levy_area=kind)
         terms = diffrax.MultiTerm(diffrax.ODETerm(descent), diffrax.ControlTerm(noise, path))

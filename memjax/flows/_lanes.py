@@ -64,19 +64,24 @@ class FlowLanes(AbstractLossLanes):
             rest of a step.
         """
         gradients = lambda y: over_lanes(lambda flow, y: flow.gradient(y))(self.flow, y)
+        # The gradient is evaluated once for all products with the Hessian.
         gradient, product = jax.linearize(gradients, y)
 
         def fresh() -> AbstractCurvature:
             if len(y) <= DENSE:
+                # A column takes the memory of a gradient, hence batches.
                 column = lambda unit: product(jnp.broadcast_to(unit[:, None], y.shape))
                 columns = lax.map(column, jnp.eye(len(y), dtype=y.dtype), batch_size=COLUMNS)
                 return DenseCurvature(columns)
             # The flow's own direction, and something of all others.
+            # Lanczos' method finds nothing that its start has no part in.
             anywhere = jnp.cos(jnp.arange(len(y)) + 1.0)[:, None]
             size = jnp.sqrt(jnp.mean(gradient**2, axis=0))
             return lanczos(product, gradient + size * anywhere, _RANK)
 
+        # `due` is one flag for all lanes: with one a lane, `cond` would evaluate both branches.
         curvature = fresh() if kept is None else lax.cond(due, fresh, lambda: kept)
+        # The default makes a Hessian of its own. This is the same formula with the one at hand.
         if type(self.flow.loss).gradient_noise is AbstractLoss.gradient_noise:
             moved = over_lanes(lambda flow, y: coordinates(weights(flow.model_at(y)))[0])
             noise = gradient_rounding(_spread(curvature, moved(self.flow, y)), gradient)
@@ -95,6 +100,7 @@ class FlowLanes(AbstractLossLanes):
 def _spread(curvature: AbstractCurvature, x: Float[Array, "n lanes"]) -> Float[Array, "n lanes"]:
     """$|H| |x|$."""
     if isinstance(curvature, LanczosCurvature):
+        # An upper bound: |U^T Lambda U| <= |U|^T |Lambda| |U|.
         sizes = LanczosCurvature(jnp.abs(curvature.values), jnp.abs(curvature.vectors))
     else:
         sizes = DenseCurvature(jnp.abs(curvature.dense()))

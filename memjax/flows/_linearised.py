@@ -61,6 +61,7 @@ def step_response(
 
     - `solve`: $(\mu - J)^{-1}$, which is the same for a gradient flow.
     """
+    # For a gradient flow R = mu and J = -H, and both inverses are the same.
     if isinstance(solve, AbstractShifted):
         return solve, lambda x: mu * x
     resistance = over_lanes(lambda flow, y, dt: flow.resistance(y, dt))(flow, y, 1 / mu)
@@ -79,6 +80,7 @@ def acceleration(
     """The second derivative of every lane's state."""
 
     def one(flow: DisplacedFlow, y: Array, gradient: Array, turned: Array) -> Array:
+        # The chain rule with H, so that the loss is not differentiated again.
         primals, tangents = (gradient, y), (turned, flow.velocity(gradient, y))
         return jax.jvp(flow.velocity, primals, tangents)[1]
 
@@ -103,6 +105,7 @@ def linearise_flow(
     - `ahead`: by how much scalars of the state that move by themselves, such as a time, are moved
         on before: coefficients that depend on them are those of the middle of a step.
     """
+    # The cheapest first: solves with H + mu, with H and a diagonal, with an array of all the state.
     if isinstance(flow.flow, GradientFlow):
         return _LinearisedGradientFlow(curvature)
     if flow.flow.pointwise:
@@ -145,7 +148,11 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
         return _permuted(x, np.argsort(self.order))
 
     def solver(self, mu: Float[Array, " lanes"]) -> Solve:
+        # Without pivots: of memories that decay, s_z + s_z^T <= 0, this is definite.
         inverse, _ = invert_real(mu * _eye(self.memory_by_memory) - self.memory_by_memory)
+        # M is diagonal, and (mu - M H) d = b is the symmetric shifted system
+        #   (H - mu / M) d = -b / M.
+        # For a heavy ball M = -1 / (mu + gamma), and the shift is mu (mu + gamma).
         gained, scale = self._scale(inverse)
         solve = self.curvature.shifted(mu * scale)
 
@@ -155,6 +162,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
             right = weights + jnp.sum(self.weight_by_memory[:, :, None] * memories, axis=0)
             out = solve(scale[:, None] * right)
             memories = memories + gained[:, :, None] * self.curvature.product(out)
+            # The columns of scalars are left out: `recall` has them exact at the stages, so that
+            # their side is 0.
             return self._join(out, memories, scalars / mu)
 
         return apply
@@ -183,7 +192,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
         """What a change of the gradient does to the memories, and $-1 / M$."""
         gained = jnp.sum(inverse * self.memory_by_gradient[None], axis=1)
         gain = self.weight_by_gradient + jnp.sum(self.weight_by_memory * gained, axis=0)
-        # A weight that feels no gradient moves as if the shift were infinite.
+        # A weight that feels no gradient moves as if the shift were infinite. 1e100 times mu is
+        # above any curvature, and its square does not overflow.
         return gained, -1 / jnp.where(gain == 0, -1e-100, gain)
 
 
@@ -267,6 +277,8 @@ def _pointwise(
     parts = _Parts(flow.auxiliary, len(gradient))
 
     def one(flow: DisplacedFlow, y: Array, gradient: Array, ahead: Array) -> tuple[Array, ...]:
+        # At time 0 Nesterov's friction and the pace of Adam's averages are infinite, and the flows
+        # put 0 in their place. They are finite at `ahead`.
         memories, scalars = parts.split(y)
         speeds = parts.rates(flow.flow, gradient, memories, scalars)[2]
         scalars = [z + ahead * speed for z, speed in zip(scalars, speeds, strict=True)]
@@ -307,6 +319,7 @@ def recall(
     def one(flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array) -> Array:
         memories, scalars = parts.split(y)
         speeds = parts.rates(flow.flow, gradients[:, 0], memories, scalars)[2]
+        # Exact: the speed is constant, and A^{-1} times the times is 1.
         moves = [speed * dt * times for speed in speeds]
         for place, move in zip(parts.scalars, moves, strict=True):
             stages = stages.at[place[0]].set(move)
@@ -322,6 +335,9 @@ def recall(
             slopes.append(parts.slopes(*arguments)[1][1])
         memory = len(memories)
         eye = jnp.broadcast_to(np.eye(memory)[:, :, None], (memory, memory, size))
+        # With z_i the increment up to stage i, the memories of a weight obey
+        #   sum_k (A^{-1})_ik z_k / dt = s(g_i, z_0 + z_i).
+        # They enter linearly in momentum and in averages, and one Newton update is then exact.
         block = lambda i, k: inverse[i, k] / dt * eye - (slopes[i] if i == k else 0)
         rows = [jnp.concatenate([block(i, k) for k in range(count)], axis=1) for i in range(count)]
         increments = jnp.stack(gained)  # memory, weights, stages
@@ -346,6 +362,7 @@ class _LinearisedGeneralFlow(AbstractLinearisedFlow):
     jacobian: Float[Array, "state state lanes"]
 
     def solver(self, mu: Float[Array, " lanes"]) -> Solve:
+        # With pivots: a memory or a metric makes the Jacobian unsymmetric.
         factors = each_lane(jax.scipy.linalg.lu_factor, mu * _eye(self.jacobian) - self.jacobian)
         return lambda x: each_lane(jax.scipy.linalg.lu_solve, factors, x)
 
@@ -381,6 +398,8 @@ def flow_jacobian(
         size = gradient.shape[0]
 
         def velocity(moved: Array) -> Array:
+            # The tangent of the gradient in its place, so that the loss is not differentiated
+            # again.
             return flow.velocity(gradient + hessian @ (moved - y)[:size], moved)
 
         return jax.jacfwd(velocity)(y)

@@ -53,9 +53,12 @@ class HeavyBall(AbstractFlow):
         return auxiliary, -self.friction * auxiliary - gradient
 
     def resistance(self, auxiliary: Float[Array, " weights"], dt: Scalar) -> Float[Array, ""]:
+        # From an implicit Euler step: (v - v_0) / dt = -gamma v - e, (theta - theta_0) / dt = v.
         return (1 / dt + self.friction) / dt
 
     def coasting(self, auxiliary: Float[Array, " weights"]) -> Float[Array, " weights"]:
+        # The integral of v e^{-gamma tau}: infinite without friction, so that what moves never
+        # rests.
         return jnp.where(auxiliary == 0, 0, auxiliary / self.friction)
 
 
@@ -100,7 +103,9 @@ class Nesterov(AbstractFlow):
     def auxiliary(
         self, gradient: Float[Array, " weights"]
     ) -> tuple[Float[Array, " weights"], Float[Array, ""]]:
-        # The velocity over the time is regular at the start, the velocity's equation is not.
+        # The velocity over the time, p, is regular at the start, the velocity's equation is not:
+        #   tau p' = -(1 + r) p - g.
+        # At the start p' = 0, since g changes as tau^2 there.
         return -gradient / (1 + self.damping), jnp.zeros((), gradient.dtype)
 
     def rates(
@@ -114,8 +119,12 @@ class Nesterov(AbstractFlow):
         return time * pace, (jnp.where(started, change, 0), jnp.ones_like(time))
 
     def resistance(self, auxiliary: tuple[Array, Array], dt: Scalar) -> Float[Array, ""]:
+        # The friction at the end of the step, as in an implicit Euler step. At time 0 it is
+        # infinite.
         return (1 / dt + self.damping / (auxiliary[1] + dt)) / dt
 
     def coasting(self, auxiliary: tuple[Array, Array]) -> Float[Array, " weights"]:
         pace, time = auxiliary
+        # Without a gradient v falls as tau^{-r}, with the integral tau v / (r - 1). For r <= 1 it
+        # is infinite, and here only large.
         return pace * time**2 / jnp.maximum(self.damping - 1, 0.1)

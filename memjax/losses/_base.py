@@ -115,6 +115,7 @@ class AbstractLoss(eqx.Module):
         Overridden where a loss is the difference of larger terms.
         """
         value = self(model)
+        # Enough for a sum of terms of one sign, whose relative error is a few units.
         return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
@@ -123,6 +124,8 @@ def gradient_rounding(
 ) -> Float[Array, "..."]:
     """The rounding error of a gradient that is due to that of the weights, where `turned` is the
     product of the moduli of Hessian and weights."""
+    # Weights are known to `eps |theta|` only, which moves the gradient by up to `eps |H| |theta|`.
+    # The second term is the rounding of the gradient itself.
     return jnp.finfo(gradient.dtype).eps * (turned + jnp.abs(gradient))
 
 
@@ -188,6 +191,7 @@ def coordinates(
     They are those of `jax.flatten_util.ravel_pytree`, where the real parts of a complex array are
     followed by its imaginary parts. On the way back every array has its own precision again.
     """
+    # Where precisions are mixed, `unravel` refuses vectors of any but the common one.
     flat, unravel = jfu.ravel_pytree(real_parts(tree))
     return flat, lambda vector: from_real_parts(unravel(vector.astype(flat.dtype)))
 

@@ -119,7 +119,8 @@ class ColouredNoiseLoss(AbstractLoss):
         return finite_if_stable(self.sigma**2 * value, kernel, self.horizon)
 
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
-        # The spectrum of the input nowhere exceeds that of white noise of this intensity.
+        # The spectrum of the input, 2 sigma^2 kappa / (kappa^2 + nu^2), nowhere exceeds that of
+        # white noise of this intensity.
         kernel = model_kernel(model, self.target)
         size = squared_norms(kernel, self.target, self.horizon)
         intensity = 2 * self.sigma**2 / self.correlation_rate
@@ -133,10 +134,13 @@ class ColouredNoiseLoss(AbstractLoss):
     def _state_space_loss(self, error: StateSpace) -> Array:
         """The loss of an error kernel, for sigma = 1, the noise as further states."""
         w, drive, c = driven = error.after(self._noise(error.input.shape[1]))
+        # Driven by white noise of intensity 2 kappa, the noise has the variance
+        # 2 kappa int e^(-2 kappa t) dt = 1.
         strength = 2 * self.correlation_rate * drive @ drive.T
         value = jnp.sum((c @ gramian(w, w.T, strength, self.horizon)) * c)
         if self.horizon is not None:
-            # The noise is stationary already at the start.
+            # The noise is stationary already at the start. Its covariance there, B B^T with the
+            # input B of the system, has become e^(WT) B B^T e^(W^T T) at the horizon.
             value = value + jnp.sum(driven(self.horizon) ** 2)
         return value
 
@@ -148,6 +152,8 @@ class ColouredNoiseLoss(AbstractLoss):
         value = self._state_space_loss(error)
         if not rest:
             return value
+        # With the error e of finite dimension, the rest r of the target, and K the convolution with
+        # the autocovariance, J(e - r) = J(e) - 2 <K e, r> + J(r).
         filtered = self._filtered(error)
         for factor, term in rest:
             value = value - 2 * factor * inner_product(filtered, term)
@@ -156,7 +162,9 @@ class ColouredNoiseLoss(AbstractLoss):
 
     def _filtered(self, error: StateSpace) -> StateSpaceKernel:
         r"""The kernel $\int_0^\infty e^{-\kappa|t-s|} \rho(s) ds$ for $t \ge 0$."""
-        # What comes after t, and what came before it, which is a convolution.
+        # What comes after t is C e^(Wt) (kappa - W)^(-1) U. What came before it is the convolution
+        # with e^(-kappa t): the output of the system behind a noise that starts from 1. Both start
+        # together as one system.
         shifted = self.correlation_rate * jnp.eye(error.recurrent.shape[0]) - error.recurrent
         later = jnp.linalg.solve(shifted, error.input)
         w, _, c = error.after(self._noise(1))
@@ -166,10 +174,15 @@ class ColouredNoiseLoss(AbstractLoss):
         r"""The loss of a kernel of any kind, by collocation of $\dot f = -\kappa f + \rho$."""
         rate = self.correlation_rate
         coarse = edges((kernel,), None)
+        # After every point of the kernel the filtered one relaxes at the rate kappa. Where that is
+        # fast, only panels of its own resolve it.
         decays = coarse[:, None] + DECAYS / rate
         t, weights = panels(jnp.sort(jnp.minimum(decays.ravel(), coarse[-1])))
         rho = kernel(t)
         widths = jnp.sum(weights, axis=-1)[:, None, None]
+        # In integrated form, f = f(start) + int (-kappa f + rho), the system of a short panel is
+        # near the identity; one for the slopes would be badly conditioned. It is linear in
+        # f(start): all panels are solved at once, and the scan carries a single number.
         system = jnp.eye(POINTS) + rate * widths * _INTEGRATION
         drive = widths * _INTEGRATION @ rho[..., None]
         ones = jnp.ones_like(drive)
@@ -184,6 +197,7 @@ class ColouredNoiseLoss(AbstractLoss):
 
         start = jnp.zeros((), rho.dtype)
         values = jax.lax.scan(move, start, (from_start, from_drive))[1]
+        # The double integral is symmetric, and f holds the earlier half of it.
         return 2 * resolved(rho * values, weights)
 
 
@@ -192,6 +206,8 @@ def _collocation() -> tuple[np.ndarray, np.ndarray]:
     the value at 1 of the one through 0 and the nodes."""
     legendre = np.polynomial.legendre
     nodes, _ = gauss_rule(POINTS)
+    # At Gauss's nodes Legendre polynomials are orthogonal but for weights: the condition number of
+    # this matrix is 10.
     coefficients = np.linalg.inv(legendre.legvander(nodes, POINTS - 1))
     integrals = np.stack([legendre.legint(row, lbnd=-1) for row in np.eye(POINTS)])
     integration = legendre.legval(nodes, (coefficients.T @ integrals).T).T / 2

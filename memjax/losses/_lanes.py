@@ -32,9 +32,13 @@ from ._mode_sums import (
 from ._remainder import remainder_pairs, remainder_transforms
 from ._white_noise import residual_modes, split_target, underflow, WhiteNoiseLoss
 
-# Up to this width the Hessian is an array; of wider models it is blocks of that rank besides.
+# Up to this width the Hessian is an array; of wider models it is blocks of that rank besides. Twice
+# this width is the size up to which arrays are eliminated across lanes. With rates in [0.6, 3],
+# eight rows leave less than 1e-8 of the Gram matrix, at 8, 16 and 64 modes. Where they leave too
+# much, Newton's iteration is slower, but what it solves stays the same.
 DENSE_WIDTH, _RANK = 8, 8
-# Up to this width small curvatures are kept where gradients have twice the digits.
+# Up to this width small curvatures are kept where gradients have twice the digits: a factor with as
+# many rows as weights, and a basis that costs their cube.
 _GRADED_WIDTH = 64
 # From this width on sums over modes go through few exponentials.
 _WIDE = 96
@@ -80,6 +84,8 @@ class SpectralLanes(AbstractLossLanes):
     amplitudes: Float[Array, "width *lanes"]
     free_rates: Float[Array, "width *lanes"]
     rates: Float[Array, "width *lanes"]
+    # Model minus target at the start, modes of the model first: amplitudes, merged where rates are
+    # equal, and what they are short of in float64.
     merged: Float[Array, "modes *lanes"]
     merged_low: Float[Array, "modes *lanes"]
     target_amplitudes: Float[Array, "terms *lanes"]
@@ -96,6 +102,7 @@ class SpectralLanes(AbstractLossLanes):
     @staticmethod
     def accepts(loss: Any, model: AbstractModel) -> bool:
         """Whether these closed forms are those of a loss and a model."""
+        # Of these classes and no others: a subclass may have a loss or a kernel of its own.
         return (
             type(loss) is WhiteNoiseLoss
             and loss.horizon is None
@@ -110,6 +117,8 @@ class SpectralLanes(AbstractLossLanes):
         merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
         nodes = residue = None
         if model.width >= _WIDE:
+            # They stay where they are, so that the coefficients of the start are computed once, and
+            # later ones are these plus what the moves add.
             nodes = spread_out(rates)
             residue = exponential_coefficients(merged, rates, nodes)
         return SpectralLanes(
@@ -133,7 +142,8 @@ class SpectralLanes(AbstractLossLanes):
         added = width - size
         none = jnp.zeros(added, self.rates.dtype)
         insert = lambda x: jnp.concatenate([x[:size], none, x[size:]])
-        # Close to a rate of the model's own, and no two alike.
+        # Close to a rate of the model's own, and no two alike. Once that rate is eliminated from a
+        # Gram matrix next to nothing is left of its neighbours, so that they take up no rank.
         near = lambda x: jnp.concatenate([x, _beside(x[0], added)])
         return dataclasses.replace(
             self,
@@ -179,6 +189,8 @@ class SpectralLanes(AbstractLossLanes):
     ) -> Float[Array, "n stages lanes"]:
         if low is not None:
             return self._of_present(-self._compensated(y, low).gradient)
+        # With E the transform of model minus target, dJ/da = 2 E(w) and dJ/dw = 2 a E'(w), since
+        # the derivative of e^(-wt) in w is -t e^(-wt).
         at = self._move(y)
         e0, e1 = self._residual(at.rates, at.moves, 1)
         return self._of_present(-2 * jnp.concatenate([e0, at.amplitudes * e1 * at.slopes[0]]))
@@ -199,7 +211,11 @@ class SpectralLanes(AbstractLossLanes):
         else:
             found = self._compensated(y[:, None], low[:, None])
             gradient, noise, e1, e2 = (x[:, 0] for x in found)
+        # Twice the residual against second derivatives of the kernel: in an amplitude and its own
+        # rate, and in a rate twice. All others are 0.
         crossed, curved = 2 * e1 * first, 2 * a * (e2 * first**2 + e1 * second)
+        # Not with twice the digits: where modes merge the small curvatures decide, which in an
+        # array are rounding errors of the large ones.
         if low is None and a.shape[0] <= DENSE_WIDTH:
             hessian = _dense_hessian(w, a_first, crossed, curved)
             if self.present is not None:
@@ -215,6 +231,7 @@ class SpectralLanes(AbstractLossLanes):
                 factor = gram_factor(w, a_first, min(_RANK, 2 * a.shape[0]))
             if self.present is not None:
                 blocks, factor = (jnp.where(self.present, x, 0) for x in (blocks, factor))
+            # J is a squared norm: the first part of its Hessian is twice the Gram matrix.
             parts = blocks, math.sqrt(2) * factor
             curvature = BlockCurvature(*parts) if order is None else GradedCurvature(*parts, order)
         gradient, noise = (self._of_present(x[:, None])[:, 0] for x in (gradient, noise))
@@ -227,6 +244,8 @@ class SpectralLanes(AbstractLossLanes):
         return jnp.where(jnp.concatenate([self.present, self.present])[:, None], x, 0)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+        # With the modes g = sum_k c_k e^(-v_k t) of model minus target and the remainder r,
+        # J = <g, g> - 2 <g, r> + |r|^2, and the inner product with e^(-vt) is the transform at v.
         terms = self._loss_terms(y)
         return self.remainder_norm + jnp.sum(
             terms.modes * (terms.transforms - 2 * terms.tails), axis=0
@@ -242,6 +261,7 @@ class SpectralLanes(AbstractLossLanes):
         at = self._move(y[:, None])
         modes = jnp.concatenate([at.amplitudes[:, 0], -self.target_amplitudes])
         s = jnp.concatenate([at.rates, self.target_rates[:, None]])
+        # Without the remainder, which has another factor in the loss than in its gradient.
         own = dataclasses.replace(self, remainder=None)
         totals = own._residual(s, at.moves, 0, moduli=moduli)
         tails = jnp.zeros_like(s)
@@ -255,6 +275,8 @@ class SpectralLanes(AbstractLossLanes):
         alpha, change = y[:width], y[width:]
         free = self.free_rates[:, None]
         move = lambda change: self.reparametrisation.displacement(free, change)
+        # Every rate depends on its own weight alone, so that one direction of ones gives the
+        # derivatives of all of them.
         slope = lambda change: jax.jvp(move, (change,), (jnp.ones_like(change),))[1]
         first, second = jax.jvp(slope, (change,), (jnp.ones_like(change),))
         nu = move(change)
@@ -266,6 +288,7 @@ class SpectralLanes(AbstractLossLanes):
     def _compensated(self, y: Array, low: Array) -> _Compensated:
         """What a step needs at displacements `y + low`."""
         width = self.rates.shape[0]
+        # Without overlap, so that the upper part alone is within a unit of the sum.
         high, low = dd.two_sum(y, low)
         alpha, change = (high[:width], low[:width]), (high[width:], low[width:])
         start = jnp.broadcast_to(self.rates[:, None], alpha[0].shape)
@@ -286,6 +309,7 @@ class SpectralLanes(AbstractLossLanes):
         if self.remainder is not None:
             t0, t1, t2, unknown = remainder_pairs(self.remainder, rates)
             e0, e1 = dd.add(e0, dd.negative(t0)), dd.add(e1, dd.negative(t1))
+            # It goes into the Hessian only, which steers Newton's iteration and not its result.
             e2 = dd.add_float(e2, -t2)
         first = jnp.add(*e1)
         e1 = dd.multiply(dd.multiply(amplitudes, slope), dd.two_sum(*e1))
@@ -293,6 +317,8 @@ class SpectralLanes(AbstractLossLanes):
 
         eps = float(jnp.finfo(y.dtype).eps)
         factor = jnp.abs(amplitudes[0] * slope[0])
+        # Operations on pairs are right to a few eps^2 / 4 of the moduli, and the result is rounded
+        # to one number.
         noise = 2 * eps**2 * jnp.concatenate([m0, factor * m1])
         noise = noise + eps / 2 * jnp.abs(gradient)
         of_tails = jnp.concatenate([unknown[0], factor * unknown[1]])
@@ -336,7 +362,9 @@ def _beside(x: Float[Array, ""], count: int) -> Float[Array, " count"]:
 
 
 def _dense_hessian(w: Array, a_first: Array, crossed: Array, curved: Array) -> Array:
-    # Every entry is a power of p times what belongs to its row and column.
+    # Every entry is a power of p times what belongs to its row and column: the product of e^(-vt)
+    # and e^(-wt) has the integral p = 1 / (v + w), with one factor -t it is -p^2, with two 2 p^3.
+    # Twice each, as J is a squared norm.
     width, both = w.shape[0], jnp.concatenate([w, w])
     factors = jnp.concatenate([jnp.ones_like(w), a_first])
     p = 1 / (both[:, None] + both[None])

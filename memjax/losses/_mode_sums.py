@@ -14,7 +14,9 @@ from jaxtyping import Array, Float
 from ..numerics import double_double as dd
 from ..numerics import Pair, sum_over
 
-# The number of exponentials for the sums of wide models.
+# The number of exponentials for the sums of wide models. What they leave out of two modes is the
+# product of two numbers that are at most 2e-11 for rates in [0.6, 3], 1e-9 in [0.3, 3] and 3e-6 in
+# [0.1, 10] (measured).
 _NODES = 24
 
 
@@ -61,7 +63,9 @@ def direct_sums(
     alpha, nu = moves
     width, terms = start.rates.shape[0], start.target_rates.shape[0]
     before, merged = start.rates[:, None], start.merged[:, None]
-    # The product that carries the difference of two reciprocals.
+    # With p = 1 / (s + w + nu) and q = 1 / (s + w) a mode that moved has changed by
+    # (a + alpha) p - a q = alpha p - a nu p q. This product carries the difference of two
+    # reciprocals.
     pull = start.amplitudes[:, None] * nu
     after = before + nu
 
@@ -70,6 +74,7 @@ def direct_sums(
         first, second = s + after[j], s + before[j]
         pq = 1 / (first * second)
         p, q = pq * second, pq * first
+        # Derivatives in s: p' = -p^2, (pq)' = -pq (p + q), (pq)'' = 2 pq (p^2 + pq + q^2).
         parts = [
             (alpha[j] * p, -pull[j] * pq, merged[j] * q),
             (-alpha[j] * p**2, pull[j] * pq * (p + q), -merged[j] * q**2),
@@ -125,6 +130,9 @@ def sums_through_nodes(
         phis, at_start, change, totals = carry
         x, residue = node
         p, q, root = 1 / (s + x), 1 / (before + x), jnp.sqrt(2 * x)
+        # The function of a node is psi(s) = root phi(s) / (s + x), and phi is a product of factors
+        # b(s) = (s - x) / (s + x). When w moves to w + nu, 1 / (w + x) changes by -nu own q and b
+        # by `step`: no change is a difference of two values.
         own, phi = (p[:size], phis[0][:size])
         step = 2 * x * nu * own * q
         # The function at the moved rates, and by how much it changed on the way.
@@ -132,6 +140,7 @@ def sums_through_nodes(
         moved = root * own * (change - at_start * nu * q)
         terms = [alpha * value, a * moved]
         coefficient = residue + _total(terms[0] + terms[1])
+        # psi and its derivatives, by the rule for products.
         values = [
             root * p * phis[0],
             root * p * (phis[1] - phis[0] * p),
@@ -156,6 +165,8 @@ def sums_through_nodes(
     (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, (nodes, residue))
     if not moduli:
         return totals
+    # The product of what is left of a mode and of e^(-st), over s + w. In units of eps, by which
+    # moduli are multiplied in the end.
     left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
     left = left * jnp.abs(phis[0]) / s / jnp.finfo(s.dtype).eps
     return (*totals[: order + 1], totals[order + 1] + left, *totals[order + 2 :])
@@ -175,6 +186,8 @@ def pair_sums(start: Start, s: Pair, alpha: Pair, nu: Pair) -> PairSums:
         return value, derivative, dd.multiply(q, derivative)
 
     def mode(j: Any, sums: PairSums) -> PairSums:
+        # As in `direct_sums`, by Horner's scheme: every order has one more factor p, and one more
+        # power of q in what is taken off.
         p = dd.reciprocal(dd.add(s, _at(s, j)))
         q = dd.reciprocal(dd.add_float(s, before[j]))
         pulled = dd.multiply(q, _at(pull, j))
@@ -200,11 +213,16 @@ def pair_sums(start: Start, s: Pair, alpha: Pair, nu: Pair) -> PairSums:
         e0, e1 = dd.add(e0, value), dd.add(e1, dd.negative(derivative))
         e2 = dd.add(e2, dd.scale(half, 2.0))
         m0, m1 = m0 + jnp.abs(value[0]), m1 + jnp.abs(derivative[0])
+    # A loop: one product of pairs is tens of operations, which would take long to compile once for
+    # each mode.
     return jax.lax.fori_loop(0, width, mode, PairSums(e0, e1, e2, m0, m1))
 
 
 def spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
     """Rates between and around some: Chebyshev points in their logarithms."""
+    # In logarithms, since 1 / (s + w) is a function of log s - log w but for a factor of s and one
+    # of w. Beyond both ends by a factor of 2, since training moves the rates. The sums do not
+    # depend on where the points lie, so that they have no derivative.
     low, high = jnp.log(jnp.min(rates) / 2), jnp.log(jnp.max(rates) * 2)
     points = np.cos((np.arange(_NODES) + 0.5) * np.pi / _NODES)
     return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
@@ -218,6 +236,7 @@ def rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:
     def take(j: Any, total: Pair) -> Pair:
         return dd.add_float(total, jnp.where(first[j], modes[j], 0))
 
+    # Against the sums as they were rounded, in whatever order they were taken.
     total = jax.lax.fori_loop(0, rates.shape[0], take, dd.from_float(jnp.zeros_like(merged)))
     return jnp.add(*dd.add_float(total, -merged))
 

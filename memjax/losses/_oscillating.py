@@ -22,7 +22,7 @@ from ..targets import (
 from ._lane_base import AbstractLossLanes, Linearisation
 from ._white_noise import merge_modes, underflow, WhiteNoiseLoss
 
-# Hessians are arrays, of up to so many modes.
+# Hessians are arrays, of up to so many modes, with four weights each.
 _WIDEST = 64
 
 
@@ -88,10 +88,13 @@ class OscillatingLanes(AbstractLossLanes):
                 amplitudes += [factor * c / 2, factor * jnp.conj(c) / 2]
                 rates += [s, jnp.conj(s)]
             else:
+                # An array, since a number of Python has no axis of lanes.
                 remainder.append((jnp.asarray(factor, float), kernel))
         none = jnp.zeros(0, complex)
         c, s = model.cosine - 1j * model.sine, model.rates - 1j * model.frequencies
         of_target = jnp.concatenate([none, *amplitudes]), jnp.concatenate([none, *rates])
+        # A real part is half of a mode and half of its conjugate. A mode that does not turn equals
+        # its conjugate, with which it is merged.
         merged, _, _ = merge_modes(
             jnp.concatenate([c / 2, jnp.conj(c) / 2, -of_target[0]]),
             jnp.concatenate([s, jnp.conj(s), of_target[1]]),
@@ -134,13 +137,17 @@ class OscillatingLanes(AbstractLossLanes):
         moving = self._moving
         gradient = jnp.where(moving, 2 * _by_weights(e0, c * e1, first), 0)
         lost = underflow(self.remainder_norm, float(jnp.finfo(y.dtype).tiny))
+        # Either part of a complex number may have all of its error.
         sizes = jnp.concatenate([m0, m0, first * abs(c) * m1, abs(c) * m1])
         noise = jnp.where(moving, 16 * jnp.finfo(y.dtype).eps * jnp.abs(sizes) + 2 * lost, 0)
         hessian = _hessian(c, s, first, second, e1, e2)
+        # A row of zeros says that the loss does not feel a weight, see `AbstractCurvature.inert`.
         hessian = jnp.where(moving[:, None] & moving[None], hessian, 0)
         return Linearisation(self.loss(y), gradient, DenseCurvature(hessian), noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
+        # As in `SpectralLanes.loss`: the inner product of Re c e^(-st) with a real function is the
+        # real part of c times its transform at s.
         modes, own, tails, _ = self._loss_terms(y)
         return self.remainder_norm + jnp.sum((modes * (own - 2 * tails)).real, axis=0)
 
@@ -171,6 +178,7 @@ class OscillatingLanes(AbstractLossLanes):
         move = lambda change: self.reparametrisation.displacement(free, change)
         slope = lambda change: jax.jvp(move, (change,), (jnp.ones_like(change),))[1]
         first, second = jax.jvp(slope, (change,), (jnp.ones_like(change),))
+        # Of c = a - i b and s = w - i nu.
         moves = cosine - 1j * sine, move(change) - 1j * frequency
         rates = self.rates[:, None] + moves[1]
         # A mode that does not decay has no closed form, only meaningless numbers.
@@ -204,7 +212,7 @@ class OscillatingLanes(AbstractLossLanes):
         """`_residual` without the remainder, as sums over modes and their conjugates."""
         width, start = len(self.rates), self.rates[:, None]
         merged, change = self.merged[:, None], moves[0] / 2
-        # The product that carries the difference of two reciprocals.
+        # The product that carries the difference of two reciprocals, see `direct_sums`.
         pull, after = self.amplitudes[:, None] * moves[1] / 2, start + moves[1]
 
         def one(alpha: Array, pull: Array, standing: Array, after: Array, start: Array) -> list:
@@ -221,6 +229,7 @@ class OscillatingLanes(AbstractLossLanes):
             return sums
 
         def mode(j: Any) -> tuple[Any, ...]:
+            # The merged amplitude of a conjugate is looked up: where the two were merged it is 0.
             own = change[j], pull[j], merged[j], after[j], start[j]
             mirror = [jnp.conj(x) for x in own]
             mirror[2] = merged[width + j]
@@ -263,6 +272,8 @@ def _hessian(
     factors = jnp.concatenate([one, -1j * one, -first * c, 1j * c])
     kind = np.repeat([0, 0, 1, 1], width)
     power = (kind[:, None] + kind)[..., None]
+    # Twice the integral of Re x Re y is the real part of that of x y + x conj(y), and the integral
+    # of t^k e^(-zt) is k! / z^(k + 1).
     gram = jnp.zeros((4 * width, 4 * width, c.shape[1]))
     rates = jnp.concatenate([s] * 4)
     for other, factor in ((rates, factors), (jnp.conj(rates), jnp.conj(factors))):
@@ -270,6 +281,9 @@ def _hessian(
         moment = jnp.where(power == 0, p, jnp.where(power == 1, p**2, 2 * p**3))
         gram = gram + (factors[:, None] * factor * moment).real
 
+    # A derivative in b brings a factor -i to one in a, in w a factor -t, in nu a factor i t; E' and
+    # E'' are the integrals against -t and t^2. So the block of b and nu has the sign of
+    # (-i)(i t) = t, against -t in E', that of nu twice the sign of (i t)^2.
     crossed = 2 * e1
     curved = 2 * c * e2
     blocks = {
@@ -284,6 +298,7 @@ def _hessian(
     place = np.arange(width)
     rows, columns, values = [], [], []
     for (i, j), value in blocks.items():
+        # Both triangles; a block of the diagonal is added once.
         for a, b in {(i, j), (j, i)}:
             rows.append(a * width + place)
             columns.append(b * width + place)

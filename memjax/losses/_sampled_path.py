@@ -165,6 +165,7 @@ class SampledPathLoss(AbstractLoss):
         options = {} if options is None else options
         check_instance("options", options, dict, "a dictionary", "pass keyword arguments by name")
         known = inspect.signature(AbstractModel.__call__).parameters
+        # All arguments after the model itself, times and inputs.
         for name in options:
             if name not in list(known)[3:]:
                 raise ValueError(
@@ -215,6 +216,8 @@ class SampledPathLoss(AbstractLoss):
         gaps = as_steps(given)
         shape = _input_shape(target, inputs)
         check_integer("batch", batch)
+        # The area of the hat of a sample between its neighbours: an output is about the sum of rho
+        # Delta x over samples, and its variance that of rho^2 Delta.
         widths = (jnp.append(gaps, 0) + jnp.insert(gaps, 0, 0)) / 2
         noise = jax.random.normal(as_key("key", key), (batch, ts.size, *shape), ts.dtype)
         scale = jnp.reshape(1 / jnp.sqrt(widths), (-1, *(1 for _ in shape)))
@@ -258,6 +261,8 @@ class SampledPathLoss(AbstractLoss):
         sigma = as_positive("sigma", sigma)
         noise = jax.random.normal(as_key("key", key), (ts.size, batch, *shape), ts.dtype)
         steps = as_steps(given)
+        # Stationary from the first sample on: decay^2 + innovation^2 = 1. Where samples are dense
+        # the decay is near 1, and 1 - decay^2 would lose its digits.
         decays = jnp.exp(-rate * steps)
         innovations = jnp.sqrt(-jnp.expm1(-2 * rate * steps))
 
@@ -282,6 +287,7 @@ class SampledPathLoss(AbstractLoss):
     def value_noise(self, model: AbstractModel) -> Float[Array, ""]:
         error, size = self._errors(model)
         noise = 4 * jnp.finfo(size.dtype).eps * size
+        # (e + n)^2 - e^2: where model and target match, the square of the noise is all there is.
         return self._mean(2 * jnp.abs(error) * noise + noise**2)
 
     def _errors(self, model: AbstractModel) -> tuple[Array, Array]:
@@ -312,6 +318,7 @@ class SampledPathLoss(AbstractLoss):
                     f"{type(model).__name__}; pass 'diffrax' or 'residual'."
                 )
             return lambda x: model.scan(self.ts, x)
+        # Hessians are forward over reverse mode, which the checkpoints of the default do not allow.
         options = {"adjoint": diffrax.DirectAdjoint(), **self.options}
         return lambda x: model(self.ts, x, **options)
 

@@ -88,12 +88,16 @@ class WhiteNoiseLoss(AbstractLoss):
         merged, b, v = residual_modes(kernel.amplitudes, kernel.rates, active)
         still = lax.stop_gradient(v)
         cauchy = lambda v1, v2: _decay(0, v1[:, None] + v2[None, :], self.horizon)
-        # All but the first term is zero, and restores the derivatives that the merging lost.
+        # With K(v, v) the matrix of 1 / (v_i + v_j), split into its value at fixed rates, its
+        # change in one argument, twice, and what both change together. All but the first are zero;
+        # multiplied by the amplitudes as they are, they restore the derivatives that the merging
+        # lost, to any order.
         one = cauchy(still, v) - cauchy(still, still)
         both = cauchy(v, v) - cauchy(v, still) - one
         value = merged @ cauchy(still, still) @ merged + 2 * (merged @ one @ b) + b @ both @ b
         if remainder is not None:
             transform = lambda v: remainder.laplace(v, self._horizon)
+            # The same for the inner product with the remainder.
             tail = jnp.dot(merged, transform(still))
             tail = tail + jnp.dot(b, transform(v) - transform(still))
             value = value - 2 * tail + remainder.squared_norm(self._horizon)
@@ -106,6 +110,7 @@ class WhiteNoiseLoss(AbstractLoss):
             return 16 * jnp.finfo(size.dtype).eps * size
         active, remainder = split_target(self.target)
         merged, _, v = residual_modes(kernel.amplitudes, kernel.rates, active)
+        # The moduli of what is added up in the loss.
         b = jnp.abs(merged)
         size = b @ _decay(0, v[:, None] + v[None, :], self.horizon) @ b
         if remainder is not None:
@@ -127,6 +132,8 @@ class WhiteNoiseLoss(AbstractLoss):
         if not self._is_spectral(model_kernel(model, self.target), model):
             return super().gradient_noise(model, displacement)
         moves, rest, pullback = self._spectral(model, displacement)
+        # Errors go the way of gradients where every weight moves one amplitude or one rate, as
+        # those of diagonal models do: nothing cancels.
         noise = real_parts(pullback(_spectral_noise(moves, rest)))
         return from_real_parts(jax.tree.map(jnp.abs, noise))
 
@@ -168,6 +175,7 @@ class WhiteNoiseLoss(AbstractLoss):
         def to_weights(cotangent: PyTree[Array]) -> PyTree[Array]:
             # Targets and weights may differ in precision.
             cotangent = jax.tree.map(lambda c, like: c.astype(like.dtype), cotangent, out)
+            # What JAX pulls back is the conjugate of the direction in which the loss rises.
             return jax.tree.map(jnp.conj, pullback(cotangent)[0])
 
         return moves, rest, to_weights
@@ -216,6 +224,7 @@ def finite_if_stable(
     """The loss, or infinity where the model's kernel has no squared norm."""
     if horizon is not None:
         return value
+    # Past the imaginary axis closed forms go on with finite numbers that mean nothing.
     return jnp.where(kernel.decays(), value, jnp.inf)
 
 
@@ -252,6 +261,8 @@ def merge_modes(
     b: Inexact[Array, " modes"], v: Inexact[Array, " modes"]
 ) -> tuple[Array, Array, Array]:
     """Amplitudes with those of equal rate merged into the first of them, amplitudes, and rates."""
+    # Exactly equal ones only: of rates that are close the kernels differ. The others keep their
+    # places, with an amplitude of 0, so that mode j of the model stays mode j.
     equal = v[:, None] == v[None, :]
     first = jnp.argmax(equal, axis=1)
     return jnp.zeros_like(b).at[first].add(b), b, v
@@ -261,6 +272,8 @@ def _decay(order: int, s: Array, horizon: Float[Array, ""] | None) -> Array:
     r"""The derivative of that order of $\int_0^T e^{-st} dt$."""
     if horizon is None:
         return [1.0, -1.0, 2.0][order] / s ** (order + 1)
+    # Of e^(-st) the moments, with a sign for every factor -t. Over [0, T] they are T^(k + 1) times
+    # those over the unit interval, which keep their digits where s T is small.
     sign = -1.0 if order % 2 else 1.0
     return sign * horizon ** (order + 1) * exponential_moment(order, s * horizon)
 
@@ -280,12 +293,15 @@ def _change(
     x, x0 = w0 + nu + s, w0 + s
     moved = alpha * _decay(order, x, horizon)
     if horizon is None:
-        # The difference of two reciprocals as one product: exact for tiny changes.
+        # The difference of two reciprocals as one product, p - p0 = -nu p p0: exact for tiny
+        # changes. Its derivatives follow from p' = -p^2.
         p, q = 1 / x, 1 / x0
         powers = [p * q, -(p**2 * q + p * q**2), 2 * (p**3 * q + p**2 * q**2 + p * q**3)]
         shifted = -a0 * nu * powers[order]
         moduli = jnp.abs(moved) + jnp.abs(shifted)
     else:
+        # Over a finite horizon there is no such product. The difference may cancel, so that both of
+        # its terms count as noise.
         after, before = (a0 * _decay(order, y, horizon) for y in (x, x0))
         shifted = after - before
         moduli = jnp.abs(moved) + jnp.abs(after) + jnp.abs(before)
@@ -347,12 +363,16 @@ def _spectral_gradient_jvp(primals: Any, tangents: Any) -> Any:
         a, w = _moved(moves, rest)
         e1, _ = _residual_transform(1, w, moves, rest)
         e2, _ = _residual_transform(2, w, moves, rest)
+        # Twice the Gram matrix of the derivatives of the model's kernel, and twice the residual
+        # against its second derivatives, which join only the weights of one mode.
         sums = w[:, None] + w[None, :]
         k0, k1, k2 = (_decay(order, sums, rest[-1]) for order in range(3))
         t_out = (
             2 * (k0 @ t_alpha + k1 @ (a * t_nu) + e1 * t_nu),
             2 * (a * (k1 @ t_alpha) + e1 * t_alpha + a * (k2 @ (a * t_nu)) + a * e2 * t_nu),
         )
+    # Derivatives in starts, targets and horizons are seldom asked for, and have no closed form
+    # here.
     if not all(t is None for t in jax.tree.leaves(t_rest, is_leaf=is_none)):
         _, t_target = eqx.filter_jvp(lambda r: _plain_gradient(moves, r), (rest,), (t_rest,))
         t_out = jax.tree.map(jnp.add, t_out, t_target)
@@ -368,6 +388,7 @@ def _spectral_noise(moves: tuple[Array, Array], rest: tuple) -> tuple[Array, Arr
     norm = 0.0
     if remainder is not None:
         norm = remainder.squared_norm(jnp.inf if horizon is None else horizon)
+    # What is flushed to 0 has lost all of its digits, other than what is rounded.
     lost = underflow(norm, float(jnp.finfo(w.dtype).tiny))
     return 2 * (unit * m0 + lost), 2 * (unit * jnp.abs(a) * m1 + lost)
 

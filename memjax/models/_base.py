@@ -124,6 +124,9 @@ class AbstractModel(eqx.Module):
             ts, xs = as_samples(ts, xs)
             check_resolved(ts)
             path = _interpolate(ts, xs, interpolation)
+            # Across a kink or a jump no method has its order. After a jump those whose last stage
+            # is the first of the next step must evaluate that anew, which Diffrax does where it is
+            # told of one.
             if interpolation == "previous":
                 jump_ts = ts[1:-1]
             else:
@@ -141,6 +144,7 @@ class AbstractModel(eqx.Module):
         def vector_field(t: Any, hidden: PyTree[Array], args: None) -> PyTree[Array]:
             return self.vector_field(t, hidden, path(t))
 
+        # Samples end steps, so that the bound grows with them.
         max_steps = 4096 + 64 * ts.shape[0] if max_steps is None else max_steps
         with integrating(max_steps):
             solution = diffrax.diffeqsolve(
@@ -148,6 +152,7 @@ class AbstractModel(eqx.Module):
                 solver,
                 t0=ts[0],
                 t1=ts[-1],
+                # Controllers that do not adapt have no way to choose the first step.
                 dt0=None if isinstance(stepsize_controller, _ADAPTIVE) else ts[1] - ts[0],
                 y0=self.initial_hidden(),
                 saveat=diffrax.SaveAt(ts=ts, fn=lambda t, hidden, args: self.readout(hidden)),
@@ -187,6 +192,7 @@ class AbstractModel(eqx.Module):
         """
         given = ts
         ts, xs = as_samples(ts, xs)
+        # By shapes alone, before anything is compiled.
         self._check_dynamics(ts[0], xs[0])
         steps = as_steps(given)
 

@@ -120,6 +120,7 @@ class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
         self, t: Float[Array, ""], hidden: Float[Array, "2 width"], x: Float[Array, ""]
     ) -> Float[Array, "2 width"]:
         check_input(x, ())
+        # h' = (-w + i nu) h + x by its parts: Diffrax warns of complex states.
         real, imaginary = hidden
         rates = self.rates
         return jnp.stack(
@@ -130,6 +131,7 @@ class ComplexDiagonalRNN(AbstractModal, AbstractScannable):
         )
 
     def readout(self, hidden: Float[Array, "2 width"]) -> Float[Array, ""]:
+        # Re (a - i b) h.
         return jnp.dot(self.cosine, hidden[0]) + jnp.dot(self.sine, hidden[1])
 
     def _recurrence(self) -> DiagonalRecurrence:

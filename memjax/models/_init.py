@@ -113,10 +113,12 @@ def ring(
     outer = valid_or_nan(outer, outer <= 1)
     max_phase, step = as_positive("max_phase", max_phase), as_positive("step", step)
     first, second = jax.random.split(as_key("key", key))
-    # One minus the squared modulus: near the unit circle it has all its digits.
+    # Uniform in area is uniform in the squared modulus. One minus that: near the unit circle it has
+    # all its digits, and with `outer` 1 it is above 0, so that every mode decays.
     share = jax.random.uniform(first, (width,), minval=jnp.finfo(float).eps)
     inside = (1 - outer) * (1 + outer) + share * (outer - inner) * (outer + inner)
     phases = jax.random.uniform(second, (width,), maxval=max_phase)
+    # The squared modulus is e^(-2 w dt).
     return -jnp.log1p(-inside) / (2 * step), phases / step
 
 
@@ -195,5 +197,7 @@ def stable_gaussian(
     check_integer("width", width)
     gain, margin = as_positive("gain", gain), as_positive("margin", margin)
     noise = gain * jax.random.normal(as_key("key", key), (width, width)) / jnp.sqrt(width)
+    # d/dt |h|^2 = h^T (W + W^T) h: the symmetric part bounds growth at all times, where eigenvalues
+    # of W bound it at late ones only.
     shift = margin + jnp.linalg.eigvalsh((noise + noise.T) / 2)[-1]
     return noise - shift * jnp.eye(width)

@@ -125,6 +125,8 @@ class LinearRNN(AbstractMapped):
         """
         _, xs = as_scannable(ts, xs, interpolation)
         check_input(xs[0], self.input_shape)
+        # A dense recurrence has no diagonal to scan associatively: products of its matrices cost
+        # the cube of the width.
         inputs, readout = jnp.reshape(self.input, (self.width, -1)), self.readout_weights
         system = StateSpace(self.recurrent, inputs, jnp.atleast_2d(readout))
         ys = system.response(ts, xs.reshape(xs.shape[0], -1), interpolation == "previous")

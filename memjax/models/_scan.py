@@ -50,6 +50,7 @@ def scan_diagonal(
     def move(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         steps, begin, end = now
         z = eigenvalues * steps[:, None]
+        # Not (e^z - 1) / z as it stands, which for short steps or slow modes has no digits left.
         first, second = exponential_increments(z)
         begin = jax.vmap(drive)(begin)
         forced = first * begin
@@ -57,6 +58,8 @@ def scan_diagonal(
             forced = forced + second * (jax.vmap(drive)(end) - begin)
         forced = forced * steps[:, None]
         decays = jnp.exp(z)
+        # An associative scan has no state to start from: it enters as a part of what drives the
+        # first step.
         forced = forced.at[0].add(decays[0] * hidden)
         _, hidden = jax.lax.associative_scan(_compose, (decays, forced))
         return hidden[-1], jax.vmap(readout)(hidden)
@@ -75,6 +78,7 @@ def scan_diagonal(
 
 
 def _compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
+    # h -> a h + b, the early one first.
     return early[0] * late[0], late[0] * early[1] + late[1]
 
 

@@ -194,6 +194,7 @@ class LRULayer(AbstractModal, AbstractMapped, AbstractScannable):
     def _drive(
         self, rates: Float[Array, " width"], x: Float[Array, "*inputs"]
     ) -> Float[Array, "2 width"]:
+        # Under white noise of unit intensity E |h|^2 = int e^(-2wt) dt = 1 / (2w).
         return jnp.sqrt(2 * rates) * self.drive(x)
 
 

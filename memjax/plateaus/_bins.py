@@ -85,6 +85,7 @@ def bin_log(times: np.ndarray, losses: np.ndarray, error: float) -> Bins:
     """
     u = log_times(times)
     span = float(u[-1] - u[0])
+    # A short log has at least 60 bins, or its stretches would be of few bins each.
     width = min(max(WIDTH, span / MOST), span / LEAST)
     place = np.minimum(((u - u[0]) / width).astype(int), int(np.ceil(span / width)))
     edges = np.append(np.flatnonzero(np.diff(place, prepend=-1)), times.size)
@@ -94,6 +95,7 @@ def bin_log(times: np.ndarray, losses: np.ndarray, error: float) -> Bins:
     # What rounding leaves of a constant loss.
     least = max(1e-14 * float(np.median(np.abs(losses))), 1e-100)
     starts, stops = edges[:-1].copy(), edges[1:].copy()
+    # A bin of few entries borrows those around it.
     missing = np.maximum(_NEIGHBOURS - count, 0)
     starts = np.clip(starts - (missing + 1) // 2, 0, max(0, times.size - _NEIGHBOURS))
     stops = np.maximum(stops, np.minimum(starts + _NEIGHBOURS, times.size))
@@ -103,6 +105,7 @@ def bin_log(times: np.ndarray, losses: np.ndarray, error: float) -> Bins:
 
     calm = _without_spikes(losses, np.repeat(noise, count))
     time, mean = (np.add.reduceat(values, edges[:-1]) / count for values in (times, calm))
+    # As if entries were independent: how many of them count as one, `Bins.error` knows.
     variance = noise**2 / count + (error * mean) ** 2 + least**2
     log_time = np.add.reduceat(u, edges[:-1]) / count
     return Bins(edges, time, log_time, mean, count, noise, 1 / variance, correlation, calm)
@@ -113,6 +116,7 @@ def _residuals(u: np.ndarray, losses: np.ndarray) -> np.ndarray:
     noise (Gasser, Sroka and Jennen-Steinmetz): a slope leaves no trace in them."""
     share = (u[2:] - u[1:-1]) / (u[2:] - u[:-2])
     line = share * losses[:-2] + (1 - share) * losses[2:]
+    # Of independent entries of variance 1, the difference from the line has this variance.
     found = np.abs(losses[1:-1] - line) / np.sqrt(1 + share**2 + (1 - share) ** 2)
     return np.concatenate([found[:1], found, found[-1:]])
 
@@ -120,12 +124,16 @@ def _residuals(u: np.ndarray, losses: np.ndarray) -> np.ndarray:
 def _correlation(losses: np.ndarray) -> tuple[float, float]:
     """How much larger the noise is than neighbours show, and over how many entries it is the same:
     logs are often smoothed. Second differences over longer and longer lags tell."""
+    # Those of independent noise are as large at every lag, those of smoothed noise grow until the
+    # lag is as long as the smoothing. The lags end at a hundredth of the log, over which the curve
+    # itself is to be straight.
     lags = [1]
     while 4 * lags[-1] <= losses.size // 50:
         lags.append(2 * lags[-1])
     scales = np.array([
         np.median(np.abs(losses[: -2 * m] - 2 * losses[m:-m] + losses[2 * m :])) for m in lags
     ])  # fmt: skip
+    # Medians of a finite log differ from lag to lag without any smoothing.
     if not scales[0] > 0 or scales.max() <= 1.5 * scales[0]:
         return 1.0, 1.0
     reached = int(np.argmax(scales >= 0.8 * scales.max()))
@@ -136,5 +144,6 @@ def _without_spikes(losses: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Losses in which entries far outside of their neighbours are drawn in. Of a monotone curve
     every entry is the median of its neighbours, so that it stays as it is."""
     middle = scipy.ndimage.median_filter(losses, 5, mode="mirror")
+    # At the ends half of the neighbours are mirrored: a curve that falls would be drawn in there.
     middle[:2], middle[-2:] = losses[:2], losses[-2:]
     return np.clip(losses, middle - _SPIKE * noise, middle + _SPIKE * noise)

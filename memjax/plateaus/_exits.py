@@ -70,6 +70,8 @@ class AbstractExit(eqx.Module):
         A `diffrax.Event` for `diffrax.diffeqsolve(flow, ..., y0=flow.initial_state())`.
         """
         if root_finder is None:
+            # The margin falls within its bracket. A tolerance of 0 is never met: brackets end at
+            # two neighbouring numbers.
             root_finder = optx.Bisection(rtol=1e-12, atol=1e-10, flip=True)
         return diffrax.Event(ExitCondition(self, flow, flow.loss(flow.model)), root_finder)
 
@@ -104,6 +106,7 @@ class ExitCondition(eqx.Module):
                 TrainingState(losses[0], losses[1], state.distance, state.model)
             )
 
+        # Both losses are taken to be off by as much, in whichever direction is worse.
         slopes = jax.grad(margin)((state.loss, state.initial_loss))
         return loss_noise * (jnp.abs(slopes[0]) + jnp.abs(slopes[1]))
 
@@ -145,6 +148,7 @@ class RelativeLossDrop(AbstractExit):
         reference = state.initial_loss if self.reference is None else self.reference
         # A loss that starts at zero has nothing to fall by.
         nothing = reference <= 0
+        # The difference from 1 first: near the start it is exact, where 1 - delta would be rounded.
         share = state.loss / jnp.where(nothing, 1, reference)
         return jnp.where(nothing, 1.0, (share - 1) / self.delta + 1)
 

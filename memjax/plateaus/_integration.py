@@ -84,6 +84,7 @@ def default_stepsize_controller(
     flow = as_constant(flow)
     velocity = lambda y: flow.vf(jnp.zeros(()), y, None)
     start = flow.initial_state()
+    # Flows with momentum start without a speed: what they move at first their acceleration tells.
     speed, acceleration = jax.jvp(velocity, (start,), (velocity(start),))
     floor = smallest_displacement(flow, speed, acceleration, curvature)
     return diffrax.PIDController(rtol=rtol, atol=lax.stop_gradient(rtol) * floor)
@@ -111,6 +112,8 @@ def measure_flow(
         flow, model, exit, solver, stepsize_controller, rtol, max_time, curve_times, resolution
     )
     if isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint):
+        # Loops with checkpoints have derivatives in reverse mode only, those of `lax` in forward
+        # mode only.
         kind, checkpoints = "checkpointed", adjoint.checkpoints
     else:
         kind, checkpoints = "lax", None
@@ -148,6 +151,7 @@ class _Run(eqx.Module):
         displaced = flow.displaced(model)
         event = exit.event(displaced)
         hessian = as_constant(displaced).hessian(displaced.initial_state())
+        # A bound of the largest eigenvalue that takes no decomposition.
         fastest = jnp.max(jnp.sum(jnp.abs(hessian), axis=1))
         if controller is None:
             controller = default_stepsize_controller(displaced, rtol, fastest)
@@ -167,6 +171,8 @@ class _Run(eqx.Module):
 
     def start(self) -> _State:
         y = self.flow.initial_state()
+        # Short for any solver, also an explicit one; steps grow from there. A loss without
+        # curvature has no time of its own.
         dt = 0.01 / jnp.where(self.fastest > 0, self.fastest, 1)
         dt = jnp.minimum(dt, self.max_time)
         zero, order = jnp.zeros(()), self.order()
@@ -206,14 +212,19 @@ class _Run(eqx.Module):
 
     def step(self, state: _State) -> _State:
         zero, order = jnp.zeros(()), self.order()
+        # Lengths of steps have no derivatives: what they change is the error of the method.
         dt = lax.stop_gradient(state.dt)
         y1, error, dense, solver_state, solver_result = self.try_step(state, dt)
         dense = as_constant(dense)
         sound = jnp.all(jnp.isfinite(y1)) & (solver_result == diffrax.RESULTS.successful)
+        # Steps that pass over an instability are refused, whatever their error: an L-stable method
+        # would damp what escapes, and its error estimate sees nothing of it.
         definite, response = self.response(state, dt)
         sound = sound & definite
         y1 = jnp.where(sound, y1, state.y)
         if error is not None:
+            # Infinity makes a controller cut the step as far as it may, while NaN would stay in its
+            # state.
             error = jnp.where(sound & jnp.isfinite(error), error, jnp.inf)
         keep, t0, t1, _, controller_state, controller_result = self.controller.adapt_step_size(
             zero, dt, state.y, y1, None, error, order, state.controller_state
@@ -222,6 +233,7 @@ class _Run(eqx.Module):
         interpolation = self.solver.interpolation_cls(t0=zero, t1=dt, **dense)
         condition = as_constant(self.condition)
         margin_at = lambda share: condition(zero, interpolation.evaluate(share * dt), None)
+        # A margin that only falls is crossed within a step exactly if it is below 0 at its end.
         monotone = condition.exit.monotone and self.flow.flow.descends
         margin = condition(zero, lax.stop_gradient(y1), None)
         crossing = first_crossing(None if monotone else margin_at, state.margin, margin)
@@ -230,6 +242,8 @@ class _Run(eqx.Module):
         advance = keep & ~crossed
 
         time = state.time + jnp.where(advance, dt, 0.0)
+        # Times of the controller are local too, so that the difference is the whole of the next
+        # step.
         next_dt = jnp.minimum(lax.stop_gradient(t1 - t0), self.max_time - time)
         result = jnp.where(
             controller_result == diffrax.RESULTS.successful,
@@ -255,6 +269,7 @@ class _Run(eqx.Module):
             nearest_y=jnp.where(
                 nearer, interpolation.evaluate(crossing.share * dt), state.nearest_y
             ),
+            # One Hessian a state: for the response of the steps from there, and the test for rest.
             hessian=state.hessian,
             ledger=state.ledger,
             num_steps=state.num_steps + 1,
@@ -311,6 +326,7 @@ class _Run(eqx.Module):
         """The error that a step from `y` may make in every weight."""
         if isinstance(self.controller, diffrax.PIDController):
             return jnp.asarray(self.controller.atol + self.controller.rtol * jnp.abs(y))
+        # Other controllers do not say what they tolerate.
         return 1e-6 * jnp.abs(y) + jnp.finfo(y.dtype).tiny
 
     def hessian(self, y: Float[Array, " n"]) -> Float[Array, "weights weights"]:
@@ -334,9 +350,11 @@ class _Run(eqx.Module):
         coasting = run.flow.coasting(y)
         scale = run.scale(y)[:count]
 
+        # Without the symmetry of equal modes, which only `settle` looks at, once at the end.
         resting, newton = comes_to_rest(hessian, gradient, noise, scale, coasting=coasting)
         # The exit may lie between here and the minimum.
         resting = resting & ~run.leaves(y.at[:count].add(-newton))
+        # A gradient that is all noise says nothing of where to go.
         silent = jnp.all(jnp.abs(gradient) <= noise) & ~jnp.any(jnp.abs(coasting) > scale)
         result = jnp.where(resting | silent, RESTING, new.result)
 
@@ -352,6 +370,7 @@ class _Run(eqx.Module):
             growth=escape_growth(response, run.flow.vf(jnp.zeros(()), y, None)[:count]),
             peak=optx.rms_norm(shaken / scale),
         )
+        # The start is diagnosed too, to which no step led.
         any_move = jnp.any(moved != 0)
         ledger = choose(any_move, ledger, old.ledger)
         return eqx.tree_at(lambda s: (s.ledger, s.result), new, (ledger, result))
@@ -444,6 +463,7 @@ class _Run(eqx.Module):
 
     def doubt(self, y: Float[Array, " n"]) -> Float[Array, ""]:
         """By how much errors of the size of the tolerance move the margin."""
+        # To first order, all errors in the worst direction.
         margin = lambda y: self.condition(jnp.zeros(()), y, None)
         return jnp.sum(jnp.abs(jax.grad(margin)(y)) * self.scale(y))
 
@@ -472,6 +492,9 @@ class _Run(eqx.Module):
         margin = self.condition(span, y, None)
         along = lambda y: condition(span, y, None)
         _, speed = jax.jvp(along, (lax.stop_gradient(y),), (velocity,))
+        # The margin has derivatives, its slope along the flow has none: -d margin / slope is the
+        # derivative of the time of the zero, by the theorem on implicit functions. Where the
+        # correction's value is not used its derivative still is.
         correction = -margin / lax.stop_gradient(jnp.where(speed == 0, 1, speed))
         # Far from the root the bracket knows more than Newton's method does.
         close = jnp.abs(correction) <= 0.1 * dt

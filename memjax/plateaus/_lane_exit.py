@@ -69,11 +69,13 @@ def locate_exit(
     zero, step = jnp.zeros_like(dt), state.crossing
     slope = (step.below - step.above) / (step.high - step.low)
     ends = (step.low, step.high, step.above, step.below, step.low, step.above, slope)
+    # As many rounds for all lanes; what they leave is removed below.
     low, high, above, below, *_, slope = lax.fori_loop(0, 6, narrow, ends)
     theta = low + (high - low) * above / jnp.where(above > below, above - below, 1)
     span, slope = theta * dt, slope / dt
 
-    # The stages of a shorter step of the same solution lie on its interpolation.
+    # The stages of a shorter step of the same solution lie on its interpolation. A lane that has
+    # crossed its exit would not iterate: it runs once more.
     again = eqx.tree_at(
         lambda s: (s.dt, s.result, s.polynomial, s.last_dt),
         state,
@@ -86,6 +88,7 @@ def locate_exit(
     scale = rtol * (state.floor + jnp.abs(state.y)) + jnp.finfo(dt.dtype).tiny
     jacobian = linearise_flow(runs.flow, state.y, here.gradient, here.curvature, span / 2)
     solve = jacobian.solver(RADAU.real / span)
+    # The whole step was accepted as definite, and a part of it has a larger shift.
     definite = jnp.ones_like(state.result, bool)
     stages, _, converged, *_ = step_stages(
         runs,
@@ -98,6 +101,7 @@ def locate_exit(
         full=full,
         compensated=compensated,
     )
+    # Where Newton fails there is still the interpolation.
     sought = jnp.stack([evaluate(state.polynomial, theta * c) for c in RADAU.times], axis=1)
     stages = jnp.where(converged, stages, sought)
     y = state.y + stages[:, 2]

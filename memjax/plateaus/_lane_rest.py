@@ -22,12 +22,15 @@ def lanes_rest(
 ) -> Bool[Array, " lanes"]:
     """Whether every lane is at a minimum, but for its tolerance, as curvatures tell that have
     small relative errors."""
+    # Of a step so long that it is Newton's step to the minimum. Not none at all: what has no
+    # curvature, as padding, would have no solution.
     shift = 1e-12 * RADAU.real / state.dt
     minimum = here.curvature.shifted(shift)
     anywhere = jnp.where(here.noise == 0, 0, runs.anywhere())
     solved = runs.alike(minimum(jnp.stack([here.gradient, anywhere], axis=1)))
     to_rest = solved[:, 0]
-    # A gradient that underflowed says nothing of directions without curvature.
+    # A gradient that underflowed says nothing of directions without curvature. Of a direction of
+    # curvature c the shift s leaves s / (s + c).
     flat = jnp.sum(solved[:, 1] ** 2, axis=0) * shift**2 > _FLAT**2
     scale = rtol * (state.floor + jnp.abs(state.y))[: runs.size]
     away = (jnp.abs(to_rest) + jnp.abs(runs.coasting(state.y))) / scale

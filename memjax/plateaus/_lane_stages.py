@@ -60,6 +60,8 @@ def step_stages(
             jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
             jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
         )
+        # Back from the basis of eigenvectors; the conjugate of the pair adds the same real part
+        # again.
         change = -RADAU.real_column[:, None] * first[:, None]
         change = change - 2 * np.real(RADAU.pair_column)[:, None] * second[0][:, None]
         change = change + 2 * np.imag(RADAU.pair_column)[:, None] * second[1][:, None]
@@ -95,6 +97,8 @@ def _full_update(
                 each = eqx.tree_at(lambda e: e.curvature, each, graded)
             here.append(each)
         if isinstance(runs.flow.flow, GradientFlow):
+            # Hessians as blocks and factors keep that form also when the stages are coupled; all
+            # other flows take arrays.
             solve = couple([each.curvature for each in here], RADAU.inverse, rate)
         else:
             whole = [

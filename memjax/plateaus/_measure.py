@@ -201,6 +201,8 @@ def measure_plateau(
     if not own and _may_be_large(flow, model, closed):
         check_memory(eqx.filter_eval_shape(Runs.build, flow, model, exit, {}))
     compensable = SpectralLanes.compensates(flow.loss, model)
+    # The dearer method couples the Jacobians of all stages, as arrays where there are no closed
+    # forms.
     can_harden = seen and not own and (closed or coordinates(weights(model))[0].size <= DENSE)
 
     def measured(rtol: Array, hard: bool) -> Plateau:
@@ -236,6 +238,7 @@ def measure_plateau(
     # smaller one decides, where that can be seen.
     while seen and not is_traced(plateau):
         code = int(plateau.result_code)
+        # Without twice the digits, what rounding left open would be left open again.
         stuck = code == MAX_STEPS_REACHED or (compensable and code == UNRESOLVED)
         if can_harden and not hard and stuck:
             hard = True

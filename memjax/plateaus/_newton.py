@@ -12,7 +12,8 @@ from ..numerics import fast_two_sum, two_sum
 from ..solvers import RADAU
 from ._runs import Lanes, Runs
 
-# The share of the tolerance at which it may stop.
+# The share of the tolerance at which it may stop. The last update is still made: what is left is
+# smaller by the rate of convergence.
 _KAPPA = 0.5
 # With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
 # moves slowly is the difference of large increments.
@@ -36,6 +37,7 @@ def displace(
     """`y + low + increment + rest`, and what that is short of in float64 if it is kept."""
     if low is None or rest is None:
         return y + increment, None
+    # Exact but for the last sum, of lower parts: an increment below the last digit of `y` is kept.
     total, error = two_sum(y, increment)
     return fast_two_sum(total, error + (low + rest))
 
@@ -49,6 +51,8 @@ def defects(
     low = None if state.low is None else state.low[:n, None]
     y, low = displace(state.y[:n, None], low, stages[:n], None if rest is None else rest[:n])
     gradients = -runs.dynamics.descent(y, low)
+    # What a flow remembers follows from the gradients, weight by weight, and is solved for here:
+    # the iteration is left with the weights.
     stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
     after = state.y[:, None] + stages
     velocities = [runs.velocity(gradients[:, k], after[:, k]) for k in range(3)]
@@ -83,10 +87,13 @@ def solve_stages(
         change = runs.alike(change)
         going = ~done
         size = runs.rms(change / scale[:, None])
+        # Of a series of updates that fall by `rate` each, what follows this one adds up to `left`
+        # (Hairer & Wanner, IV.8). The first has none before it, and both are 0.
         rate = size / last
         small = size <= _KAPPA
         left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
         small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+        # Beyond the tolerance convergence ends in rounding errors, which is no failure.
         stuck = converged & (rate > _STALLED)
         bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
         moved, short = displace(recalled, rest, change)
@@ -94,6 +101,7 @@ def solve_stages(
         stages = jnp.where(moving, moved, stages)
         if rest is not None and short is not None:
             rest = jnp.where(moving, short, rest)
+        # Up to the tolerance only: updates beyond it say nothing of how long the next step may be.
         unsettled = going & ~converged
         slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)
         iterations = iterations + unsettled

@@ -50,6 +50,8 @@ class Recording(eqx.Module):
 
         def write_row(carry: "Recording") -> "Recording":
             here, row, time = next_due(carry)
+            # Every lane may be at another time: a mask over all rows does for one run and for many,
+            # without a scatter.
             rows = jnp.arange(last).reshape(-1, *(1,) * row.ndim) == row
             seen = see(time)
             values = {
@@ -57,4 +59,5 @@ class Recording(eqx.Module):
             }
             return Recording(carry.index + here, values)
 
+        # Most steps pass over no time, and evaluate nothing.
         return lax.while_loop(lambda carry: jnp.any(next_due(carry)[0]), write_row, self)

@@ -14,6 +14,8 @@ from ..numerics import one_by_one
 
 def trusted_curvature(size: int, dtype: jnp.dtype) -> float:
     """The curvature, in units of a unit diagonal, above which rounding leaves its sign alone."""
+    # The factor of a matrix of unit diagonal is exactly that of one whose entries differ by up to
+    # about `size * eps`, and entries have rounding errors of their own.
     return size * 100 * float(jnp.finfo(dtype).eps)
 
 
@@ -62,6 +64,7 @@ def _newton_to_rest(
     Weights without curvature rest only if their gradient has no error."""
     scaled, scale = _scaled(hessian, noise == 0)
     trusted = trusted_curvature(len(gradient), gradient.dtype)
+    # NaN unless all eigenvalues are above what is taken off.
     factor = one_by_one(jnp.linalg.cholesky)(scaled - trusted * jnp.eye(len(gradient)))
     return scale * cho_solve((factor, True), scale * gradient)
 

@@ -32,12 +32,14 @@ def smallest_displacement(
     since each leaf has units of its own: a rate in samples is 1e-5 of one in seconds.
     """
     time = 1 / jnp.maximum(curvature, 1)
+    # A flow with momentum has no velocity at first, and moves by its acceleration.
     moved = flow.leaf_norms(velocity) * time + flow.leaf_norms(acceleration) * time**2
     # A memory that is 0 at the start, as that of a weight without gradient, is 0 only to rounding.
     start = flow.leaf_norms(flow.initial_state())
     moved = moved + jnp.finfo(moved.dtype).eps * start
     # Its last bits depend on the lane that a run is in, and would make those of the result do so.
     moved = lax.reduce_precision(moved, exponent_bits=11, mantissa_bits=20)
+    # Where nothing moves at first, a number that times a tolerance of 1e-10 is still normal.
     return jnp.maximum(_SHARE * moved, jnp.finfo(moved.dtype).tiny * 1e10)
 
 
@@ -68,6 +70,7 @@ def step_response(
     matrix = resistance + hessian
     diagonal = jnp.diagonal(matrix)
     scale = inverse_root(diagonal)
+    # Cholesky fails, and gives NaN, exactly where the matrix is not definite to rounding.
     factor = one_by_one(jnp.linalg.cholesky)(scale[:, None] * matrix * scale[None, :])
     definite = jnp.all(diagonal > 0) & jnp.all(jnp.isfinite(factor))
     return definite, StepResponse(factor, scale, resistance)
@@ -88,8 +91,11 @@ def escape_growth(response: StepResponse, velocity: Float[Array, " n"]) -> Float
     across = lambda x: x - unit * (unit @ x)
     direction = across(jnp.cos(jnp.arange(len(velocity)) + 1.0))
     size = jnp.linalg.norm(direction)
+    # A few rounds: what grows much stands out after few, and what grows little does not count.
     for _ in range(8):
         direction = direction / jnp.where(size > 0, size, 1)
+        # With the resistance 1 / dt a direction of curvature c is multiplied by 1 / (1 + c dt): the
+        # most negative one comes out longest, and 1 - 1 / size is its growth -c dt.
         direction = across(response(response.resistance @ direction))
         size = jnp.linalg.norm(direction)
     return jnp.clip(1 - 1 / jnp.where(size > 0, size, 1), 0, 1)

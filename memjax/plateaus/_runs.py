@@ -70,18 +70,21 @@ class Runs(eqx.Module):
             (dynamics.amplitudes, dynamics.free_rates),
         )
 
+        # Amplitudes, then rates: each half gets its own padding.
         def widen(leaf: Array) -> Array:
             if leaf.shape != (2 * size,):
                 return leaf
             return jnp.pad(leaf.reshape(2, size), ((0, 0), (0, width - size))).ravel()
 
         auxiliary = jax.tree.map(widen, self.flow.auxiliary)
+        # Ones that become zeros where something was added.
         whole = jax.tree.map(jnp.ones_like, (jnp.zeros(2 * size), self.flow.auxiliary))
         absent = [widen(leaf).ravel() == 0 for leaf in jax.tree.leaves(whole)]
         absent = jnp.concatenate(absent)
         places = jnp.arange(absent.size)
         twins = self.twins
         if twins is not None:
+            # Numbers of the padded state for those of the state as it was.
             kept = jnp.nonzero(~absent, size=twins.size)[0]
             twins = places.at[kept].set(kept[twins])
         flow = DisplacedFlow(self.flow.flow, model, auxiliary)
@@ -91,12 +94,15 @@ class Runs(eqx.Module):
         """The number of every weight among those of its run."""
         if self.absent is None:
             return np.arange(self.size)[:, None]
+        # Without those of padding, so that signs and directions, and with them results, are those
+        # of the run alone.
         return jnp.cumsum(~self.absent[: self.size], axis=0) - 1
 
     def mean(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
         """The mean over the weights or the state of every lane, and over further axes."""
         if self.absent is None:
             return jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+        # Padding is 0 and adds nothing to the sum.
         count = jnp.sum(~self.absent[: len(x)], axis=0)
         return jnp.sum(x, axis=tuple(range(x.ndim - 1))) / (count * math.prod(x.shape[1:-1]))
 
@@ -118,6 +124,7 @@ class Runs(eqx.Module):
 
         # A change of the weights alone has the first of the numbers.
         twins = self.twins[: len(change)]
+        # Most runs have no equal modes, and need not pay for gathers.
         rare = jnp.any(twins != jnp.arange(len(twins))[:, None])
         return lax.cond(rare, lambda: over_lanes(mean)(twins, change), lambda: change)
 

@@ -119,9 +119,13 @@ def plateau_asymptotics(
     rates = active.rates
 
     def log_gain(w: Float[Array, ""]) -> Float[Array, ""]:
+        # In logarithms, as the square of the transform underflows at half of the memory at which
+        # the transform does.
         distance = 4 * jnp.sum(jnp.log(jnp.abs((rates - w) / (rates + w)))) - jnp.log(2 * w)
         return 2 * jnp.log(jnp.abs(remainder.laplace(w))) - distance
 
+    # Near the start P is exponential, so that x = w(0) - w obeys dx/dtau = c P e^(cx), which is
+    # infinite after 1 / (P c^2).
     value, slope = jax.value_and_grad(log_gain)(silent_rate)
     return jnp.exp(-value) / slope**2
 
@@ -217,6 +221,7 @@ def fit_scaling_law(
     for index in np.ndindex(*shape):
         mask = usable[index]
         if axis_range is None:
+            # Where a slow cell did not exit, the fast ones alone would bend the law down.
             chosen = _find_larger_half(values, mask.all(tuple(range(1, mask.ndim))))
         else:
             chosen = (values >= axis_range[0]) & (values <= axis_range[1])
@@ -227,6 +232,8 @@ def fit_scaling_law(
             continue
         ranges[index] = used.min(), used.max()
         for k, correction in enumerate(corrections):
+            # log tau = c_0 x - 2 log x, with the memory x = 1 / omega, is a line once its last term
+            # is on the left.
             y = np.log(tau) + (2 * np.log(used) if correction == "omega^2" else 0.0)
             fits[index][k] = _fit(used, y, confidence)
     return _gather(dataset, x, groups, corrections, fits, ranges, counts).assign_attrs(
@@ -277,6 +284,7 @@ def _gather(
     coords["correction"] = ("correction", list(corrections), factor)
     found = xr.Dataset(variables, coords)
     if "decay_rate" in dataset and "decay_rate" not in coords:
+        # The bound holds with the smallest of the rates.
         others = [other for other in dataset["decay_rate"].dims if other not in groups]
         found["decay_rate"] = dataset["decay_rate"].min(others, keep_attrs=True)
     return found
@@ -320,6 +328,7 @@ def scale_lower_bound(
         values.min([name for name in values.dims if name not in x.dims])
         for values in (times, dataset["lower_bound"])
     )
+    # The largest at which the bound is still below all times.
     constant = float((lowest / bound).min())
     if not np.isfinite(constant):
         return None

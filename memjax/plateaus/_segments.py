@@ -45,10 +45,12 @@ def find_segments(
     - `delta`: the share of its height by which the loss leaves a plateau.
     - `ratio`: the least ratio of the end of a plateau to its start.
     """
+    # Bins of a log without noise would have no error: a twentieth of the band counts as one.
     bins = bin_log(times, losses, delta / 20)
     stretches = _find_stretches(bins, delta)
     chosen: list[tuple[int, int]] = []
     first = np.exp(log_times(times[:2])[0])
+    # The longest first: what overlaps a longer one is the same plateau once more.
     by_length = sorted(stretches, key=lambda s: bins.log_time[s[0]] - bins.log_time[s[1]])
     last = bins.mean.size - 1
     for i, j in by_length:
@@ -75,6 +77,8 @@ def _find_stretches(bins: Bins, delta: float) -> list[tuple[int, int]]:
     means, slacks = _means_at_scales(bins)
     reached, found = -1, []
     for i in range(size):
+        # All stretches from bin i on at once: running means, and running extremes of the means
+        # inside, each less what noise may have added.
         weight = np.cumsum(bins.weight[i:])
         height = np.cumsum(bins.weight[i:] * bins.mean[i:]) / weight
         band = delta * np.abs(height)
@@ -88,6 +92,7 @@ def _find_stretches(bins: Bins, delta: float) -> list[tuple[int, int]]:
             good[ends] &= highest <= (height + band)[ends]
             good[ends] &= lowest >= (height - band)[ends]
         j = size - 1 if good.all() else i + int(np.argmin(good)) - 1
+        # What ends no later than a stretch from an earlier bin is a part of it.
         if j > max(reached, i):
             found.append((i, j))
             reached = j
@@ -120,6 +125,8 @@ def _overlaps(bins: Bins, stretch: tuple[int, int], chosen: list[tuple[int, int]
 
 def _inner(bins: Bins, i: int, j: int) -> slice:
     """The inner bins of a stretch: from a sixth to five sixths of its time, and at least two."""
+    # The ends of a stretch are the ways in and out, still within the band: a sixth of its time at
+    # each end is left out. A log has no way into its first bin.
     start, stop = bins.time[i], bins.time[j]
     low, high = start + (stop - start) / 6, start + 5 * (stop - start) / 6
     low = low if i else -1.0
@@ -141,6 +148,8 @@ def _is_left(bins: Bins, i: int, j: int, delta: float) -> bool:
     down it never does so, at whatever scale of log time it looks flat."""
     if bins.edges[j + 1] - bins.edges[i] < ENTRIES:
         return False
+    # In units of t, where a fall that slows down is convex, and slower after any stretch than on
+    # it; in log t even an exponential has a flat start.
     inner = _inner(bins, i, j)
     slope, slope_error = bins.slope(inner, bins.time)
     before, height, height_error = bins.average(inner)
@@ -151,6 +160,8 @@ def _is_left(bins: Bins, i: int, j: int, delta: float) -> bool:
     speed_error = np.hypot(height_error, level_error) / (after - before)
     on_it = max(-slope, 0.0)
     sure = speed - on_it >= _SURE * np.hypot(speed_error, slope_error)
+    # The slope on it counts as less by one standard error: where it is all noise it would hide a
+    # fall.
     return bool(sure and speed >= CONTRAST * (on_it - slope_error))
 
 
@@ -200,11 +211,13 @@ def _visible(bins: Bins, at: int, share: float, drop: float) -> float:
     bins, but not more than half of the drop."""
     near = slice(max(0, at - _NEAR), at + _NEAR)
     error = bins.error(bins.weight[near], bins.count[near])
+    # Half of the drop is met for certain, a larger fall perhaps never.
     return max(share, min(0.5 * drop, 2 * error))
 
 
 def _crossing(times: np.ndarray, losses: np.ndarray, level: float) -> float:
     """The time at which the falling curve that is closest to the losses meets a level."""
+    # A level may be met many times by a noisy log, but only once by this curve.
     fit = scipy.optimize.isotonic_regression(losses, increasing=False).x
     place = int(np.searchsorted(-fit, -level))
     if place == 0:
@@ -232,6 +245,7 @@ def _find_rest(
     before: a power law falls by as much, however small its exponent."""
     last = bins.mean.size - 1
     u = bins.log_time
+    # The first quarter of a rest may still be the way down to it.
     first = int(np.searchsorted(u, u[i] + (u[last] - u[i]) / 4)) if i else 0
     part = slice(min(first, last - 1), last + 1)
     _, height, height_error = bins.average(part)
@@ -239,6 +253,9 @@ def _find_rest(
     if i == 0:
         flat = abs(slope) <= 3 * slope_error or _is_slow_start(bins, height, delta)
     else:
+        # The fall of the log of the loss per e-fold of time, from every bin before to the middle of
+        # the rest; a bin counts as far as it was surely higher. Without a positive height there is
+        # no logarithm, and the fall of the loss itself is taken.
         highest = bins.mean[:i] - _HIGHER * np.sqrt(bins.correlation / bins.weight[:i])
         lost = np.log(np.maximum(highest, height)) - np.log(height) if height > 0 else highest
         middle = np.average(u[part], weights=bins.weight[part])

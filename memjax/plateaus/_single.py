@@ -21,7 +21,8 @@ from ._lanes import LaneMethod
 from ._outcomes import as_result, CROSSED, LossCurve, Plateau, RUNNING, time_of
 from ._runs import Lanes, Runs
 
-# The steps of a run are kept for its derivatives, up to so many bytes.
+# The steps of a run are kept for its derivatives, up to so many bytes: three stages of eight for
+# every number of the state.
 _LARGEST_TRACE = 2**28
 
 
@@ -39,7 +40,8 @@ class _Trace(eqx.Module):
     def add(self, old: Lanes, new: Lanes) -> "_Trace":
         kept = new.num_accepted_steps[0] > old.num_accepted_steps[0]
         kept = kept & (new.result[0] != CROSSED)
-        # A step that is refused is written over by the next.
+        # A step that is refused is written over by the next. The polynomial goes through the
+        # stages, which are not kept besides.
         stages = jnp.stack([evaluate(new.polynomial, c)[:, 0] for c in RADAU.times], axis=1)
         return _Trace(
             self.stages.at[self.count].set(stages, mode="drop"),
@@ -95,6 +97,8 @@ def measure_run(
     moved, later = _replay(displaced, condition, y, trace, last, adjoint)
     if not traced:
         moved, later = _refuse((moved, later), size, most_steps)
+    # Values are those of the lane, which may have had twice the digits; derivatives those of the
+    # steps made again.
     y, time = _take_slope(y, moved), _take_slope(rows["time_reached"], later)
     seen = condition.state(y)
 
@@ -133,6 +137,7 @@ def _replay(
     """The end of a run and its time as functions of the flow and the exit, from the steps that
     were taken: each is an implicit function of where it starts, and so is the exit."""
 
+    # Lengths of steps are held: what they change is the error of the method.
     def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         index, y = carry
         stages, dt = trace.stages[index], trace.dt[index]
@@ -168,6 +173,8 @@ def _stages(
 
 @_stages.def_jvp
 def _stages_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # The stages z solve A^(-1) z / h = f(y + z), so that (A^(-1) / h - J) dz = df, with df the
+    # change of f at fixed stages. Whatever guess they were found from has no part in it.
     stages, equation, dt = primals
     _, moving, _ = tangents
     zero = jnp.zeros(())
@@ -182,6 +189,7 @@ def _stages_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     flow, y = as_constant(equation)
 
     def resistance(y: Float[Array, " state"]) -> Float[Array, "state state"]:
+        # The flow is minus the gradient, whose Hessian may have a closed form.
         if isinstance(flow.flow, GradientFlow):
             return flow.hessian(y)
         return -jax.jacfwd(lambda y: flow.vf(zero, y, None))(y)
@@ -211,6 +219,7 @@ def _refuse(tree: PyTree[Array], size: int, steps: int) -> PyTree[Array]:
 @_refuse.def_jvp
 def _refuse_jvp(primals: tuple, tangents: tuple) -> Any:
     _, size, steps = primals
+    # Only when derivatives are asked for: without them a run may take any number of steps.
     raise ValueError(
         f"`max_steps` must be at most {_LARGEST_TRACE // (24 * size)} for derivatives of a run of "
         f"{size} numbers, whose steps are kept, got {steps}; pass fewer."

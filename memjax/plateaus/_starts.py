@@ -97,6 +97,7 @@ def near_plateau(
     a, w = model.amplitudes, model.rates
     return DiagonalLinearRNN(
         a + scale * jax.random.normal(first, a.shape, a.dtype),
+        # By a factor, which leaves rates positive.
         w * jnp.exp(scale * jax.random.normal(second, w.shape, w.dtype)),
         model.reparametrisation,
     )

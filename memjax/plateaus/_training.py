@@ -67,6 +67,7 @@ def measure_training(
 
         recording = progress.recording.write(
             times,
+            # Between two updates the loss is that after the first of them.
             lambda t: t < time + training.time_step,
             lambda t: {"loss": seen.loss, "distance": seen.distance},
         )
@@ -86,6 +87,7 @@ def measure_training(
         y=jnp.zeros_like(start),
         state=training.start(model),
         updates=jnp.zeros((), int),
+        # Before the first look there is no margin; an exit at once makes no use of how it fell.
         margin=jnp.ones(()),
         fall=jnp.zeros(()),
         result=jnp.asarray(RUNNING),
@@ -95,7 +97,8 @@ def measure_training(
 
     seen, zero = condition.state(progress.y), jnp.zeros(())
     time = progress.updates * training.time_step
-    # An update is the unit of time here, and makes no errors that would be known.
+    # An update is the unit of time here, and makes no errors that would be known. So nothing is
+    # grazed, and rounding is that of the loss alone, over what it fell by in the last update.
     result, rounding = conclude(
         progress.result,
         time=progress.updates.astype(float),

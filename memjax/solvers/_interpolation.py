@@ -44,6 +44,7 @@ class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
 
         def gain(increment: Array, bubble: Array) -> Array:
             s = share.astype(increment.dtype)
+            # At s = 1 this is the increment, without rounding: steps join exactly.
             return s * (increment + (1 - s) * jnp.polyval(bubble[::-1], s))
 
         return jax.tree.map(gain, self.increment, self.bubble)

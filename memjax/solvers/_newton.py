@@ -70,10 +70,12 @@ class StageNewton(optx.AbstractRootFinder):
     def terminate(
         self, fn: Any, y: Any, args: Any, options: Any, state: _NewtonState, tags: Any
     ) -> tuple[Array, optx.RESULTS]:
+        # What is left if updates go on to fall at this rate: size (rate + rate^2 + ...).
         rate = state.size / state.previous_size
         contracting = (state.step >= 2) & (rate < 1)
         converged = state.size <= self.kappa
         converged = converged | (contracting & (state.size * rate / (1 - rate) <= self.kappa))
+        # Not 1: of two updates that are rounding noise either may be the larger.
         growing = (state.step >= 2) & (rate > 2)
         diverged = (state.step >= 1) & ~converged & (growing | ~jnp.isfinite(state.size))
         result = optx.RESULTS.where(

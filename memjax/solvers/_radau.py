@@ -47,6 +47,9 @@ class _Simplified(eqx.Module):
 
     @staticmethod
     def of(linear_solver: lx.AbstractLinearSolver, jacobian: Matrix) -> "_Simplified":
+        # In the eigenvectors of A^{-1} the system of size 3n falls into a real and a complex one of
+        # size n. Elimination costs n^3 products, complex ones four real ones each: 5 n^3 in place
+        # of 27 n^3.
         eye = jnp.eye(jacobian.shape[0], dtype=jacobian.dtype)
         imaginary = lax.complex(jnp.zeros_like(jacobian), RADAU.pair.imag * eye)
         pair = (RADAU.pair.real * eye - jacobian).astype(imaginary.dtype) + imaginary
@@ -58,6 +61,7 @@ class _Simplified(eqx.Module):
         real = self.real(product(RADAU.real_row, right))
         rows = product(np.real(RADAU.pair_row), right), product(np.imag(RADAU.pair_row), right)
         pair = self.pair(lax.complex(*rows))
+        # The conjugate eigenvalue adds the conjugate: twice the real part.
         twice = 2 * RADAU.pair_column
         return (
             jnp.outer(jnp.asarray(RADAU.real_column, real.dtype), real)
@@ -165,6 +169,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         return 5
 
     def error_order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+        # That of the cubic polynomial, which is off by the fourth power of the step.
         return 4
 
     def init(
@@ -176,6 +181,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         args: PyTree,
     ) -> _Past:
         _, _, start = problem_of(terms, t0, t1, y0, args, None)
+        # An infinite length makes the extrapolation 0.
         stages = jnp.zeros((3, start.y.size), start.y.dtype)
         return _Past(stages, jnp.full_like(start.length, jnp.inf))
 
@@ -233,6 +239,7 @@ def _attempt(
         throw=False,
     )
     stages = pack(found.value)
+    # The filter has the matrix of the real system, which is factorised already.
     error = _error(problem, start, simplified.real, stages)
 
     possible = all_finite(value, jacobian)
@@ -271,6 +278,7 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[Stages, Stages]:
     stages = _implicit(*primals)
     constant, variable = split_by_tangents(equation, moving)
 
+    # F(Z, p) = 0 gives dZ = -F_Z^{-1} F_p dp. It needs no derivatives of the iteration.
     def residual(variable: PyTree) -> Stages:
         problem, start = eqx.combine(variable, constant)
         return _residual(problem, start, stages)
@@ -291,6 +299,7 @@ def _error(problem: Problem, start: Start, solve: Factors, stages: Stages) -> Ve
     the step is about to damp. Filtered twice it would be divided by the stiffness once more, and
     with it the error at the end.
     """
+    # In units of the step: h f(p(s)) - dp/ds.
     increments = product(VALUES, stages)
     defects = _of_each(problem.increment, start, PLACES, increments) - product(SLOPES, stages)
     weight = jnp.asarray(WEIGHT, defects.dtype)[:, None]
@@ -302,4 +311,5 @@ def _extrapolated(past: _Past, length: Scalar) -> Stages:
     ratio = (length / past.length).astype(past.stages.dtype)
     s = 1 + ratio * jnp.asarray(RADAU.times, ratio.dtype)[:, None]
     bubble = product(BUBBLE, past.stages)
+    # p(s) - p(1), since the step starts from p(1).
     return (s - 1) * past.stages[2:] + s * (1 - s) * (bubble[:1] + s * bubble[1:])

@@ -56,6 +56,8 @@ def _formula() -> RadauFormula:
     return RadauFormula(
         times=np.array([(4 - root) / 10, (4 + root) / 10, 1]),
         inverse=inverse,
+        # Minus the slope of the polynomial at the start. The factor gamma_0 of Hairer & Wanner, one
+        # over the real eigenvalue, is in the solve that follows.
         error=np.array([-13 - 7 * root, -13 + 7 * root, -1]) / 3,
         real=float(values[real].real),
         pair=complex(values[pair]),
@@ -71,6 +73,7 @@ RADAU = _formula()
 
 def _bubble() -> np.ndarray:
     """From the stages to the coefficients of their interpolation, less its chord."""
+    # z_i - s_i z_3 = s_i (1 - s_i) (b_0 + b_1 s_i) for the stages but the last, which is the end.
     s = RADAU.times[:2]
     slopes = np.array([[1 / s[0], 0, -1], [0, 1 / s[1], -1]]) / (1 - s)[:, None]
     return np.linalg.solve(np.stack([np.ones(2), s], axis=1), slopes)
@@ -79,12 +82,14 @@ def _bubble() -> np.ndarray:
 BUBBLE = _bubble()
 
 # Where the polynomial is compared with the equation: at the start, and between the stages where
-# the interpolation of a smooth function is furthest from it.
+# the interpolation of a smooth function is furthest from it, as s (s - c_1) (s - c_2) (s - 1). Of
+# the extrema the first is left out, close to the start.
 PLACES = np.append(
     0, np.sort(np.polynomial.Polynomial.fromroots([0, *RADAU.times]).deriv().roots())[1:]
 )
 VALUES, SLOPES = rows_at(PLACES, np.array([0.0, 0.0, 1.0]), BUBBLE)
 # At the start its value is right and only its slope is off, and by more than elsewhere. This
-# weight makes up for it where nothing is stiff.
+# weight makes up for it where nothing is stiff: there the defect, which is 0 at the stages, goes as
+# (s - c_1) (s - c_2) (s - 1).
 _SIZES = np.abs(np.polynomial.Polynomial.fromroots(RADAU.times)(PLACES))
 WEIGHT = np.array([_SIZES[1] / _SIZES[0], 1, 1])

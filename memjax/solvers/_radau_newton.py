@@ -102,6 +102,8 @@ class RadauNewton(optx.AbstractRootFinder):
         join = coordinates.join
 
         def scaled(update: Array, start: Array, stage: Array) -> Array:
+            # Updates of less than 10 roundings of the state count as converged: they fall no
+            # further, and their ratio would pass for a divergence.
             size = jnp.maximum(jnp.abs(start), jnp.abs(start + stage))
             rounding = 10 * jnp.finfo(size.dtype).eps * size
             return update / jnp.maximum(self.atol + self.rtol * size, rounding / self.kappa)
@@ -115,6 +117,7 @@ class RadauNewton(optx.AbstractRootFinder):
     def terminate(
         self, fn: Any, y: Any, args: Any, options: Any, state: _NewtonState, tags: Any
     ) -> tuple[Array, optx.RESULTS]:
+        # What is left if updates go on to fall at this rate: size (rate + rate^2 + ...).
         rate = state.size / state.previous_size
         left = state.size * rate / (1 - rate)
         second = state.step >= 2

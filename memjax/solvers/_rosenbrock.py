@@ -29,7 +29,8 @@ def _lower(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array([row + (0.0,) * (8 - len(row)) for row in rows])
 
 
-# Table 1 of the paper, transformed as in Hairer & Wanner II, (IV.7.25), to digits of float64.
+# Table 1 of the paper, transformed as in Hairer & Wanner II, (IV.7.25), to digits of float64. In
+# its variables, u = sum_j gamma_ij k_j, no stage needs products with J.
 _GAMMA = 0.21193756319429014
 _LAST = (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256,
          0.030198172008377946)  # fmt: skip
@@ -82,6 +83,7 @@ _DENSE = np.array(
 
 # Where the polynomial is compared with the equation, and what it is there and its slope.
 _BETWEEN = np.array([0.25, 0.75])
+# The end is the state of the last stage plus that stage.
 _VALUES, _SLOPES = rows_at(_BETWEEN, np.append(_A[-1, :7], 1.0), _DENSE)
 
 
@@ -150,6 +152,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         return 5
 
     def error_order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+        # The embedded method and the dense output are of order 4: both are off by the fifth power.
         return 5
 
     def init(
@@ -187,6 +190,7 @@ def _attempt(
 ) -> tuple[tuple[Vector, Float[Array, "3 n"]], Outcome]:
     y, length = start.y, start.length
     value, drift, jacobian = problem.linearise(start.time, y, length)
+    # Hairer & Wanner's form times gamma h, so that a step of length 0 divides by nothing.
     solve = Factors.of(solver.linear_solver, jnp.eye(y.size, dtype=y.dtype) - _GAMMA * jacobian)
 
     def stage(before: Stages, row: tuple[Array, ...]) -> tuple[Stages, None]:

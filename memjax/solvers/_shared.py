@@ -88,6 +88,7 @@ class Problem(eqx.Module):
     def linearise(self, t: Scalar, y: Vector, rate: Scalar) -> tuple[Vector, Vector, Matrix]:
         r"""The increment, its derivative in time times `rate`, and its Jacobian."""
         if self.jacobian is None:
+            # One linearisation for the columns and for the derivative in time.
             value, tangent = jax.linearize(self.increment, t, y)
             columns = jax.vmap(lambda e: tangent(jnp.zeros_like(t), e), out_axes=1)
             return value, tangent(rate, jnp.zeros_like(y)), columns(jnp.eye(y.size, dtype=y.dtype))
@@ -151,6 +152,8 @@ def problem_of(
             "`jacobian` needs a term whose control is time, as that of `diffrax.ODETerm`; "
             "leave it out for other terms."
         )
+    # `attempt` and the implicit stages have rules of their own for derivatives, which do not see
+    # what a function closes over.
     close = lambda function: eqx.filter_closure_convert(function, t0, y)
     problem = Problem(close(increment), None if jacobian is None else close(given))
     return problem, coordinates, Start(y, t0, t1 - t0)

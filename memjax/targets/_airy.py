@@ -51,11 +51,13 @@ class Airy(AbstractKernel):
         self.delay = as_nonnegative("delay", delay)
 
     def breakpoints(self) -> Float[Array, " points"]:
-        # Even steps of the phase (2/3) |x|^(3/2), a little over one period each.
+        # Even steps of the phase (2/3) |x|^(3/2), a little over one period each. Sixty of them
+        # reach to the phase of |x| = 80.
         panels = 60
         if not is_traced((self.scale, self.delay)):
             panels = 1 + math.ceil(2 / 3 * float(self.scale * self.delay) ** 1.5 / 8)
         phases = 8.0 * np.arange(panels, -1, -1)
+        # Ai(16) is 4e-20.
         decay = np.array([3.0, 6.0, 10.0, 16.0])
         points = jnp.asarray(np.concatenate([-((1.5 * phases) ** (2 / 3)), decay]))
         return jnp.maximum(points / self.scale + self.delay, 0)
@@ -91,7 +93,9 @@ def airy(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return _airy_pair(jnp.asarray(x))[0]
 
 
-# Taylor polynomials about the integers up to here, asymptotic series beyond.
+# Taylor polynomials about the integers up to here, asymptotic series beyond. Half an integer away,
+# 24 terms leave less than 2e-17; from 12 on the twentieth term of the series in 1 / zeta is below
+# 1e-18.
 _REACH = 12
 _TERMS = 24
 
@@ -103,6 +107,8 @@ def _taylor_table() -> np.ndarray:
     coefficients = [value, slope, x * value / 2]
     for n in range(1, _TERMS):
         coefficients.append((x * coefficients[n] + coefficients[n - 1]) / ((n + 1) * (n + 2)))
+    # From Ai'' = x Ai about an integer n: (k + 2) (k + 1) c_(k + 2) = n c_k + c_(k - 1). The slope
+    # is that of a longer series, so that it has as many terms.
     series = np.stack(coefficients)
     slopes = series[1:] * np.arange(1, len(series))[:, None]
     return np.stack([series[:_TERMS], slopes[:_TERMS]])
@@ -124,6 +130,7 @@ _ASYMPTOTIC = _asymptotic_table()
 @jax.custom_jvp
 def _airy_pair(x: Array) -> tuple[Array, Array]:
     """Ai and Ai'."""
+    # Both forms are evaluated, each at an argument at which it is finite, and one is chosen.
     near = jnp.clip(x, -_REACH - 0.5, _REACH + 0.5)
     node = jnp.clip(jnp.round(near), -_REACH, _REACH)
     offset = near - node
@@ -132,6 +139,8 @@ def _airy_pair(x: Array) -> tuple[Array, Array]:
     for n in reversed(range(_TERMS)):
         inner = inner * offset + table[:, n]
 
+    # DLMF 9.7.5, 9.7.6 for positive arguments, where it is a decay, and 9.7.9, 9.7.10 for negative
+    # ones, where it is a wave.
     size = jnp.maximum(jnp.abs(x), _REACH)
     zeta = 2 / 3 * size**1.5
     root = size**0.25 * math.sqrt(math.pi)
@@ -166,4 +175,5 @@ def _airy_pair(x: Array) -> tuple[Array, Array]:
 def _airy_pair_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     value, slope = _airy_pair(x)
+    # By Ai'' = x Ai derivatives of any order are made of the pair itself, with its accuracy.
     return (value, slope), (slope * x_dot, x * value * x_dot)

@@ -97,6 +97,7 @@ class AbstractKernel(AbstractTarget):
     def _ramp_response(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""The integral $\int_0^t (t - s) \rho(s) \,\mathrm{d}s$ for $t \ge 0$."""
         transform = lambda s: self._laplace(s, t)
+        # t times the integral, plus that of -s rho(s), the derivative of the transform at 0.
         value, slope = jax.jvp(transform, (jnp.zeros_like(t),), (jnp.ones_like(t),))
         return t * value + slope
 
@@ -213,8 +214,11 @@ class AbstractKernel(AbstractTarget):
             # The input is a jump and then a sum of ramps, one for each change of slope.
             kinks = jnp.diff(jnp.diff(xs) / as_steps(given), prepend=0)
             since = lambda t: jnp.dot(kinks, self.ramp_response(t - ts[:-1]))
+            # A matrix of a million responses at a time.
             ramps = jax.lax.map(since, ts, batch_size=max(1, 2**20 // ts.size))
             return xs[0] * self.heaviside_response(elapsed) + ramps
+        # Not the differences of the times, whose rounding would come back in the second
+        # differences.
         elapsed = jnp.asarray(step * np.arange(ts.size), dtype)
         # The input is a hat around each sample. The first hat has no left half, but the jump.
         rises = jnp.diff(self.ramp_response(elapsed), prepend=0) / step

@@ -53,6 +53,8 @@ class Box(AbstractKernel):
 
     def _laplace(self, s: Array, horizon: Array | None) -> Array:
         length = self._length(horizon)
+        # The difference of two exponentials over s would lose its digits where s times the length
+        # is small.
         return jnp.exp(-s * self.start) * length * exponential_moment(0, s * length)
 
     def _squared_norm(self, horizon: Array | None) -> Array:
@@ -78,7 +80,8 @@ def _(box: Box, s: Complex[Array, "..."], order: int) -> tuple[Array, ...]:
         length ** (k + 1) * complex_exponential_moment(k, s * length) for k in range(order + 1)
     ]
     decay = jnp.exp(-s * box.start)
-    # Of powers of the time, counted from the start of the box.
+    # Of powers of the time, counted from the start of the box: all terms have one sign for a real
+    # argument.
     powers = [
         sum(math.comb(k, j) * box.start ** (k - j) * moments[j] for j in range(k + 1))
         for k in range(order + 1)

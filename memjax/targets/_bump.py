@@ -80,6 +80,7 @@ class GaussianBump(AbstractKernel):
         self.width = as_positive("width", width)
 
     def breakpoints(self) -> Float[Array, " points"]:
+        # Panels of two widths. Nine widths out the bump is e^(-40.5), some 3e-18.
         points = 1 / self.omega + self.width * jnp.linspace(-9, 9, 10)
         return jnp.maximum(jnp.concatenate([jnp.zeros(1), points]), 0)
 
@@ -106,11 +107,14 @@ class GaussianBump(AbstractKernel):
 
         - `s`: the Laplace variable, the unevaluated sum of two arrays.
         """
+        # The delay as it is rounded: that is the delay of the bump everywhere else too.
         delay, square = 1 / self.omega, dd.two_product(self.width, self.width)
         z = (s[0] * self.width**2 - delay) / (self.width * math.sqrt(2))
         along = dd.multiply(s, square)
         slope = dd.two_sum(*dd.add_float(along, -delay))
         exponent = dd.multiply(s, dd.two_sum(*dd.add_float(dd.scale(along, 0.5), -delay)))
+        # What would lie at negative times is then a share of erfc(9) / 2 = 2e-37, below the last
+        # digit of a pair; and the exponential of pairs is made for these exponents.
         whole = (z < -9) & (exponent[0] > -600) & (exponent[0] < 0)
         exponent = jnp.where(whole, exponent[0], 0), jnp.where(whole, exponent[1], 0)
         # The root of 2 pi.
@@ -143,6 +147,8 @@ def bump_product(
     first: GaussianBump, second: GaussianBump, horizon: Array | None
 ) -> Float[Array, "..."]:
     """The inner product of two bumps: their product is a Gaussian again."""
+    # The exponents add up to one square in t, about a mean weighted by the inverse variances, and a
+    # rest that is the distance of the centres.
     variance = first.width**2 + second.width**2
     first_center, second_center = 1 / first.omega, 1 / second.omega
     center = (first_center * second.width**2 + second_center * first.width**2) / variance

@@ -76,6 +76,7 @@ class ExponentialSum(AbstractKernel):
 
     def _ramp_response(self, t: Array) -> Array:
         t = t[..., None]
+        # int_0^1 (1 - u) e^(-xu) du: the difference is a third of the sum or more.
         x = self.rates * t
         moments = exponential_moment(0, x) - exponential_moment(1, x)
         return jnp.sum(self.amplitudes * t**2 * moments, axis=-1)
@@ -158,6 +159,8 @@ def join_modes(
     for name in (field.name for field in dataclasses.fields(kind)):
         scale = lambda factor, leaf, name=name: factor * leaf if name in linear else leaf
         parts = [scale(factor, getattr(kernel, name)) for factor, kernel in kernels]
+        # Side by side and not merged: equal rates of traced kernels cannot be told, and derivatives
+        # in each are those of its own term.
         leaves[name] = jnp.concatenate(parts or [jnp.zeros(0)])
     return kernel_of_modes(kind, **leaves)
 
@@ -165,6 +168,7 @@ def join_modes(
 def decay_breakpoints(rates: Float[Array, " terms"]) -> Float[Array, " points"]:
     """Panels for decays at `rates`, to 40 times the decay time."""
     return jnp.concatenate(
+        # Ever longer panels, on which Gauss's rule still resolves the decay: e^(-40) is 4e-18.
         [jnp.zeros(1), (jnp.array([1.0, 4.0, 12.0, 40.0]) / rates[:, None]).ravel()]
     )
 
@@ -173,6 +177,7 @@ def decay_support(
     sizes: Float[Array, " terms"], rates: Float[Array, " terms"], squared_norm: Float[Array, ""]
 ) -> Float[Array, ""]:
     """When what is left of `sizes * exp(-rates t)` has 1e-16 of the norm of their sum."""
+    # From a time T on each term has the norm `tails * exp(-rates * T)`.
     tails = sizes / jnp.sqrt(2 * rates)  # each term's own norm, to be shared among all of them
     norm = jnp.sqrt(jnp.maximum(squared_norm, jnp.finfo(squared_norm.dtype).tiny))
     excess = jnp.log(jnp.maximum(1e16 * sizes.size * tails / norm, 1))

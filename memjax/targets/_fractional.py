@@ -13,8 +13,10 @@ from ._exponential import ExponentialSum, kernel_of_modes
 from ._target import Memory
 
 # The trapezoidal rule in the logarithm of the rates: the weights are analytic for pi / 2 to both
-# sides, so that with this step it is exact to the rounding of float64. From rates that are felt
-# after 1e15 steps, to those at which the weights are over, e^{-xd} for the smallest order.
+# sides, so that with this step its error is e^(-2 pi (pi / 2) / 0.25), some 7e-18. The rates begin
+# at e^(-108): what is left out is, against the kernel at t, at most (t e^(-108))^(1 - d), which is
+# 1e-16 after 1e15 steps and d = 1/2. They end where the weights e^(-xd) of the smallest order are
+# e^(-45).
 _STEP, _LOWEST, _SMALLEST = 0.25, -108.0, 0.01
 _LAST = 1e15  # steps after which the kernel is a power to the rounding of float64
 _NODES = math.ceil((math.log(45 / _SMALLEST) - _LOWEST) / _STEP) + 1
@@ -79,6 +81,8 @@ class FractionalIntegration(AbstractKernel):
 
     def _mixture(self) -> ExponentialSum:
         x = jnp.exp(_LOWEST + _STEP * jnp.arange(_NODES, dtype=self.order.dtype))
+        # e^(-xd) / (1 - e^(-x))^d in one exponential, with all digits of the denominator at small
+        # x.
         weights = jnp.exp(-self.order * (x + jnp.log(-jnp.expm1(-x))))
         amplitudes = _STEP * jnp.sin(jnp.pi * self.order) / jnp.pi * x * weights
         return kernel_of_modes(ExponentialSum, amplitudes=amplitudes, rates=x / self.scale)
@@ -87,6 +91,7 @@ class FractionalIntegration(AbstractKernel):
         return self._mixture()._value(t)
 
     def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        # At s = 0 the sum over finitely many rates is finite, the integral is not.
         found = self._mixture()._laplace(s, horizon)
         return jnp.where(s > 0, found, jnp.inf) if horizon is None else found
 

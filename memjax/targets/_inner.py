@@ -113,6 +113,8 @@ def separate(kernel: AbstractKernel) -> tuple[Terms, Terms]:
 
 def joint(terms: Terms) -> AbstractKernel:
     """The sum of terms of finite dimension, as one kernel of the narrowest kind."""
+    # The narrower the kind, the cheaper its inner products: sums over pairs of modes, where state
+    # spaces solve equations between matrices.
     kinds = {type(kernel) for _, kernel in terms}
     if kinds <= {ExponentialSum}:
         return join_modes(ExponentialSum, terms, ("amplitudes",))  # pyright: ignore
@@ -155,6 +157,7 @@ def check_square_integrable(name: str, kernel: AbstractKernel) -> None:
 def _scalar_distance(first: AbstractKernel, second: AbstractKernel, horizon: Array | None) -> Array:
     negative = lambda terms: [(-factor, term) for factor, term in terms]
     (systems, rest), (other_systems, other_rest) = separate(first), separate(second)
+    # What has no state space cannot be joined: its inner products are taken one by one, and cancel.
     error = joint(systems + negative(other_systems))
     rest = rest + negative(other_rest)
     value = scalar_product(error, error, horizon)

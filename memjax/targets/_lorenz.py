@@ -128,6 +128,7 @@ class Lorenz96(AbstractTarget):
         self.atol = as_plain(as_positive, "atol", atol)
         self.max_steps = check_integer("max_steps", max_steps)
         slow_key, fast_key = jax.random.split(as_key("key", key))
+        # From equal units the ring would stay equal for ever.
         start = (
             self.forcing * jax.random.uniform(slow_key, (slow,)),
             0.1 * jax.random.normal(fast_key, (slow, fast)),
@@ -211,6 +212,7 @@ def _vector_field(
         + (forcing + x)
         - exchange * jnp.sum(fast, axis=1)
     )
+    # One ring over all slow units: after the last fast unit of one comes the first of the next.
     ring = fast.ravel()
     advection = jnp.roll(ring, -1) * (jnp.roll(ring, 1) - jnp.roll(ring, -2))
     fast_dot = (
@@ -233,6 +235,8 @@ def _integrate(
     def vector_field(t: Any, state: Any, args: Any) -> Any:
         return _vector_field(parameters, state, path.evaluate(t))
 
+    # An explicit method of high order: the fast units never settle, so that their time has to be
+    # followed anyway.
     # A kink of the input costs an adaptive method more steps, but no accuracy that its error
     # estimate does not see; so steps may pass over samples.
     solution = diffrax.diffeqsolve(

@@ -260,6 +260,7 @@ class Attention(AbstractTarget):
             elapsed = ts[:, None] - ts
         else:
             count = jnp.arange(ts.size, dtype=ts.dtype)
+            # On even times the lags are whole steps, free of the rounding of the times.
             elapsed = step * (count[:, None] - count)
         # A trapezoid reaches from sample to sample, and the last one ends at the present.
         past = jnp.where(elapsed > 0, before + after, before) / 2
@@ -270,12 +271,15 @@ class Attention(AbstractTarget):
             self.queries, self.keys, self.values, self.positions, strict=True
         ):
             scores = (xs @ query.T) @ (xs @ key.T).T / math.sqrt(query.shape[0])
-            # The scores of the silent past are 0; together with them none overflows.
+            # The scores of the silent past are 0; together with them none overflows. Numerator and
+            # denominator carry the same factor.
             top = jnp.maximum(jnp.max(jnp.where(weighed, scores, 0), axis=1), 0)
             weights = (
                 past * position(elapsed) * jnp.exp(jnp.where(weighed, scores, 0) - top[:, None])
             )
             weights = jnp.where(weighed, weights, 0)
+            # The weight of the past before the first sample, where the input is 0, is a tail of the
+            # kernel: below rounding it may come out negative.
             whole = position.laplace(0.0) - position.heaviside_response(elapsed[:, 0])
             silent = jnp.maximum(whole, 0) * jnp.exp(-top)
             total = total + (weights @ (xs @ value)) / (jnp.sum(weights, axis=1) + silent)

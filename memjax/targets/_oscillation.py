@@ -115,11 +115,13 @@ class DampedOscillation(AbstractKernel):
         t = t[..., None]
         amplitudes, rates = self._complex()
         z = rates * t
+        # int_0^1 (1 - u) e^(-zu) du.
         moments = complex_exponential_moment(0, z) - complex_exponential_moment(1, z)
         return jnp.sum(jnp.real(amplitudes * t**2 * moments), axis=-1)
 
     def _complex(self) -> tuple[Complex[Array, " modes"], Complex[Array, " modes"]]:
         """The amplitudes $a - ib$ and the rates $w - i nu$ of which rho is the real part."""
+        # Re (a - i b) e^(i nu t) = a cos nu t + b sin nu t.
         return self.cosine - 1j * self.sine, self.rates - 1j * self.frequencies
 
 

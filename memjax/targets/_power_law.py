@@ -48,14 +48,18 @@ class PowerLaw(AbstractKernel):
         self.scale = as_positive("scale", scale)
 
     def breakpoints(self) -> Float[Array, " points"]:
+        # Even steps of log(1 + t / tau), up to 1e16 tau.
         return self.scale * (4.0 ** jnp.arange(28) - 1)
 
     def _value(self, t: Array) -> Array:
         return jnp.exp(-(1 + self.omega) * jnp.log1p(t / self.scale))
 
     def _laplace(self, s: Array, horizon: Array | None) -> Array:
+        # With t = tau (e^v - 1) the kernel is an exponential in v, and all decades of time take
+        # panels of one length.
         s = s * self.scale
-        # After 50 decay times nothing is left, also of the first derivatives in s.
+        # After 50 decay times nothing is left, also of the first derivatives in s. The cut there
+        # has no derivative that counts.
         end = jnp.log1p(50 / jnp.maximum(stop_gradient(s), 1e-300))
         if horizon is not None:
             end = jnp.minimum(jnp.log1p(horizon / self.scale), end)
@@ -67,6 +71,7 @@ class PowerLaw(AbstractKernel):
         return self.scale * integral
 
     def _squared_norm(self, horizon: Array | None) -> Array:
+        # rho^2 dt is tau e^(-power v) dv.
         power = 1 + 2 * self.omega
         if horizon is None:
             return self.scale / power
@@ -80,6 +85,7 @@ class PowerLaw(AbstractKernel):
     def _ramp_response(self, t: Array) -> Array:
         end = jnp.log1p(t / self.scale)[..., None]
         edges = jnp.linspace(0, 1, 9) * end
-        # t - u = e^end - e^v, without their cancellation
+        # t - u = tau (e^end - e^v) = tau e^v (e^(end - v) - 1), without the cancellation; another
+        # e^v is that of du.
         weight = lambda v: jnp.expm1(end[..., None] - v) * jnp.exp((1 - self.omega) * v)
         return self.scale**2 * integrate(weight, edges)

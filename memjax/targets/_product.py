@@ -59,6 +59,7 @@ def pair_product(first: Any, second: Any, horizon: Array | None) -> Array:
     """The inner product of two kernels by the closest form in the table."""
     if first is second:
         return first._squared_norm(horizon)
+    # A form fits the better the nearer both of its classes are to those of the kernels.
     found: list[tuple[int, bool, Product]] = []
     for kinds, form in _FORMS.items():
         for swapped, pair in ((False, (first, second)), (True, (second, first))):
@@ -88,6 +89,7 @@ def quadrature(first: Panelled, second: Panelled, horizon: Array | None) -> Arra
 
 def edges(kernels: tuple[Panelled, ...], horizon: Array | None) -> Float[Array, " edges"]:
     """Edges of panels that resolve every one of the kernels, up to the end of the shortest."""
+    # The product is over with the first of the two.
     end = jnp.asarray(jnp.inf if horizon is None else horizon)
     for kernel in kernels:
         end = jnp.minimum(end, kernel.support())
@@ -120,5 +122,6 @@ def oscillation_points(
         fastest = np.max(np.abs(find(np.asarray(rotations))), initial=0)
         count = min(max(1, int(np.ceil(fastest * float(end) / (8 * np.pi)))), 4096)
     even = jnp.linspace(0, 1, count + 1)
+    # Besides, halvings towards 0, where modes that decay fast are steep.
     decays = 2.0 ** jnp.arange(-48, 0)
     return end * jnp.concatenate([even, decays]), True

@@ -116,6 +116,7 @@ class SampledKernel(AbstractKernel):
     def _laplace(self, s: Array, horizon: Array | None) -> Array:
         starts, steps, first, last = self._intervals(horizon)
         s = s[..., None]
+        # Over an interval the line is first (1 - u) + last u, with u from 0 to 1.
         falling, rising = exponential_moment(0, s * steps), exponential_moment(1, s * steps)
         lines = first * (falling - rising) + last * rising
         return jnp.sum(jnp.exp(-s * starts) * steps * lines, axis=-1)
@@ -136,6 +137,7 @@ class SampledKernel(AbstractKernel):
         first, last = self.values[:-1], self.values[1:]
         if horizon is None:
             return starts, steps, first, last
+        # An interval after the horizon has no length, and counts for nothing.
         kept = jnp.clip(horizon[..., None] - starts, 0, steps)
         share = kept / steps
         return starts, kept, first, (1 - share) * first + share * last
@@ -172,8 +174,11 @@ def _(first: SampledKernel, second: SampledKernel, horizon: Array | None) -> Arr
 
 @register_inner_product(SampledKernel, AbstractKernel)
 def _(first: SampledKernel, second: AbstractKernel, horizon: Array | None) -> Array:
-    # By parts, through the responses of the other kernel.
+    # By parts, through the responses of the other kernel: with its Heaviside response h,
+    # int f rho = [f h] - int f' h, where f' is constant between samples and int h is a difference
+    # of ramp responses.
     slopes = jnp.diff(first.values) / jnp.diff(first.times)
+    # Samples after the horizon fall on it, where differences of responses are 0.
     times = first.times if horizon is None else jnp.minimum(first.times, horizon[..., None])
     steps = second._heaviside_response(times[..., [0, -1]])
     ramps = second._ramp_response(times)

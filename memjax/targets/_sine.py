@@ -63,6 +63,7 @@ class Sine(AbstractKernel):
         return horizon * phase * _ramp(phase) / 2
 
     def _heaviside_response(self, t: Array) -> Array:
+        # 1 - cos(nu t), which would lose its digits where t is short.
         return 2 * jnp.sin(self.frequency * t / 2) ** 2 / self.frequency
 
     def _ramp_response(self, t: Array) -> Array:

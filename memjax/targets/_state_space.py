@@ -122,6 +122,7 @@ class StateSpaceKernel(AbstractKernel):
 
     def _ramp_response(self, t: Array) -> Array:
         step = self.system.integral
+        # One integrator more for each response, so that all are one matrix exponential.
         ramp = step.integral
         # Beyond the reach of exponentials it is a straight line.
         inner = jnp.minimum(t, ramp.reach)

@@ -48,6 +48,7 @@ class StateSpace(eqx.Module):
     def after(self, other: "StateSpace") -> "StateSpace":
         """The series of two systems: this one driven by the outputs of the other. Its states come
         first."""
+        # With the states of both stacked, [[W_1, U_1 C_2], [0, W_2]].
         below = jnp.zeros((other.recurrent.shape[0], self.recurrent.shape[0]), other.input.dtype)
         recurrent = [[self.recurrent, self.input @ other.readout], [below, other.recurrent]]
         undriven = jnp.zeros((below.shape[1], other.input.shape[1]), other.input.dtype)
@@ -91,6 +92,8 @@ class StateSpace(eqx.Module):
             return self.readout @ jnp.linalg.solve(resolvent, inputs)
 
         def up_to(s: Array, horizon: Array) -> Array:
+            # e^(-st) shifts the spectrum: the transform up to a horizon is an integral of the
+            # kernel of W - s. The resolvent times 1 - e^((W - s) h) would cancel for short ones.
             damped = StateSpace(self.recurrent - s * jnp.eye(width), self.input, self.readout)
             return damped.integral(horizon)
 
@@ -104,6 +107,7 @@ class StateSpace(eqx.Module):
         (w1, u1, c1), (w2, u2, c2) = self, other
 
         def product(horizon: Array | None) -> Array:
+            # The trace needs the diagonal of the product only.
             return jnp.sum((c1 @ gramian(w1, w2.T, u1 @ u2.T, horizon)) * c2)
 
         return product(None) if horizon is None else jnp.vectorize(product)(horizon)
@@ -125,7 +129,9 @@ class StateSpace(eqx.Module):
         - `start`: The hidden state at the first time, at rest by default.
         """
         width = self.recurrent.shape[0]
-        # Hidden state, input and slope in one system, whose exponential is exact over a step.
+        # Hidden state, input and slope in one system, whose exponential is exact over a step:
+        # h' = W h + U x, x' = slope, slope' = 0 (Van Loan). No inverse of W is formed, which may be
+        # nearly singular.
         generator = self.integral.integral.recurrent
 
         def propagator(step: Array) -> Array:

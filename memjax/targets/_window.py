@@ -44,6 +44,7 @@ class DelayedKernel(AbstractKernel):
         return self.delay + self.kernel.support()
 
     def _value(self, t: Array) -> Array:
+        # By the public method, which is 0 before the kernel begins: hooks take no negative times.
         return self.kernel(t - self.delay)
 
     def _laplace(self, s: Array, horizon: Array | None) -> Array:
@@ -107,6 +108,7 @@ class WindowedKernel(AbstractKernel):
         return transform(self.kernel, points, s, self.start, stop)
 
     def _squared_norm(self, horizon: Array | None) -> Array:
+        # Jumps at both ends of the window are ends of panels.
         edges = panel_edges(self.kernel.breakpoints(), self.start, self._end(horizon))
         return integrate(lambda t: self.kernel(t) ** 2, edges)
 
