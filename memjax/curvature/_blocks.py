@@ -40,6 +40,8 @@ class BlockCurvature(AbstractCurvature):
         # B + D + L^T L and -(1 + L V L^T) are Schur complements of [[B + D, L^T], [L, -1]]. By
         # Sylvester's law the whole has as many negative eigenvalues as the blocks less `small`.
         definite = jnp.sum(of_blocks, axis=0) == of_small
+        # Where numbers are NaN no pivot counts as positive, on neither side.
+        definite = definite & jnp.isfinite(small[0, 0])
         return _Shifted(definite, inverse, self.factor, turned, small)
 
     def shifted_complex(
@@ -130,9 +132,7 @@ class _ShiftedComplex(AbstractShiftedComplex):
             return jnp.stack([a[:, :, 0] - b[:, :, 1], a[:, :, 1] + b[:, :, 0]], axis=2)
 
         out = complex_product(_apply, self.inverse, both)
-        # (V L^T)^T x = L V x: V is symmetric, since coupled stages have no complex shift.
-        a, b = (_project(matrix, both) for matrix in self.turned)
-        inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
+        inner = _project(self.factor, out)
         a, b = (jnp.sum(matrix[:, :, None] * inner[None], axis=1) for matrix in self.small)
         inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
         out = out - complex_product(_spread, self.turned, inner)

@@ -17,8 +17,8 @@ _ACROSS = 16
 class DenseCurvature(AbstractCurvature):
     """A Hessian as an array, for models with few weights.
 
-    Every matrix is scaled to a unit diagonal before it is factorised: curvatures are spread over
-    more decades than a float has digits.
+    Every matrix is scaled to a unit diagonal before it is factorised, which keeps its entries near
+    one: curvatures are spread over more decades than a float has digits.
 
     **Attributes:**
 

@@ -126,5 +126,7 @@ class Nesterov(AbstractFlow):
     def coasting(self, auxiliary: tuple[Array, Array]) -> Float[Array, " weights"]:
         pace, time = auxiliary
         # Without a gradient v falls as tau^{-r}, with the integral tau v / (r - 1). For r <= 1 it
-        # is infinite, and here only large.
-        return pace * time**2 / jnp.maximum(self.damping - 1, 0.1)
+        # is infinite, so that what moves never rests.
+        excess = self.damping - 1
+        far = jnp.where(excess > 0, time**2 / jnp.where(excess > 0, excess, 1), jnp.inf)
+        return jnp.where(pace == 0, 0, pace * far)

@@ -165,11 +165,17 @@ def sums_through_nodes(
     (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, (nodes, residue))
     if not moduli:
         return totals
-    # The product of what is left of a mode and of e^(-st), over s + w. In units of eps, by which
+    # The product of what is left of a mode and of e^(-st), over s + w, and its derivative in s. Of
+    # the modes of the start too, whose coefficients are missing as much. In units of eps, by which
     # moduli are multiplied in the end.
+    x = start.target_rates[:, None]
+    standing = jnp.concatenate([at_start[:, 0], jnp.prod((x - nodes) / (x + nodes), axis=1)])
     left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
-    left = left * jnp.abs(phis[0]) / s / jnp.finfo(s.dtype).eps
-    return (*totals[: order + 1], totals[order + 1] + left, *totals[order + 2 :])
+    left = left + jnp.sum(jnp.abs(start.merged * standing), axis=0)
+    left = left / (s * jnp.finfo(s.dtype).eps)
+    bounds = [left * jnp.abs(phis[0]), left * (jnp.abs(phis[1]) + jnp.abs(phis[0]) / s)]
+    found = totals[order + 1 :]
+    return (*totals[: order + 1], *(m + b for m, b in zip(found, bounds, strict=False)))
 
 
 def pair_sums(start: Start, s: Pair, alpha: Pair, nu: Pair) -> PairSums:

@@ -16,7 +16,7 @@ from ._runs import Lanes, Runs
 # smaller by the rate of convergence.
 _KAPPA = 0.5
 # With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
-# moves slowly is the difference of large increments.
+# moves slowly is the difference of large increments. A first update within the tolerance ends it.
 _SHARP, _STALLED = 1e-12, 0.3
 
 

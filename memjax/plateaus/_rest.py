@@ -1,7 +1,8 @@
 """Where a flow rests, told by its gradient and its Hessian.
 
 Every matrix is scaled to a unit diagonal before it is factorised: curvatures are spread over more
-decades than a float has digits, and only the scaled factors keep the small ones.
+decades than a float has digits, and what rounding leaves of a small one is judged against its own
+scale.
 """
 
 import jax.numpy as jnp

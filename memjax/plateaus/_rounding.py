@@ -1,7 +1,8 @@
 """What floating point does to the steps of a stiff gradient-like flow.
 
 Every matrix is scaled to a unit diagonal before it is factorised: on a plateau curvatures are
-spread over more decades than a float has digits, and only the scaled factors keep the small ones.
+spread over more decades than a float has digits, and what rounding leaves of a small one is judged
+against its own scale.
 """
 
 from typing import Any

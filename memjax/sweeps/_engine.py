@@ -390,7 +390,7 @@ def most_lanes(run: Runs) -> int:
     n = state_size(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
-        number = 256 if n <= 8 else 64 if n <= 64 else 32 if n <= 128 else 16
+        number = 256 if n <= 8 else 128 if n <= 32 else 64 if n <= 64 else 32 if n <= 128 else 16
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
     if not run.closed:

@@ -46,6 +46,7 @@ FORMS = {
     "large array": lambda: (lambda c: DenseCurvature(c.dense()))(blocks(1, modes=12)),
     "blocks": lambda: blocks(2),
     "more blocks": lambda: blocks(3, modes=20, rank=8),
+    "complete blocks": lambda: blocks(5, modes=4, rank=8),
     "Lanczos": lambda: low_rank(4)[0],
 }
 
@@ -91,6 +92,15 @@ def test_what_is_indefinite_is_not_called_definite(form):
     lowest = np.linalg.eigvalsh(np.moveaxis(np.asarray(curvature.dense()), -1, 0))[:, 0]
     below = jnp.asarray(-lowest - 1e-3)
     assert not np.any(curvature.shifted(below).definite)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_a_number_is_not_called_definite(form):
+    curvature = FORMS[form]()
+    broken = jax.tree.map(lambda x: x.at[..., 0].set(jnp.nan), curvature)
+    definite = broken.shifted(jnp.full(curvature.diagonal().shape[1:], 1e3)).definite
+    assert not definite[0]
+    assert np.all(definite[1:])
 
 
 @pytest.mark.parametrize("form", FORMS)

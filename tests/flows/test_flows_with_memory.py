@@ -184,3 +184,12 @@ def test_a_flow_that_oscillates_is_not_repeated_for_its_turns():
     assert cheap_steps(mj.GradientFlow(flow.loss)) < steps < cheap_steps(flow)
     finer = mj.measure_plateau(flow, model, leave, rtol=1e-9, max_steps=2**16)
     np.testing.assert_allclose(found.time, finer.time, rtol=1e-7)
+
+
+@pytest.mark.parametrize("damping", [0.5, 1.0, 3.0])
+def test_without_a_gradient_it_coasts_as_far_as_its_friction_lets_it(damping):
+    # v falls as tau^-r, whose integral is infinite up to r = 1; y is v / tau.
+    speed, time = np.array([0.3, 0.0]), 2.0
+    found = mj.Nesterov(QUADRATIC, damping).coasting((jnp.asarray(speed / time), jnp.asarray(time)))
+    far = speed * time / (damping - 1) if damping > 1 else np.array([np.inf, 0.0])
+    np.testing.assert_allclose(found, far, rtol=1e-15)

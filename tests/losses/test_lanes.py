@@ -291,3 +291,32 @@ def test_derivatives_of_the_weights_are_those_of_the_kernel():
     automatic = jax.jit(jax.grad(lambda y: jnp.sum(lanes.loss(y))))(y)
     compensated = linearise(lanes, y, 0 * y).gradient
     np.testing.assert_allclose(compensated, automatic, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("slowest", [0.3, 0.1, 0.01])
+def test_noise_of_wide_models_covers_what_their_exponentials_leave_out(slowest):
+    width, fastest = 128, max(3.0, 1 / slowest)
+    rng = np.random.default_rng(int(1 / slowest))
+    a, w = rng.normal(size=width), np.exp(rng.uniform(*np.log([slowest, fastest]), width))
+    loss = mj.WhiteNoiseLoss(mj.ExponentialSum(TARGET_AMPLITUDES, TARGET_RATES))
+    model = mj.DiagonalLinearRNN(a, w)
+    lanes = jax.tree.map(lambda x: x[..., None], SpectralLanes.build(loss, model))
+    assert lanes.nodes is not None
+    y = jnp.asarray(rng.normal(size=(2 * width, 1)) * 1e-4)
+    here = linearise(lanes, y)
+
+    with mpmath.workdps(40):
+        exactly = lambda values: [mpmath.mpf(float(x)) for x in values]
+        moves = exactly(y[:, 0])
+        b = [x + dx for x, dx in zip(exactly(a), moves[:width], strict=True)]
+        v = [x + dx for x, dx in zip(exactly(w), moves[width:], strict=True)]
+        modes = b + [-x for x in exactly(TARGET_AMPLITUDES)]
+        rates = v + exactly(TARGET_RATES)
+        transform = lambda s, k: sum(c / (s + r) ** k for c, r in zip(modes, rates, strict=True))
+        values = [transform(r, 1) for r in rates]
+        whole = sum(c * e for c, e in zip(modes, values, strict=True))
+        gradient = [2 * e for e in values[:width]]
+        gradient += [-2 * c * transform(r, 2) for c, r in zip(b, v, strict=True)]
+        errors = [abs(e - x) for e, x in zip(gradient, exactly(here.gradient[:, 0]), strict=True)]
+        assert all(e <= float(n) for e, n in zip(errors, here.noise[:, 0], strict=True))
+        assert abs(whole - mpmath.mpf(float(here.loss[0]))) <= float(lanes.loss_noise(y)[0])
