@@ -139,6 +139,7 @@ def test_first_of_is_the_earliest(inverse_omega):
     np.testing.assert_allclose(both.time, drop, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inverse_omega", [8.0, 20.0])
 def test_loss_change_is_a_relative_drop_of_that_many_units(inverse_omega):
     flow, start = problem(*ON_PLATEAU, inverse_omega)

@@ -285,10 +285,12 @@ def test_wrong_input_is_refused_and_nothing_is_written(dataset, tmp_path, monkey
 # --- The command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_command_writes_into_the_folder_of_a_run(tmp_path, capsys):
     out = str(tmp_path / "run")
     words = ["--memories", "6", "8", "10", "--widths", "2", "--seeds", "0", "--quiet", "--out", out]
-    words += ["--curve-points", "5"]
+    # As many points as in the tests of the command line, which share what is compiled.
+    words += ["--curve-points", "20"]
     assert main(["sweep", *words]) == 0
     assert main(["report", out]) == 0
     assert "written: " in capsys.readouterr().out

@@ -21,7 +21,7 @@ from memjax.plateaus import OUTCOMES
 from memjax.sweeps import as_executor, close
 
 SPEC = mj.PlateauSweep(
-    memories=(6.0, 9.0, 12.0, 15.0), widths=(2,), seeds=(0, 1, 2), curve_points=5, curve_stop=1e4
+    memories=(6.0, 9.0, 12.0, 15.0), widths=(2,), seeds=(0, 1, 2), curve_points=20, curve_stop=1e4
 )
 SIZES = {"block_size": 4, "progress": False}
 
@@ -135,6 +135,7 @@ def test_dask_computes_the_same(cluster, undisturbed, tmp_path):
 
 
 @quiet
+@pytest.mark.thorough
 def test_a_dask_worker_that_is_killed_while_it_computes_costs_nothing(cluster, tmp_path):
     address, workers = cluster
     stored.run(tmp_path / "undisturbed")
@@ -151,6 +152,7 @@ def test_a_dask_worker_that_is_killed_while_it_computes_costs_nothing(cluster, t
     xr.testing.assert_identical(found, mj.load_dataset(tmp_path / "undisturbed"))
 
 
+@pytest.mark.thorough
 def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
     pytest.importorskip("distributed")
     with pytest.raises((OSError, ValueError), match="`executor` must be the address") as caught:
