@@ -249,7 +249,7 @@ def run(
             "path_phase": (tuple(path), np.unwrap(np.angle(values))),
             "largest_at": (
                 ("correlation", "power", "part"),
-                np.stack([largest.real, largest.imag], axis=-1),
+                np.stack([np.real(largest), np.imag(largest)], axis=-1),
             ),
             "conjugate": ("correlation", np.array(twin, float)),
             "closed_form_error": (("correlation", "power"), errors),
