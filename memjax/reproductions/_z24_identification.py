@@ -86,7 +86,8 @@ def make_teacher(modulus: float, seed: int) -> np.ndarray:
 
 
 def make_student(kind: str, modulus: float, seed: int) -> dict[str, np.ndarray]:
-    """The weights at the start, as the public code draws them."""
+    """The weights at the start, as the public code draws them, but for recurrent matrices and
+    blocks: their eigenvalues have the teacher's moduli or more here, and any below 1 there."""
     rng = np.random.default_rng([seed, 23])
     width = 2 * _WIDTH if kind == "more neurons" else _WIDTH
     if kind in ("RNN", "block-diagonal", "more neurons"):
