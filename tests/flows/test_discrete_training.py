@@ -29,7 +29,7 @@ def descend(updates):
     return np.array(losses), np.linalg.norm(moved, axis=1)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_updates_are_counted_until_the_exit():
     times = np.array([0.0, 0.5, 3.0, 1e3])
     training = mj.OptaxTraining(LOSS, optax.sgd(RATE), RATE)

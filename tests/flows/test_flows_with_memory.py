@@ -109,7 +109,7 @@ def times(memories, kind, *parameters):
     return np.array([float(plateau_time(kind, jnp.asarray(m), *parameters)) for m in memories])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_exit_of_the_heavy_ball_against_scipy():
     loss, model = plateau_problem(10.0)
     gradient = jax.jit(lambda a, w: loss.gradient(mj.DiagonalLinearRNN(a, w)))

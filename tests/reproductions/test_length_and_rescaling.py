@@ -71,7 +71,7 @@ def test_streams_go_on_where_they_ended(start, monkeypatch):
     np.testing.assert_allclose(model(xs), whole, rtol=1e-12)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_small_runs():
     dataset, verdicts = mj.reproduce(
         "g24-length", progress=False, models=("identity",), seeds=2, updates=1500

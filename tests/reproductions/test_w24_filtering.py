@@ -77,7 +77,7 @@ def test_teachers_are_causal_and_their_outputs_of_the_right_shape():
         assert np.max(np.abs(teacher(later)[:, 60:] - ys[:, 60:])) > 1e-3
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_random_rnn_forgets_exponentially():
     memory = filtering.teacher_memory(filtering.TEACHERS[filtering.RNN](np.random.default_rng(7)))
     assert filtering._tell_decay(memory) == "exponential"

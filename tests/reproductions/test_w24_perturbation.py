@@ -404,7 +404,7 @@ def test_a_part_of_the_widths_can_be_judged():
 # --- Together -------------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_small_cell_measured(monkeypatch):
     monkeypatch.setattr(w24, "UPDATES", 20)
     monkeypatch.setattr(w24, "SMALL", w24.SMALL._replace(validation=16))

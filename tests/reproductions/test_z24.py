@@ -87,7 +87,7 @@ def test_one_update_is_that_of_adam():
         np.testing.assert_allclose(moved, -0.01 * np.sign(slopes[name]), rtol=2e-2, atol=2e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_small_cell_measured():
     dataset, verdicts = mj.reproduce(
         "z24-identification", progress=False, moduli=(0.36, 0.99), seeds=2, updates=400
@@ -199,7 +199,7 @@ def test_mean_squares_of_gradients_are_over_entries():
     np.testing.assert_allclose(signal._share("complex", weights, found), exact, rtol=1e-10)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_signals_of_small_networks():
     dataset, verdicts = mj.reproduce(
         "z24-signal", progress=False, memories=(1, 100), width=12, times=256, seeds=2, batch=4

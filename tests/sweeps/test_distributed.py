@@ -127,7 +127,7 @@ quiet = pytest.mark.filterwarnings("ignore")
 
 
 @quiet
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_dask_computes_the_same(cluster, undisturbed, tmp_path):
     address, _ = cluster
     SPEC.run(store=tmp_path / "x", executor=address, **SIZES)

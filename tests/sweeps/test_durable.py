@@ -490,7 +490,7 @@ def test_a_clock_that_goes_back_changes_nothing(tmp_path, undisturbed, monkeypat
     xr.testing.assert_identical(mj.load_dataset(tmp_path / "x"), undisturbed)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_killed_at_ten_moments_and_taken_up_it_is_the_same(tmp_path):
     script = Path(__file__).with_name("kill.py")
     environment = os.environ | {"TMPDIR": str(tmp_path)}
