@@ -64,18 +64,28 @@ Weights = dict[str, Array]
 # --- Teachers and students ------------------------------------------------------------------------
 
 
-def _random_recurrence(rng: np.random.Generator, width: int, smallest: float) -> np.ndarray:
-    """A real random matrix whose eigenvalues have moduli from the smallest one to 1."""
+def random_recurrence(
+    rng: np.random.Generator, width: int, smallest: float, cone: float | None = None
+) -> np.ndarray:
+    """A real random matrix whose eigenvalues have moduli from the smallest one to 1, and phases of
+    at most `cone`.
+
+    As published, phases are scaled. That takes a negative eigenvalue off the real axis, where it
+    has no conjugate, and its real part alone is kept: it is smaller by the cosine of `cone`.
+    """
     values, vectors = np.linalg.eig(rng.normal(size=(width, width)) / np.sqrt(width))
     moduli = smallest + (1 - smallest) * np.tanh(np.abs(values))
-    moved = moduli * np.exp(1j * np.angle(values))
+    phases = np.angle(values) if cone is None else np.angle(values) * cone / np.pi
+    moved = moduli * np.exp(1j * phases)
     return np.real(vectors @ np.diag(moved) @ np.linalg.inv(vectors))
 
 
-def make_teacher(modulus: float, seed: int) -> np.ndarray:
+def make_teacher(
+    modulus: float, seed: int, cone: float | None = None, stream: int = 11
+) -> np.ndarray:
     """The response of a random linear system to an impulse, of so many lags."""
-    rng = np.random.default_rng([seed, 11])
-    recurrent = _random_recurrence(rng, _TEACHER, modulus)
+    rng = np.random.default_rng([seed, stream])
+    recurrent = random_recurrence(rng, _TEACHER, modulus, cone)
     drive, readout = rng.normal(size=_TEACHER), rng.normal(size=_TEACHER) / np.sqrt(_TEACHER)
     response = np.empty(_LENGTH)
     for k in range(_LENGTH):
@@ -92,7 +102,7 @@ def make_student(kind: str, modulus: float, seed: int) -> dict[str, np.ndarray]:
     width = 2 * _WIDTH if kind == "more neurons" else _WIDTH
     if kind in ("RNN", "block-diagonal", "more neurons"):
         heads = {"RNN": 1, "block-diagonal": _HEADS, "more neurons": 2 * _HEADS}[kind]
-        blocks = [_random_recurrence(rng, width // heads, modulus) for _ in range(heads)]
+        blocks = [random_recurrence(rng, width // heads, modulus) for _ in range(heads)]
         weights = {
             "recurrent": np.stack(blocks),
             "drive": rng.normal(size=(heads, width // heads)),

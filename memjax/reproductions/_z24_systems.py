@@ -9,38 +9,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._z24_identification import student_response, Weights
+from . import _z24_identification as z24_identification
+from ._z24_identification import random_recurrence, student_response, Weights
 
-TEACHER, LENGTH = 10, 300
+LENGTH = 300
 _BATCH, _PADDED = 128, 640
-
-
-def random_recurrence(
-    rng: np.random.Generator, width: int, smallest: float, cone: float = np.pi
-) -> np.ndarray:
-    """A real random matrix whose eigenvalues have moduli from the smallest one to 1 and phases of
-    at most `cone`.
-
-    As published, phases are scaled. That takes a negative eigenvalue off the real axis, where it
-    has no conjugate, and its real part alone is kept: it is smaller by the cosine of `cone`.
-    """
-    values, vectors = np.linalg.eig(rng.normal(size=(width, width)) / np.sqrt(width))
-    moduli = smallest + (1 - smallest) * np.tanh(np.abs(values))
-    moved = moduli * np.exp(1j * np.angle(values) * cone / np.pi)
-    return np.real(vectors @ np.diag(moved) @ np.linalg.inv(vectors))
 
 
 def make_teacher(modulus: float, seed: int, cone: float = np.pi) -> np.ndarray:
     """The response of a random linear system to an impulse, of so many lags."""
-    rng = np.random.default_rng([seed, 31])
-    recurrent = random_recurrence(rng, TEACHER, modulus, cone)
-    drive, readout = rng.normal(size=TEACHER), rng.normal(size=TEACHER) / np.sqrt(TEACHER)
-    response = np.empty(LENGTH)
-    for k in range(LENGTH):
-        response[k] = readout @ drive
-        drive = recurrent @ drive
-    response[0] += rng.normal()
-    return response
+    return z24_identification.make_teacher(modulus, seed, cone, stream=31)
 
 
 def make_student(

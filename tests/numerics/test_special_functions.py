@@ -100,7 +100,8 @@ def test_gaussian_moment_on_both_sides_of_the_switch():
             relative_error(v, exact_gaussian_moment(k, t, 0, 1))
             for v, t in zip(values, s, strict=True)
         ]
-        assert max(errors) < 3e-14
+        # Of some ten operations, with and without fused multiplications and additions.
+        assert max(errors) < 6e-14
 
 
 @pytest.mark.parametrize("arguments", [(0.5, 3.0, 0.7), (2.0, -1.0, 1.5), (4.0, 1.0, 0.5)])

@@ -63,7 +63,7 @@ def test_the_loss_is_the_mean_over_sampled_inputs():
 @pytest.mark.parametrize("modulus", [0.36, 0.99])
 def test_eigenvalues_of_teachers_and_students_begin_at_the_modulus(modulus):
     for seed in range(3):
-        matrix = z24._random_recurrence(np.random.default_rng(seed), 10, modulus)
+        matrix = z24.random_recurrence(np.random.default_rng(seed), 10, modulus)
         sizes = np.abs(np.linalg.eigvals(matrix))
         assert np.all((sizes > modulus - 1e-9) & (sizes < 1))
         student = z24.make_student("LRU", modulus, seed)
