@@ -108,7 +108,7 @@ def test_integrals_of_a_state_space():
     np.testing.assert_allclose(table.squared_norm(1.2), np.sum(norms), rtol=1e-12)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_delays_and_windows_of_a_state_space():
     delay, window = KERNELS["delay"], KERNELS["window"]
     for kernel, function, cuts in (
