@@ -14,9 +14,9 @@ if _jax >= (0, 10) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-# Most of the time of the tests goes into compiling. It is less with XLA's older emitter of loops and
-# without LLVM's optimizations, which `.ci/run` puts on for the thorough tests. A version that does
-# not know a flag would not start.
+# Most of the time of the tests goes into compiling. It is less with XLA's older emitter of loops
+# and without LLVM's optimizations, which `.ci/run` puts on for the thorough tests. A version that
+# does not know a flag would not start.
 if _jax <= (0, 10) and "XLA_FLAGS" not in os.environ:
     _flags = ["--xla_cpu_use_fusion_emitters=false"]
     if os.environ.get("MEMJAX_OPTIMIZED_TESTS") != "1":

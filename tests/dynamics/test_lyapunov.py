@@ -104,6 +104,7 @@ def check_lorenz63(found):
     assert np.all(error < 2 * found.standard_errors)
 
 
+@pytest.mark.thorough
 def test_lorenz63():
     found = mj.lyapunov_spectrum(
         lorenz63, key=KEY, hidden=np.ones(3), num_intervals=3000, transient=200
@@ -134,6 +135,7 @@ def start96():
     return 8 + jax.random.normal(jax.random.key(1), (40,))
 
 
+@pytest.mark.thorough
 def test_lorenz96():
     found = mj.lyapunov_spectrum(
         lorenz96, key=KEY, hidden=start96(), num_intervals=800, transient=100, interval=0.15
@@ -210,6 +212,7 @@ def test_exponents_of_a_random_network_at_rest(gain):
     np.testing.assert_allclose(same.total, found.total, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_random_networks_are_quiet_below_the_gain_of_one_and_chaotic_above():
     start = np.random.default_rng(1).standard_normal(200)
     options = {"hidden": start, "key": KEY, "rtol": 1e-5, "atol": 1e-6, "transient": 300}

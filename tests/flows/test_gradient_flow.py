@@ -90,6 +90,7 @@ def test_flow_of_displacements_is_the_flow_of_models():
     np.testing.assert_allclose(distances, np.linalg.norm(exact - exact[0], axis=1), rtol=1e-6)
 
 
+@pytest.mark.thorough
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**20))
 def test_loss_falls_from_any_start(seed):

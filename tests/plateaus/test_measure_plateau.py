@@ -183,6 +183,7 @@ def test_an_exit_of_ones_own_compiles_once():
     assert Climb.traces == traces
 
 
+@pytest.mark.thorough
 def test_start_at_rest():
     # The bump is there, of height zero: the target is the model's own kernel.
     flow, rnn = problem(8.0, height=0.0)

@@ -74,6 +74,7 @@ def test_the_derivatives_of_a_time_that_is_not_finite_are_nan():
     assert np.isfinite(derivatives[0]) and np.isnan(derivatives[1])
 
 
+@pytest.mark.thorough
 def test_forward_mode_names_the_adjoint_that_it_needs():
     time = lambda memory: mj.measure_plateau(*case(memory)).time
     with pytest.raises(TypeError, match=r"`adjoint` must be diffrax.ForwardMode\(\)"):

@@ -562,6 +562,7 @@ def test_fingerprints_follow_what_a_function_computes():
     assert of_source(inner.format(1)) != of_source(inner.format(2))
 
 
+@pytest.mark.thorough
 def test_fingerprints_are_the_same_in_another_process():
     code = "import test_durable as t; print(sorted(t.fingerprint(t.run).items()))"
     out = [
