@@ -89,13 +89,14 @@ class AbstractModal(AbstractModel):
         return self.decays.free_rates.shape[0]
 
     @property
-    def rates(self) -> Float[Array, " width"]:
-        """The decay rates $w$, shape `(width,)`."""
+    def rates(self) -> Float[Array, "*models width"]:
+        """The decay rates $w$, shape `(width,)`; of a batch of models, such as a solution of
+        Diffrax holds, the shape of the batch comes first."""
         return self.decays()
 
     @property
-    def free_rates(self) -> Float[Array, " width"]:
-        """The free weights $v$ of the rates, shape `(width,)`."""
+    def free_rates(self) -> Float[Array, "*models width"]:
+        """The free weights $v$ of the rates, of the same shape."""
         return self.decays.free_rates
 
     @property

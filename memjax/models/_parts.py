@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real, Shaped
 
 from .._checks import (
     as_finite_array,
@@ -64,7 +64,7 @@ class Rates(AbstractPart):
         self.reparametrisation = as_reparametrisation(reparametrisation)
         self.free_rates = _as_free_rates(rates, self.reparametrisation)
 
-    def __call__(self) -> Float[Array, " width"]:
+    def __call__(self) -> Float[Array, "*models width"]:
         return self.reparametrisation(self.free_rates)
 
 
@@ -90,7 +90,7 @@ class ComplexInputMap(AbstractPart):
 
     input: Float[Array, "2 width *inputs"]
 
-    def __init__(self, input: Array, width: int) -> None:
+    def __init__(self, input: Shaped[ArrayLike, "..."], width: int) -> None:
         self.input = jnp.stack([_as_input(part, width) for part in _parts("input", input)])
 
     def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, "2 width"]:
@@ -118,7 +118,7 @@ class ComplexReadout(AbstractPart):
 
     readout_weights: Float[Array, "2 *outputs width"]
 
-    def __init__(self, readout: Array, width: int) -> None:
+    def __init__(self, readout: Shaped[ArrayLike, "..."], width: int) -> None:
         parts = [as_readout(part, width) for part in _parts("readout", readout)]
         self.readout_weights = jnp.stack(parts)
 

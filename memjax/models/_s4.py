@@ -5,7 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, PRNGKeyArray, Real
+from jaxtyping import Array, Complex, Float, PRNGKeyArray, Real, Shaped
 
 from .._checks import (
     as_finite_array,
@@ -161,9 +161,9 @@ class S4Layer(AbstractModal, AbstractMapped):
         rates: Real[ArrayLike, "channels modes"],
         frequencies: Real[ArrayLike, "channels modes"],
         clock_rates: Real[ArrayLike, " channels"],
-        low_rank: Array | None,
-        state_input: Array,
-        state_readout: Array,
+        low_rank: Shaped[ArrayLike, "channels modes"] | None,
+        state_input: Shaped[ArrayLike, "channels modes"],
+        state_readout: Shaped[ArrayLike, "channels modes"],
         input: Real[ArrayLike, "channels *inputs"],
         readout: Real[ArrayLike, "*outputs channels"],
         activation: str | Callable[[Array], Array] = "gelu",
@@ -456,7 +456,9 @@ def _pair(
     return 2 * jnp.sum((low_rank.conj() * state).real, axis=1, keepdims=True)
 
 
-def _parts(name: str, value: Array, shape: tuple[int, ...]) -> Float[Array, "2 channels modes"]:
+def _parts(
+    name: str, value: Shaped[ArrayLike, "..."], shape: tuple[int, ...]
+) -> Float[Array, "2 channels modes"]:
     """Real and imaginary parts, of which a real array has but one."""
     array = as_inexact_array(name, value)
     _check_shape(name, array, shape)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Real
+from jaxtyping import Array, Float, PRNGKeyArray, Real, Shaped
 
 from .._checks import as_key, as_list, check_flag, check_instance, check_same_shape
 from .._typing import ArrayLike
@@ -122,8 +122,8 @@ class LRULayer(AbstractModal, AbstractMapped, AbstractScannable):
         self,
         rates: Real[ArrayLike, " width"],
         frequencies: Real[ArrayLike, " width"],
-        input: Array,
-        readout: Array,
+        input: Shaped[ArrayLike, "width *inputs"],
+        readout: Shaped[ArrayLike, "*outputs width"],
         activation: str | Callable[[Array], Array] = "gelu",
         reparametrisation: AbstractReparametrisation | None = None,
     ) -> None:

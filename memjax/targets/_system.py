@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._checks import is_traced
 from .._paths import as_steps, even_step
+from .._typing import ArrayLike
 from ..numerics import exponential_action, gramian
 
 
@@ -115,7 +116,7 @@ class StateSpace(eqx.Module):
     def response(
         self,
         ts: Any,
-        xs: Float[Array, "times d"],
+        xs: Float[ArrayLike, "times d"],
         held: bool = False,
         start: Float[Array, " m"] | None = None,
     ) -> Float[Array, "times p"]:
@@ -128,7 +129,7 @@ class StateSpace(eqx.Module):
         - `held`: Whether it holds them.
         - `start`: The hidden state at the first time, at rest by default.
         """
-        width = self.recurrent.shape[0]
+        width, xs = self.recurrent.shape[0], jnp.asarray(xs)
         # Hidden state, input and slope in one system, whose exponential is exact over a step:
         # h' = W h + U x, x' = slope, slope' = 0 (Van Loan). No inverse of W is formed, which may be
         # nearly singular.

@@ -180,7 +180,7 @@ def test_rates_are_those_asked_for(gain):
 
 def test_weights_are_trained_and_gains_are_not():
     spec = mj.trainable(model(reparametrisation=mj.Exp()))
-    assert spec.amplitudes and spec.free_rates and not spec.reparametrisation.gain
+    assert spec.amplitudes and spec.decays.free_rates and not spec.reparametrisation.gain
 
 
 BAD_MODELS = [

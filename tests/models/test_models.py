@@ -137,8 +137,8 @@ def test_stack_feeds_every_layer_into_the_next():
         stack = mj.StateSpaceStack([layer, lru], skip)
         between = layer.readout(hidden[0])
         found = stack.vector_field(jnp.zeros(()), hidden, x)
-        np.testing.assert_allclose(found[0], layer.vector_field(0.0, hidden[0], x))
-        np.testing.assert_allclose(found[1], lru.vector_field(0.0, hidden[1], between))
+        np.testing.assert_allclose(found[0], layer.vector_field(jnp.zeros(()), hidden[0], x))
+        np.testing.assert_allclose(found[1], lru.vector_field(jnp.zeros(()), hidden[1], between))
         np.testing.assert_allclose(stack.readout(hidden), lru.readout(hidden[1]) + skip * between)
     np.testing.assert_array_equal(
         mj.StateSpaceStack([layer]).scan(TIMES, VECTORS), layer.scan(TIMES, VECTORS)
