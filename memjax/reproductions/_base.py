@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .._checks import (
 from .._lazy import matplotlib, tqdm, xr
 from .._text import readable
 from ..plateaus import FAILED
+from ..sweeps import cores
 
 
 @readable()
@@ -87,6 +89,19 @@ def each_cell(
     places = list(np.ndindex(*map(len, axes.values())))
     for place in tqdm.tqdm(places, unit=unit, disable=not progress):
         yield place, [values[k] for values, k in zip(axes.values(), place, strict=True)]
+
+
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """What a function returns for each item, in the order in which they finish, as many at a time
+    as there are cores. On an error or an interrupt those that have not begun are given up."""
+    with ThreadPoolExecutor(cores()) as pool:
+        running = [pool.submit(function, item) for item in items]
+        try:
+            for future in as_completed(running):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def empty(axes: Mapping[str, Sequence[Any]], *others: int) -> np.ndarray:

@@ -1,5 +1,3 @@
-import concurrent.futures
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from ._base import (
     check_known,
     describe,
     empty,
+    in_threads,
     listed,
     near,
     Reproduction,
@@ -103,13 +102,9 @@ def run(
         return table, place, curve[-1] if np.all(np.isfinite(curve)) else np.inf
 
     with tqdm.tqdm(total=len(cells) + len(heads) * runs, unit="run", disable=not progress) as bar:
-        # One program a run: matrices of a batch are multiplied far more slowly than one after
-        # another.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for future in concurrent.futures.as_completed(pool.submit(measure, c) for c in cells):
-                table, place, loss = future.result()
-                table[place] = loss
-                bar.update()
+        for table, place, loss in in_threads(measure, cells):
+            table[place] = loss
+            bar.update()
         best = np.argmin(np.median(block_losses[0], axis=2), axis=1)
         steps = {"heads": heads, "run": np.arange(runs)}
         courses = empty(steps, _PARTS)

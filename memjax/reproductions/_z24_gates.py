@@ -12,6 +12,7 @@ from ..memory import hidden_variance, multiplier_sensitivity
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import drawing, explain, look
 from ._base import check_integers, check_known, empty, listed, near, Reproduction, Verdict
+from ._z24_identification import Weights
 
 # The autocovariance of the embeddings of words in Figure 12, as the public notebook fits it: a
 # white part, and one that is correlated.
@@ -49,8 +50,6 @@ JACOBIANS: Mapping[str, Gates] = {
 
 _EDGES = (2, 4, 8, 16, 32, 64, 128, 257)
 _WITHIN, _FEWEST, _SMALL = 2.0, 20, 0.05
-
-Weights = dict[str, Array]
 
 
 # --- Networks -------------------------------------------------------------------------------------
@@ -144,9 +143,11 @@ def follow(
 # --- The linear theory ----------------------------------------------------------------------------
 
 
-def _sums(memory: Float[Array, " n"]) -> tuple[Array, Array, Array]:
-    """E s^2 of the sum s of inputs with the powers of 1 - 1/memory, E s s' and E s'^2."""
-    value = 1 - 1 / memory
+def _moments(memory: Float[Array, " n"]) -> tuple[Array, Array, Array, Array]:
+    """E h^2 of a unit h = l h + (1 - l) x with l = 1 - 1/memory, E h dh/dl and E (dh/dl)^2, and the
+    square of the slope of l in its bias."""
+    value, left = 1 - 1 / memory, 1 / memory
+    # First of the sum s of inputs with the powers of l, since h = (1 - l) s.
     state = lambda v: (
         WHITE * hidden_variance(-jnp.log(v), step=1.0)
         + SLOW * hidden_variance(-jnp.log(v), step=1.0, correlation_rate=-np.log(CORRELATION))
@@ -154,28 +155,22 @@ def _sums(memory: Float[Array, " n"]) -> tuple[Array, Array, Array]:
     slope = WHITE * multiplier_sensitivity(value) + SLOW * multiplier_sensitivity(
         value, CORRELATION
     )
-    both = 0.5 * jax.vmap(jax.grad(state))(value)
-    return state(value), both, slope
+    square, both = state(value), 0.5 * jax.vmap(jax.grad(state))(value)
+    turned = square - 2 * left * both + left**2 * slope
+    return left**2 * square, left**2 * both - left * square, turned, (value * left) ** 2
 
 
 def predict(memory: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The mean square of a unit h = l h + (1 - l) x with l = 1 - 1/memory, and that of its slope in
     the bias of l = sigmoid(bias), both without a beginning."""
-    value = 1 - 1 / memory
-    state, both, slope = _sums(memory)
-    left = 1 - value
-    turned = state - 2 * left * both + left**2 * slope
-    return left**2 * state, (value * left) ** 2 * turned
+    state, _, slope, scale = _moments(memory)
+    return state, scale * slope
 
 
 def predict_as_printed(memory: Float[Array, " n"]) -> Float[Array, " n"]:
     """The second of these in the public notebook, which is that of h + dh/dl in place of dh/dl."""
-    value = 1 - 1 / memory
-    state, both, slope = _sums(memory)
-    left = 1 - value
-    variance, product = left**2 * state, left**2 * both - left * state
-    squares = state - 2 * left * both + left**2 * slope
-    return (value * left) ** 2 * (variance + 2 * product + squares)
+    state, both, slope, scale = _moments(memory)
+    return scale * (state + 2 * both + slope)
 
 
 # --- The measurement ------------------------------------------------------------------------------

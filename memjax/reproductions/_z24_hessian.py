@@ -167,7 +167,7 @@ def cone_slopes(cone: float, correlation: float, seed: int) -> Float[np.ndarray,
     rng = np.random.default_rng([seed, 43])
     moduli = np.sqrt(rng.uniform(_MODULUS**2, ((1 + _MODULUS) / 2) ** 2, _MODES))
     values = moduli * np.exp(1j * np.pi * cone * rng.uniform(-1, 1, _MODES))
-    normal = (rng.normal(size=(2, 2, _MODES)) / np.sqrt(2)).reshape(2, 2, _MODES)
+    normal = rng.normal(size=(2, 2, _MODES)) / np.sqrt(2)
     products = np.prod(normal[0] + 1j * normal[1], axis=0)
     hessian = eigenvalue_hessian(values, products, correlation)
     found, vectors = np.linalg.eigh(hessian)

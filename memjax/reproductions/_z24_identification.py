@@ -1,6 +1,4 @@
-import concurrent.futures
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from ._base import (
     check_known,
     describe,
     empty,
+    in_threads,
     listed,
     near,
     Reproduction,
@@ -95,6 +94,19 @@ def make_teacher(
     return response
 
 
+def make_blocks(
+    rng: np.random.Generator, width: int, heads: int, smallest: float, cone: float | None = None
+) -> dict[str, np.ndarray]:
+    """A recurrent matrix of blocks, with its inputs and readouts."""
+    size = width // heads
+    blocks = [random_recurrence(rng, size, smallest, cone) for _ in range(heads)]
+    return {
+        "recurrent": np.stack(blocks),
+        "drive": rng.normal(size=(heads, size)),
+        "readout": rng.normal(size=(heads, size)) / np.sqrt(width),
+    }
+
+
 def make_student(kind: str, modulus: float, seed: int) -> dict[str, np.ndarray]:
     """The weights at the start, as the public code draws them, but for recurrent matrices and
     blocks: their eigenvalues have the teacher's moduli or more here, and any below 1 there."""
@@ -102,12 +114,7 @@ def make_student(kind: str, modulus: float, seed: int) -> dict[str, np.ndarray]:
     width = 2 * _WIDTH if kind == "more neurons" else _WIDTH
     if kind in ("RNN", "block-diagonal", "more neurons"):
         heads = {"RNN": 1, "block-diagonal": _HEADS, "more neurons": 2 * _HEADS}[kind]
-        blocks = [random_recurrence(rng, width // heads, modulus) for _ in range(heads)]
-        weights = {
-            "recurrent": np.stack(blocks),
-            "drive": rng.normal(size=(heads, width // heads)),
-            "readout": rng.normal(size=(heads, width // heads)) / np.sqrt(width),
-        }
+        weights = make_blocks(rng, width, heads, modulus)
     else:
         moduli = np.sqrt(rng.uniform(modulus**2, 1, width))
         phases = rng.uniform(0, 2 * np.pi, width)
@@ -239,12 +246,8 @@ def run(
         return cell, np.asarray(train(weights, teacher, rate, updates)[1], float)
 
     # One program a run: matrices of a batch are multiplied far more slowly than one after another.
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm.tqdm(total=len(cells), unit="run", disable=not progress) as bar,
-    ):
-        for future in concurrent.futures.as_completed(pool.submit(measure, c) for c in cells):
-            cell, curve = future.result()
+    with tqdm.tqdm(total=len(cells), unit="run", disable=not progress) as bar:
+        for cell, curve in in_threads(measure, cells):
             losses[cell] = curve[-1] if np.all(np.isfinite(curve)) else np.inf
             stop[cell] = _plateau_end(curve)
             bar.update()

@@ -62,8 +62,9 @@ def mode_loss(
     return 0.5 * (own + wanted) - shared
 
 
-def _optimal_scale(modulus: Array) -> Array:
-    return (1 - modulus**2) / (modulus * jnp.sqrt(1 + modulus**2))
+def _optimal_scale(modulus: Any) -> Any:
+    # A power, for numbers and for arrays that are traced.
+    return (1 - modulus**2) / (modulus * (1 + modulus**2) ** 0.5)
 
 
 def _turned(modulus: Array, phase: Array) -> Array:
@@ -87,8 +88,7 @@ TRAINED: Mapping[str, Callable[[Any, Any], Array]] = {
 def coordinates_of(name: str, modulus: float, phase: float, trained: bool = False) -> np.ndarray:
     """The coordinates at which a map, or the trained variant of it, gives a multiplier."""
     first = {"polar": modulus, "exp": np.log(-np.log(modulus))}.get(name, np.arctanh(modulus))
-    scale = (1 - modulus**2) / (modulus * np.sqrt(1 + modulus**2))
-    second = {"polar": phase, "exp": np.log(phase)}.get(name, phase / scale)
+    second = {"polar": phase, "exp": np.log(phase)}.get(name, phase / _optimal_scale(modulus))
     return np.array([np.arctanh(modulus) if trained else first, second])
 
 
@@ -99,12 +99,12 @@ def curvatures(name: str, goal: complex, normalised: bool = True) -> Float[np.nd
     return np.asarray(jax.hessian(loss)(place))
 
 
-def num_minima(name: str, goal: complex, reach: float = 5 * np.pi) -> int:
-    """How many solutions there are along the coordinate of the phase, within a reach of 0."""
+def num_minima(name: str, goal: complex) -> int:
+    """How many solutions there are along the coordinate of the phase: over a turn of it, or half of
+    one (exp), or within 5 pi of 0 (optimal)."""
     first = coordinates_of(name, abs(goal), float(np.angle(goal)))[0]
-    low, high = (-10.0, np.log(np.pi)) if name == "exp" else (-reach, reach)
-    if name == "polar":
-        low, high = -np.pi, np.pi
+    ranges = {"polar": (-np.pi, np.pi), "exp": (-10.0, np.log(np.pi))}
+    low, high = ranges.get(name, (-5 * np.pi, 5 * np.pi))
     places = jnp.linspace(low, high, 20_001)
     loss = lambda u: mode_loss(COORDINATES[name](first, u), jnp.asarray(goal), True)
     values = np.asarray(jax.vmap(loss)(places))
@@ -221,8 +221,8 @@ def run(
         ]
     )
     largest = np.array([[largest_covariance(c, power) for power in (1, 2)] for c in CORRELATIONS])
-    twin = [abs(slope_covariance(jnp.asarray(_START.conj()), jnp.asarray(_START), c))
-            for c in CORRELATIONS]  # fmt: skip
+    start = jnp.asarray(_START)
+    twin = [abs(slope_covariance(jnp.conj(start), start, c)) for c in CORRELATIONS]
     first, second = 0.9 * np.exp(0.7j), 0.5 - 0.4j
     tied = functools.partial(slope_covariance, jnp.asarray(first), jnp.asarray(second))
     exact = [complex(tied(correlation)) for correlation in CORRELATIONS]

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from . import _z24_identification as z24_identification
-from ._z24_identification import random_recurrence, student_response, Weights
+from ._z24_identification import make_blocks, student_response, Weights
 
 LENGTH = 300
 _BATCH, _PADDED = 128, 640
@@ -34,12 +34,7 @@ def make_student(
     other start is given, those of diagonal students at that of the teacher."""
     rng = np.random.default_rng([seed, 37])
     if kind == "RNN":
-        blocks = [random_recurrence(rng, width // heads, start, cone) for _ in range(heads)]
-        weights = {
-            "recurrent": np.stack(blocks),
-            "drive": rng.normal(size=(heads, width // heads)),
-            "readout": rng.normal(size=(heads, width // heads)) / np.sqrt(width),
-        }
+        weights = make_blocks(rng, width, heads, start, cone)
     else:
         moduli = np.sqrt(rng.uniform(modulus**2, 1, width))
         phases = np.mod(rng.uniform(-cone, cone, width), 2 * np.pi)

@@ -381,6 +381,10 @@ def whole_lanes(number: int) -> int:
     return number // 8 * 8 if number >= 8 else max(1, number)
 
 
+# How many lanes fit in a core's cache by the largest state of a run, 16 of larger ones (measured).
+_CACHED = (8, 256), (32, 128), (64, 64), (128, 32)
+
+
 def most_lanes(run: Runs) -> int:
     """The number of lanes on one core or device for a large sweep of runs of this size.
 
@@ -390,7 +394,7 @@ def most_lanes(run: Runs) -> int:
     n = state_size(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
-        number = 256 if n <= 8 else 128 if n <= 32 else 64 if n <= 64 else 32 if n <= 128 else 16
+        number = next((lanes for size, lanes in _CACHED if n <= size), 16)
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
     if not run.closed:

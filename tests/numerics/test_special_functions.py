@@ -92,16 +92,18 @@ def test_gaussian_moment_has_full_relative_accuracy(k):
 
 
 def test_gaussian_moment_on_both_sides_of_the_switch():
+    # With LLVM's optimizations, as users have them: without fused operations more is rounded.
+    options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    moment = jax.jit(gaussian_moment, static_argnums=0, compiler_options=options)
     z = np.concatenate([1.25 + np.linspace(-1e-3, 1e-3, 21), np.linspace(-3, 5, 81)])
     s = z * np.sqrt(2)
     for k in range(5):
-        values = gaussian_moment(k, s, 0, 1)
+        values = moment(k, s, 0.0, 1.0)
         errors = [
             relative_error(v, exact_gaussian_moment(k, t, 0, 1))
             for v, t in zip(values, s, strict=True)
         ]
-        # Of some ten operations, with and without fused multiplications and additions.
-        assert max(errors) < 6e-14
+        assert max(errors) < 3e-14
 
 
 @pytest.mark.parametrize("arguments", [(0.5, 3.0, 0.7), (2.0, -1.0, 1.5), (4.0, 1.0, 0.5)])

@@ -1,3 +1,5 @@
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import xarray as xr
 import memjax as mj
 from memjax.reproductions import _z24_identification as z24
 from memjax.reproductions import _z24_signal as signal
+from memjax.reproductions._base import in_threads
 
 
 def weights(kind, modulus=0.9, seed=1):
@@ -211,3 +214,19 @@ def test_signals_of_small_networks():
     signal.plot(dataset).draw_without_rendering()
     with pytest.raises(ValueError, match="`memories` must be at least 1"):
         mj.reproduce("z24-signal", progress=False, memories=(0.5,))
+
+
+def test_an_error_gives_up_what_has_not_begun():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 3:
+            raise RuntimeError("three")
+        time.sleep(0.01)
+        return item
+
+    with pytest.raises(RuntimeError, match="three"):
+        list(in_threads(work, range(500)))
+    assert 3 in begun and len(begun) < 400
+    assert sorted(in_threads(abs, range(-5, 0))) == [1, 2, 3, 4, 5]

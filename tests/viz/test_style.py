@@ -73,7 +73,6 @@ def found():
 
 
 @functools.cache
-@functools.cache
 def plateau():
     target = mj.ExponentialSum([1.0], [1.0]) + mj.GaussianBump(omega=0.1, width=0.5)
     flow = mj.GradientFlow(mj.WhiteNoiseLoss(target))
