@@ -128,6 +128,30 @@ def near(found: Any, published: Any, factor: float) -> np.ndarray:
     return np.isfinite(apart) & (apart <= np.log(factor))
 
 
+def compare(
+    says: str, ours: np.ndarray, theirs: np.ndarray, factor: float, decided: bool = True
+) -> Verdict:
+    """Whether all numbers are within a factor of those published; undecided where none is."""
+    close = near(ours, theirs, factor)
+    return Verdict(
+        says,
+        f"{listed(ours)}; {int(close.sum())} of {close.size} within {factor:g}",
+        bool(np.all(close)) if close.size and decided else None,
+    )
+
+
+def last_fine(values: np.ndarray, fine: np.ndarray) -> float:
+    """The last of some values up to which all are fine, 0 if there is none."""
+    so_far = values[np.cumprod(fine).astype(bool)]
+    return float(so_far[-1]) if so_far.size else 0.0
+
+
+def padded(rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Rows of several lengths as one array, with NaN after their ends."""
+    longest = max(map(len, rows))
+    return np.array([[*row, *[np.nan] * (longest - len(row))] for row in rows])
+
+
 def as_positives(name: str, value: Any) -> np.ndarray:
     """A list of at least one positive number."""
     return _as_list(name, as_positive_array(name, value))
@@ -146,6 +170,14 @@ def _as_list(name: str, values: Any) -> np.ndarray:
             f"`{name}` must be a list of at least one number, got shape {array.shape}; pass a list."
         )
     return array
+
+
+def as_moduli(value: Any) -> list[float]:
+    """Moduli of eigenvalues, above 0 and below 1."""
+    moduli = as_positives("moduli", value).tolist()
+    if max(moduli) >= 1:
+        raise ValueError(f"`moduli` must be below 1, got {max(moduli):g}; pass smaller ones.")
+    return moduli
 
 
 def as_radii(value: Any) -> list[float]:

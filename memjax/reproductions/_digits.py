@@ -25,6 +25,7 @@ from ._base import (
     describe,
     each_cell,
     empty,
+    last_fine,
     Reproduction,
     Verdict,
 )
@@ -353,15 +354,13 @@ _EVEN = 0.02
 def _find_reach(cell: "xr.Dataset") -> float:
     """The learning rate up to which at most a third of the runs diverge, 0 if there is none."""
     share = cell["diverged"].mean("seed").values
-    fine = np.cumprod(share <= 1 / 3).astype(bool)
-    return float(cell["learning_rate"].values[fine][-1]) if fine.any() else 0.0
+    return last_fine(cell["learning_rate"].values, share <= 1 / 3)
 
 
 def _find_kept(cell: "xr.Dataset", right: float) -> float:
     """The radius up to which the worst perturbation of the rates costs less than it may."""
     worst = cell["worst_accuracy"].median("seed").values
-    fine = np.cumprod(worst >= right - _LOST).astype(bool)
-    return float(cell["radius"].values[fine][-1]) if fine.any() else 0.0
+    return last_fine(cell["radius"].values, worst >= right - _LOST)
 
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":

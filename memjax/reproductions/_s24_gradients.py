@@ -20,6 +20,7 @@ from ._base import (
     describe,
     each_cell,
     empty,
+    last_fine,
     Reproduction,
     Verdict,
 )
@@ -284,8 +285,7 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
 def _find_reach(cell: "xr.Dataset") -> float:
     """The largest learning rate below which no run is lost, 0 if there is none."""
     lost = cell["diverged"] | ~(cell["loss"] < _LOST)
-    fine = np.cumprod(~lost.transpose("learning_rate", "seed").values.any(axis=1)).astype(bool)
-    return float(cell["learning_rate"].values[fine][-1]) if fine.any() else 0.0
+    return last_fine(cell["learning_rate"].values, ~lost.any("seed").values)
 
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":

@@ -13,11 +13,12 @@ from ._base import (
     as_positives,
     check_integers,
     check_known,
+    compare,
     describe,
     empty,
     in_threads,
     listed,
-    near,
+    padded,
     Reproduction,
     Verdict,
 )
@@ -114,13 +115,12 @@ def run(
                 bar.update()
     lost = np.all(np.median(losses, axis=3) == np.inf, axis=2)
     words = {"loss": "half the mean squared error after training"}
-    rates = np.array([[*RATES[m], *[np.nan] * (len(ranks) - len(RATES[m]))] for m in models])
     return xr.Dataset(
         describe({"loss": losses}, tuple(axes), words)
         | describe({"block_loss": block_losses}, tuple(blocks), {"block_loss": words["loss"]})
         | {
             "result": (("model", "cone"), np.where(lost, DIVERGED, MAX_TIME_REACHED)),
-            "rate": (("model", "rank"), rates),
+            "rate": (("model", "rank"), padded([RATES[model] for model in models])),
             "step": ((*steps, "part"), courses, {"long_name": "effective learning rate"}),
         },
         axes | blocks | steps | {"part": (0.5 + np.arange(_PARTS)) / _PARTS},
@@ -238,12 +238,7 @@ def _beside(
 
 
 def _compare(says: str, ours: np.ndarray, theirs: np.ndarray, long: bool = True) -> Verdict:
-    close = near(ours, theirs, _WITHIN)
-    return Verdict(
-        f"{says} {listed(theirs)}",
-        f"{listed(ours)}; {int(close.sum())} of {close.size} within {_WITHIN:g}",
-        bool(np.all(close)) if close.size and long else None,
-    )
+    return compare(f"{says} {listed(theirs)}", ours, theirs, _WITHIN, long)
 
 
 def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":

@@ -13,9 +13,11 @@ from ..viz import drawing, explain, look, published
 from ._base import (
     check_integers,
     check_known,
+    compare,
     empty,
     listed,
     near,
+    padded,
     Reproduction,
     Verdict,
 )
@@ -263,7 +265,7 @@ def run(
             "not_positive": (tuple(table), falls),
             "loss": (("student", "run"), losses),
             "group_name": (("student", "group"), labels),
-            "spectrum": (("example", "index"), _padded(spectra)),
+            "spectrum": (("example", "index"), padded(spectra)),
             "result": (
                 ("student", "run"),
                 np.where(np.isfinite(losses), MAX_TIME_REACHED, DIVERGED),
@@ -307,11 +309,6 @@ def _example(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     order = sorted(range(len(columns)), key=lambda k: _ORDER.index(columns[k]))
     values = np.linalg.svd(slopes, compute_uv=False) ** 2
     return (slopes.T @ slopes)[np.ix_(order, order)], values
-
-
-def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
-    longest = max(row.size for row in rows)
-    return np.stack([np.append(row, np.full(longest - row.size, np.nan)) for row in rows])
 
 
 # --- What is published ----------------------------------------------------------------------------
@@ -379,15 +376,8 @@ def _judge_rates(dataset: "xr.Dataset") -> list[Verdict]:
         groups = list(RATES[name])
         theirs = np.array(list(RATES[name].values()))
         ours = middle.sel(student=name).values[: len(groups)]
-        close = near(ours, theirs, _WITHIN)
-        verdicts.append(
-            Verdict(
-                f"Figures 4 and 9, {name}: median effective learning rates {listed(theirs)} of "
-                + ", ".join(groups),
-                f"{listed(ours)}; {int(close.sum())} of {close.size} within {_WITHIN:g}",
-                bool(np.all(close)) if long else None,
-            )
-        )
+        says = f"Figures 4 and 9, {name}: median effective learning rates {listed(theirs)} of "
+        verdicts.append(compare(says + ", ".join(groups), ours, theirs, _WITHIN, long))
     if {"RNN", "complex"} <= set(students):
         dense, diagonal = (float(middle.sel(student=name)[0]) for name in ("RNN", "complex"))
         verdicts.append(

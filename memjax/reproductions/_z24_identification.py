@@ -13,14 +13,16 @@ from .._lazy import matplotlib, tqdm, xr
 from ..plateaus import DIVERGED, find_plateaus, MAX_TIME_REACHED
 from ..viz import drawing, explain, look, published
 from ._base import (
-    as_positives,
+    as_moduli,
     check_integers,
     check_known,
+    compare,
     describe,
     empty,
     in_threads,
     listed,
     near,
+    padded,
     Reproduction,
     Verdict,
 )
@@ -220,9 +222,7 @@ def run(
 ) -> "xr.Dataset":
     """Final losses over `model`, `modulus`, `rate` and `seed`; what lies between RNN and LRU is
     measured at the largest modulus only."""
-    moduli = as_positives("moduli", moduli).tolist()
-    if max(moduli) >= 1:
-        raise ValueError(f"`moduli` must be below 1, got {max(moduli):g}; pass smaller ones.")
+    moduli = as_moduli(moduli)
     check_known("models", models, BETWEEN)
     check_integers(seeds=seeds, updates=updates)
     ranks = range(max(len(RATES[model]) for model in models))
@@ -257,12 +257,11 @@ def run(
         "loss": "half the mean squared error after training",
         "plateau_end": "update at which the longest plateau ends",
     }
-    rates = np.array([[*RATES[m], *[np.nan] * (len(ranks) - len(RATES[m]))] for m in models])
     return xr.Dataset(
         describe({"loss": losses, "plateau_end": stop}, tuple(axes), words)
         | {
             "result": (("model", "modulus"), np.where(lost, DIVERGED, MAX_TIME_REACHED)),
-            "rate": (("model", "rank"), rates),
+            "rate": (("model", "rank"), padded([RATES[model] for model in models])),
         },
         axes,
         {"updates": updates},
@@ -293,14 +292,8 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
         known = [k for k, modulus in enumerate(moduli) if modulus in MODULI]
         theirs = np.array([PUBLISHED[name][MODULI.index(moduli[k])] for k in known])
         ours = best.sel(model=name).values[known]
-        close = near(ours, theirs, _WITHIN)
-        verdicts.append(
-            Verdict(
-                f"{name}, moduli from {listed(moduli[known])}: losses {listed(theirs)}",
-                f"{listed(ours)}; {int(close.sum())} of {close.size} within {_WITHIN:g}",
-                bool(close.all()) if known else None,
-            )
-        )
+        says = f"{name}, moduli from {listed(moduli[known])}: losses {listed(theirs)}"
+        verdicts.append(compare(says, ours, theirs, _WITHIN))
     last = float(moduli.max())
     at_last = {name: float(best.sel(model=name, modulus=last)) for name in names}
     if {"RNN", "LRU"} <= at_last.keys():

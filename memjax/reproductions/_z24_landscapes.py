@@ -14,7 +14,7 @@ from ..memory import hidden_variance, multiplier_sensitivity
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import beside, drawing, explain, look, published
 from ._base import (
-    as_positives,
+    as_moduli,
     check_integers,
     check_known,
     each_cell,
@@ -183,9 +183,7 @@ def run(
 ) -> "xr.Dataset":
     """Curvatures over `map` and `modulus` of the teacher, losses along both coordinates, the way of
     Adam, and sizes over the `correlation` of the input."""
-    moduli = as_positives("moduli", moduli).tolist()
-    if max(moduli) >= 1:
-        raise ValueError(f"`moduli` must be below 1, got {max(moduli):g}; pass smaller ones.")
+    moduli = as_moduli(moduli)
     check_known("maps", maps, MAPS)
     check_integers(updates=updates)
     axes = {"map": list(maps), "modulus": moduli}
