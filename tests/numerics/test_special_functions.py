@@ -4,8 +4,13 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from memjax.numerics import complex_gaussian_moments, gaussian_moments
-from memjax.numerics._special import exponential_moment, gaussian_moment, gaussian_transform
+from memjax.numerics import (
+    complex_gaussian_moments,
+    exponential_moment,
+    gaussian_moment,
+    gaussian_moments,
+    gaussian_transform,
+)
 
 # Compiled once and used at many points.
 moment_gradient = jax.jit(jax.grad(gaussian_moment, (1, 2, 3)), static_argnums=0)
