@@ -5,11 +5,6 @@ from ._base import AbstractKernel as AbstractKernel
 from ._base import check_kernel as check_kernel
 from ._base import elementwise_derivative as elementwise_derivative
 from ._base import HasKernel as HasKernel
-from ._base import KernelSum as KernelSum
-from ._base import multiple as multiple
-from ._base import ScaledKernel as ScaledKernel
-from ._base import terms as terms
-from ._base import total as total
 from ._box import Box as Box
 from ._bump import GaussianBump as GaussianBump
 from ._complex import complex_transforms as complex_transforms
@@ -38,6 +33,11 @@ from ._sampled import SampledKernel as SampledKernel
 from ._sampled import since as since
 from ._sine import Sine as Sine
 from ._state_space import StateSpaceKernel as StateSpaceKernel
+from ._sums import KernelSum as KernelSum
+from ._sums import multiple as multiple
+from ._sums import ScaledKernel as ScaledKernel
+from ._sums import terms as terms
+from ._sums import total as total
 from ._system import check_stable as check_stable
 from ._system import state_space as state_space
 from ._system import StateSpace as StateSpace

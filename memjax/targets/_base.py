@@ -1,31 +1,20 @@
-"""Kernels, and their sums and multiples, which need each other."""
+"""A kernel gives a linear functional. This module holds what every kernel has."""
 
 import abc
 import functools
-import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
-from .._checks import (
-    as_float_array,
-    as_horizon,
-    as_list,
-    as_number,
-    check_instance,
-    check_nonnegative,
-)
-from .._paths import as_samples, as_steps, convolve, even_step
-from .._typing import ArrayLike, ScalarLike
+from .._checks import as_float_array, as_horizon, check_instance, check_nonnegative
+from .._typing import ArrayLike
 from ._hooks import forward, HOOKS, own
-from ._product import pair_product, quadrature, register_inner_product
-from ._system import side_by_side, state_space, StateSpace
+from ._product import product_without_a_form, register_inner_product
+from ._response import sampled_response
 from ._target import AbstractTarget, Memory, slowest_memory
 
 
@@ -192,38 +181,7 @@ class AbstractKernel(AbstractTarget):
         the kernel has a state space, and for uneven times that are rounded by more than a
         0.2 % of a step (traced ones give NaN).
         """
-        given = ts
-        ts, xs = as_samples(given, xs, inputs=None)
-        step = even_step(given)
-        leaves = jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))
-        dtype = jnp.result_type(ts, *leaves)
-        # Weights of samples are second differences of ramp responses, which grow with time: their
-        # rounding was up to ten times `eps * n**1.5` of the outputs where it was measured.
-        most = (1e-3 / (10 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
-        if ts.size > most:
-            system = state_space(self)
-            if system is not None:
-                return system.response(given, xs[:, None])[:, 0]
-            raise ValueError(
-                f"`ts` must have at most {int(most)} times for {type(self).__name__} in {dtype}, "
-                f"got {ts.size}, since the weights of samples are lost in rounding; call "
-                '`jax.config.update("jax_enable_x64", True)` before making any array.'
-            )
-        if step is None:
-            elapsed = ts - ts[0]
-            # The input is a jump and then a sum of ramps, one for each change of slope.
-            kinks = jnp.diff(jnp.diff(xs) / as_steps(given), prepend=0)
-            since = lambda t: jnp.dot(kinks, self.ramp_response(t - ts[:-1]))
-            # A matrix of a million responses at a time.
-            ramps = jax.lax.map(since, ts, batch_size=max(1, 2**20 // ts.size))
-            return xs[0] * self.heaviside_response(elapsed) + ramps
-        # Not the differences of the times, whose rounding would come back in the second
-        # differences.
-        elapsed = jnp.asarray(step * np.arange(ts.size), dtype)
-        # The input is a hat around each sample. The first hat has no left half, but the jump.
-        rises = jnp.diff(self.ramp_response(elapsed), prepend=0) / step
-        first = self.heaviside_response(elapsed) - rises
-        return xs[0] * first + convolve(jnp.diff(rises), xs[1:])
+        return sampled_response(self, ts, xs)
 
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         r"""The kernel $\rho(t)$, which is 0 for $t < 0$.
@@ -331,7 +289,7 @@ class AbstractKernel(AbstractTarget):
             or type(other).__radd__ is not AbstractKernel.__radd__
         ):
             return NotImplemented
-        return KernelSum((self, other))
+        return added(self, other)
 
     def __radd__(self, other: object) -> "AbstractKernel":
         # `sum(kernels)` starts from the integer 0.
@@ -342,7 +300,7 @@ class AbstractKernel(AbstractTarget):
     def __mul__(self, factor: object) -> "AbstractKernel":
         if isinstance(factor, AbstractTarget):
             return NotImplemented
-        return ScaledKernel(self, factor)  # pyright: ignore[reportArgumentType]
+        return scaled(self, factor)
 
     def __rmul__(self, factor: object) -> "AbstractKernel":
         return self * factor
@@ -384,166 +342,19 @@ def elementwise_derivative(function: Callable[[Array], Array]) -> Callable[[Arra
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
 
 
-# --- Sums and multiples ---------------------------------------------------------------------------
+# Sums and multiples are kernels too. Their module builds on this one, and registers these.
 
 
-class ScaledKernel(AbstractKernel):
-    r"""A number times a kernel, $\rho(t) = c\, \rho_0(t)$. Usually made by `c * kernel`.
-
-    **Arguments:**
-
-    - `kernel`: the kernel to scale.
-    - `factor`: the number $c$, a scalar.
-
-    **Raises:** `TypeError` for what is no kernel or no number, `ValueError` for NaN, infinity
-    and arrays.
-    """
-
-    kernel: AbstractKernel
-    factor: Float[Array, ""]
-
-    def __init__(self, kernel: AbstractKernel, factor: Real[ScalarLike, ""]) -> None:
-        check_kernel("kernel", kernel)
-        self.kernel = kernel
-        self.factor = as_number("factor", factor)
-
-    def _parts(self) -> tuple[AbstractKernel, ...]:
-        return (self.kernel,)
-
-    def laplace_derivatives(self, s: Float[Array, "..."], order: int) -> tuple[Array, ...]:
-        values = self.kernel.laplace_derivatives(s, order)
-        return tuple(self.factor * value for value in values)
-
-    def _value(self, t: Array) -> Array:
-        return self.factor * self.kernel._value(t)
-
-    def _laplace(self, s: Array, horizon: Array | None) -> Array:
-        return self.factor * self.kernel._laplace(s, horizon)
-
-    def _squared_norm(self, horizon: Array | None) -> Array:
-        return self.factor**2 * self.kernel._squared_norm(horizon)
-
-    def _heaviside_response(self, t: Array) -> Array:
-        return self.factor * self.kernel._heaviside_response(t)
-
-    def _ramp_response(self, t: Array) -> Array:
-        return self.factor * self.kernel._ramp_response(t)
+@functools.singledispatch
+def added(first: Any, second: AbstractKernel) -> AbstractKernel:
+    """The sum of two kernels."""
+    raise NotImplementedError
 
 
-class KernelSum(AbstractKernel):
-    r"""A sum of kernels, $\rho(t) = \sum_j \rho_j(t)$.
-
-    It stays a sum: the exponential part and a delayed remainder are kept apart, so that a loss
-    can cancel the first exactly and resolve an exponentially small second (theory, section 3).
-    Usually made by `first + second`. Sums among the terms are flattened. The squared norm is the
-    sum of [`memjax.inner_product`][] over all pairs of terms, with its errors.
-
-    **Arguments:**
-
-    - `terms`: the kernels to add, at least one.
-
-    **Raises:** `TypeError` for a term that is no kernel, `ValueError` for no terms.
-
-    ??? cite "Reference"
-
-        Li, Han, E, Li, *On the Curse of Memory in Recurrent Neural Networks: Approximation and
-        Optimization Analysis*, ICLR 2021, section 5 (theory, section 3).
-    """
-
-    terms: tuple[AbstractKernel, ...]
-
-    def __init__(self, terms: tuple[AbstractKernel, ...]) -> None:
-        flat: list[AbstractKernel] = []
-        for term in as_list("terms", terms, "kernels"):
-            check_kernel("terms", term)
-            flat.extend(term.terms if isinstance(term, KernelSum) else (term,))
-        if not flat:
-            raise ValueError(
-                "`terms` must hold at least one kernel, got (); "
-                "the zero kernel is an `ExponentialSum` of empty arrays."
-            )
-        self.terms = tuple(flat)
-
-    def _parts(self) -> tuple[AbstractKernel, ...]:
-        return self.terms
-
-    def _value(self, t: Array) -> Array:
-        return total(term._value(t) for term in self.terms)
-
-    def _laplace(self, s: Array, horizon: Array | None) -> Array:
-        return total(term._laplace(s, horizon) for term in self.terms)
-
-    def _squared_norm(self, horizon: Array | None) -> Array:
-        squares = [term._squared_norm(horizon) for term in self.terms]
-        pairs = itertools.combinations(self.terms, 2)
-        return total(squares + [2 * scalar_product(a, b, horizon) for a, b in pairs])
-
-    def _heaviside_response(self, t: Array) -> Array:
-        return total(term._heaviside_response(t) for term in self.terms)
-
-    def _ramp_response(self, t: Array) -> Array:
-        return total(term._ramp_response(t) for term in self.terms)
+@functools.singledispatch
+def scaled(kernel: Any, factor: Any) -> AbstractKernel:
+    """A number times a kernel."""
+    raise NotImplementedError
 
 
-def terms(kernel: AbstractKernel) -> tuple[tuple[float | Array, AbstractKernel], ...]:
-    """A scalar kernel as a sum of factors times kernels that are neither sums nor multiples.
-
-    **Arguments:**
-
-    - `kernel`: Any kernel.
-
-    **Returns:**
-
-    The pairs of factor and kernel, in order; a kernel that is not scaled has the factor `1.0`.
-    """
-    if isinstance(kernel, KernelSum):
-        return tuple(pair for term in kernel.terms for pair in terms(term))
-    if isinstance(kernel, ScaledKernel):
-        return tuple((kernel.factor * factor, term) for factor, term in terms(kernel.kernel))
-    return ((1.0, kernel),)
-
-
-def multiple(factor: float | Array, kernel: AbstractKernel) -> AbstractKernel:
-    """A kernel of one of the `terms`."""
-    return kernel if isinstance(factor, float) and factor == 1 else ScaledKernel(kernel, factor)
-
-
-def scalar_product(
-    first: AbstractKernel, second: AbstractKernel, horizon: Array | None
-) -> Float[Array, "..."]:
-    """The inner product of two scalar kernels, which distributes over their terms."""
-    if first is second:
-        return first._squared_norm(horizon)
-    rows = []
-    for factor, term in terms(first):
-        row = [
-            other_factor * pair_product(term, other, horizon)
-            for other_factor, other in terms(second)
-        ]
-        rows.append(factor * total(row))
-    return total(rows)
-
-
-@register_inner_product(AbstractKernel, AbstractKernel)
-def product_without_a_form(
-    first: AbstractKernel, second: AbstractKernel, horizon: Array | None
-) -> Array:
-    """Of two kernels of finite dimension that of their state spaces, otherwise by quadrature."""
-    one, other = state_space(first), state_space(second)
-    if one is None or other is None:
-        return quadrature(first, second, horizon)
-    return one.inner_product(other, horizon)
-
-
-@state_space.register(ScaledKernel)
-@state_space.register(KernelSum)
-def _(kernel: AbstractKernel) -> StateSpace | None:
-    systems = [(factor, state_space(term)) for factor, term in terms(kernel)]
-    if any(system is None for _, system in systems):
-        return None
-    return side_by_side([factor * system for factor, system in systems])  # pyright: ignore
-
-
-def total(values: Iterable[Array]) -> Array:
-    """The sum of arrays, from the first to the last."""
-    return functools.reduce(operator.add, values)
+register_inner_product(AbstractKernel, AbstractKernel)(product_without_a_form)

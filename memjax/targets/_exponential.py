@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Real
 from .._checks import as_finite_array, as_positive_array, check_positive, check_same_shape
 from .._typing import ArrayLike
 from ..numerics import exponential_moment
-from ._base import AbstractKernel, multiple, terms
+from ._base import AbstractKernel
 from ._product import register_inner_product
+from ._sums import multiple, terms
 from ._system import state_space, StateSpace
 from ._target import Memory
 

@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, Real
 
 from .._checks import as_horizon, check_instance
 from .._typing import ArrayLike
-from ._base import AbstractKernel, scalar_product, terms, total
+from ._base import AbstractKernel
 from ._exponential import ExponentialSum, join_modes
 from ._oscillation import as_oscillation, DampedOscillation
 from ._state_space import StateSpaceKernel
+from ._sums import scalar_product, terms, total
 from ._system import side_by_side, state_space
 
 Terms: TypeAlias = list[tuple[float | Array, AbstractKernel]]

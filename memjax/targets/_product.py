@@ -1,4 +1,5 @@
-"""Inner products of two kernels: a table of closed forms, and Gauss's rule for all other pairs."""
+"""Inner products of two kernels come from a table of closed forms. For all other pairs there are
+state spaces and Gauss's rule."""
 
 import operator
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._checks import is_traced
 from ..numerics import panels, resolved
+from ._system import state_space
 
 # Of two kernels and a horizon, which is `None` for the half line.
 Product: TypeAlias = Callable[[Any, Any, Array | None], Array]
@@ -68,6 +70,14 @@ def pair_product(first: Any, second: Any, horizon: Array | None) -> Array:
                 found.append((sum(places), swapped, form))
     _, swapped, form = min(found, key=operator.itemgetter(0))
     return form(second, first, horizon) if swapped else form(first, second, horizon)
+
+
+def product_without_a_form(first: Any, second: Any, horizon: Array | None) -> Array:
+    """Of two kernels of finite dimension that of their state spaces, otherwise by quadrature."""
+    one, other = state_space(first), state_space(second)
+    if one is None or other is None:
+        return quadrature(first, second, horizon)
+    return one.inner_product(other, horizon)
 
 
 def quadrature(first: Panelled, second: Panelled, horizon: Array | None) -> Array:

@@ -8,10 +8,11 @@ from .._checks import as_finite_array, as_number
 from .._paths import as_samples
 from .._typing import ArrayLike
 from ..numerics import decay_time
-from ._base import AbstractKernel, KernelSum, product_without_a_form
+from ._base import AbstractKernel
 from ._exponential import ExponentialSum
-from ._product import oscillation_points, register_inner_product
+from ._product import oscillation_points, product_without_a_form, register_inner_product
 from ._sampled import SampledKernel
+from ._sums import KernelSum
 from ._system import check_stable, state_space, StateSpace
 from ._target import AbstractTarget, Memory
 

@@ -4,7 +4,8 @@ from jaxtyping import Array, Float, Real
 from .._checks import as_list
 from .._paths import as_samples
 from .._typing import ArrayLike
-from ._base import AbstractKernel, check_kernel, total
+from ._base import AbstractKernel, check_kernel
+from ._sums import total
 from ._system import side_by_side, state_space, StateSpace
 
 
