@@ -4,7 +4,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float
 
 from .._checks import as_integers, check_dataset
 from .._lazy import matplotlib, tqdm, xr
@@ -21,11 +20,18 @@ from ._base import (
     Reproduction,
     Verdict,
 )
+from ._z24_covariance import cone_slopes, MODES
+from ._z24_curvature import (
+    describe_hessian,
+    hessian_of,
+    leading_share,
+    MODELS,
+    slopes_of,
+    solutions,
+)
 from ._z24_identification import Weights
-from ._z24_landscapes import covariance_formula
-from ._z24_systems import LENGTH, make_student, make_teacher, response, train_sampled
+from ._z24_systems import LENGTH, make_student, make_teacher, train_sampled
 
-MODELS = ("dense", "complex", "LRU", "S4")
 WIDTHS = (4, 8, 16, 32)
 CONES = (0.01, 0.1, 1.0)
 # Medians of the effective learning rates above 0 at the end of training, from the arrays in the
@@ -51,132 +57,10 @@ RATES: Mapping[str, Mapping[str, float]] = {
 # The largest eigenvalues in Figure 10, read off.
 LARGEST: Mapping[float, float] = {0.01: 4e8, 0.1: 5e6, 1.0: 4e4}
 
-_LOW, _HIGH, _STEP = 0.99, 0.993, 0.01
-_MODES, _CORRELATION = 10, 0.99
+_CORRELATION = 0.99
 _MODULUS, _RATE, _STUDENT = 0.99, 1e-3, 64
 _WITHIN = 10.0
 _GROUPS = 5
-
-
-# --- Hessians at the solution ---------------------------------------------------------------------
-
-
-def make_system(width: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """A real random system with complex eigenvalues of moduli between 0.99 and 0.993."""
-    rng = np.random.default_rng([seed, 41])
-    half = width // 2
-    moduli = _LOW + (_HIGH - _LOW) * rng.uniform(size=half)
-    values = moduli * np.exp(2j * np.pi * rng.uniform(size=half))
-    basis = rng.normal(size=(half, width)) + 1j * rng.normal(size=(half, width))
-    values = np.concatenate([values, values.conj()])
-    basis = np.concatenate([basis, basis.conj()])
-    recurrent = np.real(np.linalg.solve(basis, values[:, None] * basis))
-    return recurrent, rng.normal(size=width), rng.normal(size=width) / np.sqrt(width), rng.normal()
-
-
-def solutions(width: int, seed: int) -> dict[str, Weights]:
-    """The weights of every model at which it is the same random system."""
-    recurrent, drive, readout, skip = make_system(width, seed)
-    values, columns = np.linalg.eig(recurrent)
-    inputs, outputs = np.linalg.solve(columns, drive + 0j), readout @ columns
-    parts = lambda z: np.stack([z.real, z.imag])
-    scale, phases = np.sqrt(1 - np.abs(values) ** 2), np.mod(np.angle(values), 2 * np.pi)
-    ends = {"readout": parts(outputs), "skip": np.asarray(skip)}
-    found = {
-        "dense": {"recurrent": recurrent[None], "drive": drive[None], "readout": readout[None]},
-        "complex": {"modes": parts(values), "drive": parts(inputs)},
-        "LRU": {
-            "modes": np.stack([np.log(-np.log(np.abs(values))), np.log(phases)]),
-            "log_scale": np.log(scale),
-            "drive": parts(inputs / scale),
-        },
-        "S4": {
-            "modes": np.stack([np.log(np.abs(values)), phases]) / _STEP,
-            "step": np.full(width, np.log(np.expm1(_STEP))),
-            "drive": parts(inputs) / _STEP,
-        },
-    }
-    return {name: jax.tree.map(jnp.asarray, ends | own) for name, own in found.items()}
-
-
-def slopes_of(weights: Weights) -> tuple[Float[np.ndarray, "lags weights"], list[str]]:
-    """A matrix whose Gram matrix is the Hessian where a student is its teacher, and the name of the
-    array that each of its columns belongs to.
-
-    The expected error over sequences is a sum over lags of squared differences of responses, each
-    with the share of the times that see it. Its Hessian at 0 is the Gram matrix of the slopes of
-    the response. Singular values of the slopes are the roots of its eigenvalues, to all digits.
-    """
-    tables = _all_slopes(weights)
-    shares = np.sqrt(1 - np.arange(LENGTH) / LENGTH)
-    slopes = [np.asarray(tables[name]).reshape(LENGTH, -1) for name in sorted(weights)]
-    names = [name for name in sorted(weights) for _ in range(weights[name].size)]
-    return np.concatenate(slopes, axis=1) * shares[:, None], names
-
-
-# Compiled once for each model and width.
-_all_slopes = jax.jit(jax.jacrev(response))
-
-
-def describe_hessian(
-    slopes: Float[np.ndarray, "rows weights"], rank: int, leading: int
-) -> dict[str, float]:
-    """What matters of the Hessian with these slopes.
-
-    - `largest`: its largest eigenvalue.
-    - `condition`: that over the smallest of the `rank` eigenvalues above 0.
-    - `spread`: over how many weights one of the `leading` eigenvectors is spread. The size of the
-      projector on their space is shared out among the weights, p_i, and k^2 / sum p_i^2 / k is 1 if
-      they are k weights. It does not depend on how equal eigenvalues are combined.
-    - `scaled_largest`, `scaled_condition`: after every weight is scaled to a curvature of 1. The
-      largest eigenvalue is then 1 for a diagonal Hessian, and the number of weights at most.
-    """
-    _, values, vectors = np.linalg.svd(slopes, full_matrices=False)
-    shares = np.sum(vectors[:leading] ** 2, axis=0)
-    scaled = np.linalg.svd(slopes / np.linalg.norm(slopes, axis=0), compute_uv=False)
-    return {
-        "largest": values[0] ** 2,
-        "condition": (values[0] / values[rank - 1]) ** 2,
-        "spread": leading / np.sum(shares**2),
-        "scaled_largest": scaled[0] ** 2,
-        "scaled_condition": (scaled[0] / scaled[rank - 1]) ** 2,
-    }
-
-
-def eigenvalue_hessian(
-    values: Complex[np.ndarray, " n"], products: Complex[np.ndarray, " n"], correlation: float
-) -> Float[np.ndarray, "m m"]:
-    """The Hessian in the real and imaginary parts of eigenvalues, for inputs without end.
-
-    The output is the real part of a sum of modes, each times the product of its weights.
-    """
-    table = lambda a, b, p, q: (
-        p[:, None] * q * covariance_formula(a[:, None], b[None, :], correlation)
-    )
-    same = table(values, values, products, products)
-    turned = table(values, values.conj(), products, products.conj())
-    real, imag = np.real, np.imag
-    return 0.5 * np.block(
-        [
-            [real(turned + same), imag(turned - same)],
-            [-imag(turned + same), real(turned - same)],
-        ]
-    )
-
-
-def cone_slopes(cone: float, correlation: float, seed: int) -> Float[np.ndarray, "m m"]:
-    """A root of that Hessian for ten random modes, with phases of at most `cone` times pi."""
-    rng = np.random.default_rng([seed, 43])
-    moduli = np.sqrt(rng.uniform(_MODULUS**2, ((1 + _MODULUS) / 2) ** 2, _MODES))
-    values = moduli * np.exp(1j * np.pi * cone * rng.uniform(-1, 1, _MODES))
-    normal = rng.normal(size=(2, 2, _MODES)) / np.sqrt(2)
-    products = np.prod(normal[0] + 1j * normal[1], axis=0)
-    hessian = eigenvalue_hessian(values, products, correlation)
-    found, vectors = np.linalg.eigh(hessian)
-    return np.sqrt(np.maximum(found, found[-1] * 1e-17))[:, None] * vectors.T
-
-
-# --- Effective learning rates ---------------------------------------------------------------------
 
 
 def group_rates(kind: str, rates: Weights) -> list[np.ndarray]:
@@ -195,9 +79,6 @@ def group_rates(kind: str, rates: Weights) -> list[np.ndarray]:
         "readout": rates["readout"],
     }
     return [np.ravel(np.asarray(groups[name], float)) for name in RATES[kind]]
-
-
-# --- The measurement ------------------------------------------------------------------------------
 
 
 def run(
@@ -233,13 +114,13 @@ def run(
                     rank = min(2 * width + 1, LENGTH)
                     for name, value in describe_hessian(slopes, rank, width // 2).items():
                         found[name][i, j, k] = value
-                    leading_part[i, j, k] = _leading_part(model, slopes, columns, width // 2)
+                    leading_part[i, j, k] = leading_share(model, slopes, columns, width // 2)
                 bar.update()
         cones = {"cone": list(CONES), "correlation": [0.0, _CORRELATION], "seed": np.arange(seeds)}
         in_cones = {name: empty(cones) for name in names}
         for place in np.ndindex(len(CONES), 2, seeds):
             slopes = cone_slopes(CONES[place[0]], cones["correlation"][place[1]], place[2])
-            for name, value in describe_hessian(slopes, 2 * _MODES, _MODES // 2).items():
+            for name, value in describe_hessian(slopes, 2 * MODES, MODES // 2).items():
                 in_cones[name][place] = value
         table = {"student": list(students), "group": np.arange(_GROUPS), "run": np.arange(runs)}
         rates, falls = empty(table, 3), empty(table)
@@ -255,7 +136,7 @@ def run(
                 bar.update()
     labels = [[*RATES[kind], *[""] * (_GROUPS - len(RATES[kind]))] for kind in students]
     example = solutions(widths[0], 0)
-    hessians, spectra = zip(*(_example(example[model]) for model in MODELS[:3]), strict=True)
+    hessians, spectra = zip(*(hessian_of(example[model]) for model in MODELS[:3]), strict=True)
     return xr.Dataset(
         {name: (tuple(axes), values) for name, values in found.items()}
         | {f"cone_{name}": (tuple(cones), values) for name, values in in_cones.items()}
@@ -286,32 +167,6 @@ def _train(kind: str, seed: int, updates: int) -> tuple[float, Weights]:
     rate, parts = jnp.asarray(_RATE, jnp.float32), max(1, updates // 1000)
     _, losses, rates = train_sampled(weights, teacher, rate, jax.random.key(seed), updates, parts)
     return float(losses[-1]), jax.tree.map(lambda leaf: leaf[-1], rates)
-
-
-def _leading_part(model: str, slopes: np.ndarray, columns: list[str], leading: int) -> float:
-    """The share of the leading eigenvectors in the phases (LRU) or steps (S4); NaN otherwise."""
-    if model not in ("LRU", "S4"):
-        return np.nan
-    vectors = np.linalg.svd(slopes, full_matrices=False)[2][:leading]
-    chosen = np.array(columns) == ("modes" if model == "LRU" else "step")
-    if model == "LRU":
-        # The phases are the second half of that array.
-        chosen[np.flatnonzero(chosen)[: chosen.sum() // 2]] = False
-    return float(np.sum(vectors[:, chosen] ** 2) / leading)
-
-
-_ORDER = ("recurrent", "modes", "step", "log_scale", "drive", "readout", "skip")
-
-
-def _example(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """The Hessian, recurrent weights first, and its eigenvalues."""
-    slopes, columns = slopes_of(weights)
-    order = sorted(range(len(columns)), key=lambda k: _ORDER.index(columns[k]))
-    values = np.linalg.svd(slopes, compute_uv=False) ** 2
-    return (slopes.T @ slopes)[np.ix_(order, order)], values
-
-
-# --- What is published ----------------------------------------------------------------------------
 
 
 def check(dataset: "xr.Dataset") -> list[Verdict]:

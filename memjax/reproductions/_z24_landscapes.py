@@ -1,16 +1,14 @@
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Complex, Float
 
 from .._checks import check_dataset
 from .._lazy import matplotlib, xr
-from ..memory import hidden_variance, multiplier_sensitivity
+from ..memory import hidden_variance
 from ..plateaus import DIVERGED, MAX_TIME_REACHED
 from ..viz import beside, drawing, explain, look, published
 from ._base import (
@@ -24,6 +22,22 @@ from ._base import (
     Reproduction,
     Verdict,
 )
+from ._z24_covariance import (
+    covariance_formula,
+    largest_covariance,
+    slope_covariance,
+    slope_variance,
+)
+from ._z24_modes import (
+    curvatures,
+    GOAL,
+    mode_loss,
+    num_minima,
+    OPTIMISERS,
+    START,
+    train_mode,
+    TRAINED,
+)
 
 MODULI = (0.36, 0.68, 0.84, 0.92, 0.96, 0.98, 0.99)
 CORRELATIONS = (0.0, 0.9, 0.99, 0.999, 1.0)
@@ -36,142 +50,9 @@ TURNS: Mapping[str, tuple[float, float, float]] = {
 }
 MAPS = tuple(TURNS)
 
-_START, _GOAL = 0.99 * np.exp(0.25j * np.pi), 0.99 * np.exp(0.01j * np.pi)
-# Figure 7 names Adam, but its steps all have one size: both are run.
-_RATE = 1e-3
-OPTIMISERS: Mapping[str, optax.GradientTransformation] = {
-    "Adam": optax.adam(_RATE),
-    "signs": optax.sign_sgd(_RATE),
-}
 _NEAR, _WITHIN = 0.02, 5.0
 _POINTS = 200
 _VISIBLE = 1e-8
-
-
-# --- One mode -------------------------------------------------------------------------------------
-
-
-def mode_loss(
-    value: Complex[Array, ""], goal: Complex[Array, ""], normalised: bool = False
-) -> Float[Array, ""]:
-    """Half of E|h - h*|^2 for one mode and its teacher under white noise."""
-    size = lambda z: jnp.real(z * jnp.conj(z))
-    scale = lambda z: jnp.sqrt(1 - size(z)) if normalised else jnp.ones(())
-    own, wanted = (scale(z) ** 2 / (1 - size(z)) for z in (value, goal))
-    shared = scale(value) * scale(goal) * jnp.real(1 / (1 - value * jnp.conj(goal)))
-    return 0.5 * (own + wanted) - shared
-
-
-def _optimal_scale(modulus: Any) -> Any:
-    # A power, for numbers and for arrays that are traced.
-    return (1 - modulus**2) / (modulus * (1 + modulus**2) ** 0.5)
-
-
-def _turned(modulus: Array, phase: Array) -> Array:
-    return jax.lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
-
-
-# From the coordinates of the modulus and of the phase to the multiplier.
-COORDINATES: Mapping[str, Callable[[Any, Any], Array]] = {
-    "polar": lambda v, u: _turned(v, u),
-    "exp": lambda v, u: _turned(jnp.exp(-jnp.exp(v)), jnp.exp(u)),
-    "optimal": lambda v, u: _turned(jnp.tanh(v), _optimal_scale(jnp.tanh(v)) * u),
-}
-# Those in which one mode is trained: the modulus is a tanh in all of them.
-TRAINED: Mapping[str, Callable[[Any, Any], Array]] = {
-    "polar": lambda v, u: _turned(jnp.tanh(v), u),
-    "exp": lambda v, u: _turned(jnp.tanh(v), jnp.exp(u)),
-    "optimal": COORDINATES["optimal"],
-}
-
-
-def coordinates_of(name: str, modulus: float, phase: float, trained: bool = False) -> np.ndarray:
-    """The coordinates at which a map, or the trained variant of it, gives a multiplier."""
-    first = {"polar": modulus, "exp": np.log(-np.log(modulus))}.get(name, np.arctanh(modulus))
-    second = {"polar": phase, "exp": np.log(phase)}.get(name, phase / _optimal_scale(modulus))
-    return np.array([np.arctanh(modulus) if trained else first, second])
-
-
-def curvatures(name: str, goal: complex, normalised: bool = True) -> Float[np.ndarray, "2 2"]:
-    """The Hessian of the loss of one mode at the solution, in the coordinates of a map."""
-    place = jnp.asarray(coordinates_of(name, abs(goal), float(np.angle(goal))))
-    loss = lambda at: mode_loss(COORDINATES[name](*at), jnp.asarray(goal), normalised)
-    return np.asarray(jax.hessian(loss)(place))
-
-
-def num_minima(name: str, goal: complex) -> int:
-    """How many solutions there are along the coordinate of the phase: over a turn of it, or half of
-    one (exp), or within 5 pi of 0 (optimal)."""
-    first = coordinates_of(name, abs(goal), float(np.angle(goal)))[0]
-    ranges = {"polar": (-np.pi, np.pi), "exp": (-10.0, np.log(np.pi))}
-    low, high = ranges.get(name, (-5 * np.pi, 5 * np.pi))
-    places = jnp.linspace(low, high, 20_001)
-    loss = lambda u: mode_loss(COORDINATES[name](first, u), jnp.asarray(goal), True)
-    values = np.asarray(jax.vmap(loss)(places))
-    inner = values[1:-1]
-    return int(np.sum((inner < values[:-2]) & (inner <= values[2:])))
-
-
-@functools.partial(jax.jit, static_argnames=("name", "optimiser", "updates"))
-def train_mode(
-    name: str, optimiser: str, updates: int
-) -> tuple[Float[Array, "updates 2"], Float[Array, " updates"]]:
-    """The coordinates before every update, from the start of Figure 7, and the losses there."""
-    method = OPTIMISERS[optimiser]
-    loss = lambda at: mode_loss(TRAINED[name](*at), jnp.asarray(_GOAL))
-
-    def update(carry: Any, _: None) -> tuple[Any, Any]:
-        place, memory = carry
-        value, slope = jax.value_and_grad(loss)(place)
-        change, memory = method.update(slope, memory)
-        return (optax.apply_updates(place, change), memory), (place, value)
-
-    start = jnp.asarray(coordinates_of(name, abs(_START), float(np.angle(_START)), trained=True))
-    return jax.lax.scan(update, (start, method.init(start)), length=updates)[1]
-
-
-# --- Two modes ------------------------------------------------------------------------------------
-
-
-def slope_covariance(
-    first: Complex[Array, ""], second: Complex[Array, ""], correlation: float
-) -> Complex[Array, ""]:
-    """S, which is E[dh/dl dh'/dl'] for two modes driven by one input of this correlation."""
-    shared = lambda a, b: (
-        (1 - correlation**2 * a * b) / ((1 - a * b) * (1 - correlation * a) * (1 - correlation * b))
-    )
-    slope = jax.grad(shared, 0, holomorphic=True)
-    return jax.grad(slope, 1, holomorphic=True)(first, second)
-
-
-def covariance_formula(first: Any, second: Any, correlation: float, power: int = 2) -> Any:
-    """S in closed form. The public notebook has the power 1 of the correlation in the factor
-    1 - correlation^2."""
-    a, b, c = first, second, correlation
-    left = 1 - c**power
-    terms = left * (1 + a * b) + c**2 * (1 - a * b) ** 3
-    terms -= c * left * a * b * (2 * a + 2 * b - c * a * b * (1 + a * b))
-    return terms / ((1 - c * a) ** 2 * (1 - c * b) ** 2 * (1 - a * b) ** 3)
-
-
-def largest_covariance(correlation: float, power: int = 2, points: int = 121) -> complex:
-    """Where in the disc of radius 0.99 the size of S with the mode 0.99 exp(i pi/4) is largest, by
-    the right formula or by the printed one."""
-    moduli = np.linspace(0, 0.99, points)
-    phases = np.linspace(-np.pi, np.pi, 8 * (points - 1) + 1)
-    grid = (moduli[:, None] * np.exp(1j * phases)).reshape(-1)
-    sizes = np.abs(covariance_formula(grid, _START, correlation, power))
-    return complex(grid[int(np.argmax(sizes))])
-
-
-def slope_variance(moduli: Float[np.ndarray, " n"], correlation: float) -> Float[np.ndarray, " n"]:
-    """E|dh/dl|^2; for inputs that never change it is 1/(1 - l)^4."""
-    if correlation == 1:
-        return 1 / (1 - moduli) ** 4
-    return np.asarray(multiplier_sensitivity(moduli, correlation))
-
-
-# --- The measurement ------------------------------------------------------------------------------
 
 
 def run(
@@ -218,8 +99,10 @@ def run(
             for name, p in zip(maps, paths, strict=True)
         ]
     )
-    largest = np.array([[largest_covariance(c, power) for power in (1, 2)] for c in CORRELATIONS])
-    start = jnp.asarray(_START)
+    largest = np.array(
+        [[largest_covariance(START, c, power) for power in (1, 2)] for c in CORRELATIONS]
+    )
+    start = jnp.asarray(START)
     twin = [abs(slope_covariance(jnp.conj(start), start, c)) for c in CORRELATIONS]
     first, second = 0.9 * np.exp(0.7j), 0.5 - 0.4j
     tied = functools.partial(slope_covariance, jnp.asarray(first), jnp.asarray(second))
@@ -386,7 +269,7 @@ def _judge_path(dataset: "xr.Dataset", name: str) -> list[Verdict]:
 def _judge_covariances(dataset: "xr.Dataset") -> list[Verdict]:
     table = dataset["largest_at"]
     printed, at = (table.isel(power=k).values @ np.array([1, 1j]) for k in (0, 1))
-    to_twin, to_one = np.abs(at - _START.conj()), np.abs(at - 0.99)
+    to_twin, to_one = np.abs(at - START.conj()), np.abs(at - 0.99)
     sizes = dataset["conjugate"].values
     worst = dataset["closed_form_error"].max("correlation").values
     return [
@@ -461,8 +344,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
             explain("phase", marker="o", ls=""),
         ]
         curved.legend(handles=[*handles, *kinds])
-        goal = float(np.angle(_GOAL))
-        way.plot([abs(_GOAL)] * 2, [goal, goal + 2 * np.pi], marker="*", ms=9, color="0.3", ls="")
+        goal = float(np.angle(GOAL))
+        way.plot([abs(GOAL)] * 2, [goal, goal + 2 * np.pi], marker="*", ms=9, color="0.3", ls="")
         way.set(xlabel="modulus", ylabel="phase (rad)", ylim=(-0.5, 8.6))
         way.legend(loc="upper left", ncols=3, columnspacing=0.8, handlelength=1.6)
         losses.set(xlabel="update", ylabel="loss")

@@ -6,6 +6,8 @@ import xarray as xr
 
 import memjax as mj
 from memjax.reproductions import _z24_blocks as blocks
+from memjax.reproductions import _z24_covariance as covariance
+from memjax.reproductions import _z24_curvature as curvature
 from memjax.reproductions import _z24_hessian as z24
 from memjax.reproductions import _z24_identification as first
 from memjax.reproductions import _z24_systems as systems
@@ -90,11 +92,11 @@ def test_effective_rates_are_how_far_a_slope_of_one_moves():
         np.testing.assert_allclose(rates[name][0], exact, rtol=1e-9)
 
 
-@pytest.mark.parametrize("model", z24.MODELS)
+@pytest.mark.parametrize("model", curvature.MODELS)
 def test_hessians_are_second_differences_of_the_loss(model):
-    weights = z24.solutions(4, 0)[model]
+    weights = curvature.solutions(4, 0)[model]
     goal = by_steps(weights)
-    slopes, names = z24.slopes_of(weights)
+    slopes, names = curvature.slopes_of(weights)
     assert len(names) == slopes.shape[1] and goal.size == 300
     shares = 1 - np.arange(300) / 300
     rng = np.random.default_rng(5)
@@ -116,21 +118,21 @@ def test_hessians_are_second_differences_of_the_loss(model):
 
 def test_all_models_are_one_system():
     for width in (4, 8):
-        responses = [by_steps(weights) for weights in z24.solutions(width, 1).values()]
+        responses = [by_steps(weights) for weights in curvature.solutions(width, 1).values()]
         for other in responses[1:]:
             np.testing.assert_allclose(other, responses[0], atol=1e-9)
-        sizes = np.abs(np.linalg.eigvals(z24.make_system(width, 1)[0]))
+        sizes = np.abs(np.linalg.eigvals(curvature.make_system(width, 1)[0]))
         assert np.all((sizes > 0.99 - 1e-9) & (sizes < 0.993 + 1e-9))
 
 
 def test_what_is_said_of_a_hessian():
     scales = np.array([100.0, 10.0, 1.0])
-    found = z24.describe_hessian(np.diag(scales), 3, 2)
+    found = curvature.describe_hessian(np.diag(scales), 3, 2)
     assert found["largest"] == pytest.approx(1e4) and found["condition"] == pytest.approx(1e4)
     assert found["spread"] == pytest.approx(1) and found["scaled_largest"] == pytest.approx(1)
     # Turned by a rotation of all weights, no scales of weights undo it.
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    turned = z24.describe_hessian(np.diag(scales) @ turn, 3, 1)
+    turned = curvature.describe_hessian(np.diag(scales) @ turn, 3, 1)
     assert turned["condition"] == pytest.approx(1e4)
     assert turned["spread"] == pytest.approx(1 / np.sum(turn[0] ** 4))
     assert turned["scaled_condition"] > 10
@@ -149,26 +151,26 @@ def test_the_hessian_in_eigenvalues_is_a_sum_over_lags(correlation):
     turned = products * lags[:, None] * values ** (lags[:, None] - 1)
     slopes = np.concatenate([turned.real, -turned.imag], axis=1)
     exact = slopes.T @ correlation ** np.abs(lags[:, None] - lags) @ slopes
-    found = z24.eigenvalue_hessian(values, products, correlation)
+    found = covariance.eigenvalue_hessian(values, products, correlation)
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
 
 
 def test_roots_of_hessians_in_cones(monkeypatch):
-    seen, exact = {}, z24.eigenvalue_hessian
+    seen, exact = {}, covariance.eigenvalue_hessian
 
     def hessian(values, products, correlation):
         seen["values"], seen["hessian"] = values, exact(values, products, correlation)
         return seen["hessian"]
 
-    monkeypatch.setattr(z24, "eigenvalue_hessian", hessian)
-    slopes = z24.cone_slopes(0.1, 0.99, 0)
+    monkeypatch.setattr(covariance, "eigenvalue_hessian", hessian)
+    slopes = covariance.cone_slopes(0.1, 0.99, 0)
     assert slopes.shape == (20, 20)
     assert np.all(np.abs(np.angle(seen["values"])) <= 0.1 * np.pi)
     assert np.all((np.abs(seen["values"]) >= 0.99) & (np.abs(seen["values"]) < 1))
     size = np.abs(seen["hessian"]).max()
     assert size > 1e4
     np.testing.assert_allclose(slopes.T @ slopes, seen["hessian"], atol=1e-12 * size)
-    found = z24.describe_hessian(slopes, 20, 5)
+    found = curvature.describe_hessian(slopes, 20, 5)
     assert 1 < found["scaled_largest"] < 20
 
 

@@ -5,6 +5,12 @@ import pytest
 
 import memjax as mj
 from memjax.reproductions import _z24_landscapes as z24
+from memjax.reproductions import _z24_modes as modes
+from memjax.reproductions._z24_covariance import (
+    covariance_formula,
+    slope_covariance,
+    slope_variance,
+)
 
 LAGS = np.arange(4000)
 
@@ -20,7 +26,7 @@ def by_lags(value, goal, normalised):
 @pytest.mark.parametrize("goal", [0.36 + 0j, 0.98 * np.exp(0.03j)])
 def test_the_loss_of_a_mode_is_a_sum_over_lags(goal, normalised):
     for value in (0.5 - 0.2j, 0.97 * np.exp(0.1j), goal):
-        found = z24.mode_loss(jnp.asarray(value), jnp.asarray(goal), normalised)
+        found = modes.mode_loss(jnp.asarray(value), jnp.asarray(goal), normalised)
         assert float(found) == pytest.approx(by_lags(value, goal, normalised), abs=1e-11)
 
 
@@ -50,12 +56,12 @@ def test_curvatures_are_second_derivatives(name, normalised):
     with mpmath.workdps(40):
         goal = mpmath.mpf(modulus) * mpmath.expj(mpmath.mpf(phase))
         loss = loss_with_digits(name, goal, normalised)
-        place = tuple(map(mpmath.mpf, z24.coordinates_of(name, modulus, phase)))
+        place = tuple(map(mpmath.mpf, modes.coordinates_of(name, modulus, phase)))
         exact = [
             [mpmath.diff(loss, place, (2, 0)), mpmath.diff(loss, place, (1, 1))],
             [mpmath.diff(loss, place, (1, 1)), mpmath.diff(loss, place, (0, 2))],
         ]
-    found = z24.curvatures(name, modulus * np.exp(1j * phase), normalised)
+    found = modes.curvatures(name, modulus * np.exp(1j * phase), normalised)
     np.testing.assert_allclose(found, np.array(exact, float), rtol=1e-7, atol=1e-10)
     if name == "polar" and not normalised:
         slope = float(mj.multiplier_sensitivity(modulus))
@@ -67,9 +73,9 @@ def test_solutions_along_the_phase_are_counted():
         scale = (1 - modulus**2) / (modulus * np.sqrt(1 + modulus**2))
         turns = np.arange(-50, 51) * 2 * np.pi + 0.01 * np.pi
         exact = np.sum(np.abs(turns / scale) < 5 * np.pi)
-        assert z24.num_minima("optimal", modulus * np.exp(0.01j * np.pi)) == exact
+        assert modes.num_minima("optimal", modulus * np.exp(0.01j * np.pi)) == exact
         for name in ("polar", "exp"):
-            assert z24.num_minima(name, modulus * np.exp(0.01j * np.pi)) == 1
+            assert modes.num_minima(name, modulus * np.exp(0.01j * np.pi)) == 1
 
 
 def by_double_sum(first, second, correlation):
@@ -83,12 +89,12 @@ def by_double_sum(first, second, correlation):
 def test_slopes_of_two_modes_are_tied(correlation):
     first, second = 0.8 * np.exp(0.7j), 0.7 * np.exp(-0.6j)
     exact = by_double_sum(first, second, correlation)
-    found = z24.slope_covariance(jnp.asarray(first), jnp.asarray(second), correlation)
+    found = slope_covariance(jnp.asarray(first), jnp.asarray(second), correlation)
     assert complex(found) == pytest.approx(exact, rel=1e-9)
-    assert z24.covariance_formula(first, second, correlation) == pytest.approx(exact, rel=1e-9)
-    printed = z24.covariance_formula(first, second, correlation, 1)
+    assert covariance_formula(first, second, correlation) == pytest.approx(exact, rel=1e-9)
+    printed = covariance_formula(first, second, correlation, 1)
     assert (abs(printed / exact - 1) < 1e-9) == (correlation == 0)
-    alone = z24.covariance_formula(first, first.conjugate(), correlation)
+    alone = covariance_formula(first, first.conjugate(), correlation)
     assert alone.real == pytest.approx(float(mj.multiplier_sensitivity(first, correlation)))
 
 
@@ -96,15 +102,15 @@ def test_slopes_of_two_modes_are_tied(correlation):
 def test_a_mode_is_moved_by_adam_and_by_signs(name):
     with mpmath.workdps(30):
         loss = {
-            "optimal": loss_with_digits("optimal", mpmath.mpc(z24._GOAL), False),
-            "polar": lambda v, u: loss_with_digits("polar", mpmath.mpc(z24._GOAL), False)(
+            "optimal": loss_with_digits("optimal", mpmath.mpc(modes.GOAL), False),
+            "polar": lambda v, u: loss_with_digits("polar", mpmath.mpc(modes.GOAL), False)(
                 mpmath.tanh(v), u
             ),
-            "exp": lambda v, u: loss_with_digits("polar", mpmath.mpc(z24._GOAL), False)(
+            "exp": lambda v, u: loss_with_digits("polar", mpmath.mpc(modes.GOAL), False)(
                 mpmath.tanh(v), mpmath.exp(u)
             ),
         }[name]
-        place = z24.coordinates_of(name, 0.99, np.pi / 4, trained=True)
+        place = modes.coordinates_of(name, 0.99, np.pi / 4, trained=True)
         first, second, way = np.zeros(2), np.zeros(2), [place]
         for count in range(1, 4):
             at = tuple(map(mpmath.mpf, place))
@@ -113,21 +119,23 @@ def test_a_mode_is_moved_by_adam_and_by_signs(name):
             step = first / (1 - 0.9**count) / np.sqrt(second / (1 - 0.999**count))
             place = place - 1e-3 * step
             way.append(place)
-    found, losses = z24.train_mode(name, "Adam", 4)
+    found, losses = modes.train_mode(name, "Adam", 4)
     np.testing.assert_allclose(found, way, rtol=1e-6)
     assert float(losses[0]) == pytest.approx(float(loss(*way[0])))
-    steps = np.diff(z24.train_mode(name, "signs", 4)[0], axis=0)
+    steps = np.diff(modes.train_mode(name, "signs", 4)[0], axis=0)
     np.testing.assert_allclose(np.abs(steps), 1e-3, rtol=1e-9)
 
 
 def test_variances_of_slopes():
     moduli = np.array([0.3, 0.9, 0.99])
     np.testing.assert_allclose(
-        z24.slope_variance(moduli, 0.0), (1 + moduli**2) / (1 - moduli**2) ** 3, rtol=1e-9
+        slope_variance(moduli, 0.0), (1 + moduli**2) / (1 - moduli**2) ** 3, rtol=1e-9
     )
     # Inputs that hardly change are like inputs that never do.
     np.testing.assert_allclose(
-        z24.slope_variance(moduli, 1 - 1e-9), z24.slope_variance(moduli, 1.0), rtol=1e-5
+        slope_variance(moduli, 1 - 1e-9),
+        slope_variance(moduli, 1.0),
+        rtol=1e-5,
     )
 
 
