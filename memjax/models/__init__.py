@@ -19,6 +19,8 @@ from ._diagonal_nonlinear import DiagonalNonlinearRNN as DiagonalNonlinearRNN
 from ._gated import cell_at_rest as cell_at_rest
 from ._gated import CELLS as CELLS
 from ._gated import GatedRNN as GatedRNN
+from ._hippo import hippo_legs as hippo_legs
+from ._hippo import HippoLegS as HippoLegS
 from ._init import log_uniform_rates as log_uniform_rates
 from ._init import ring as ring
 from ._init import s4d_lin as s4d_lin
@@ -32,8 +34,6 @@ from ._parts import InputMap as InputMap
 from ._parts import Rates as Rates
 from ._parts import Readout as Readout
 from ._parts import weight_name as weight_name
-from ._s4 import hippo_legs as hippo_legs
-from ._s4 import HippoLegS as HippoLegS
 from ._s4 import S4Layer as S4Layer
 from ._state_space import LRULayer as LRULayer
 from ._state_space import StateSpaceLayer as StateSpaceLayer

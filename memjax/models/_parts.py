@@ -91,7 +91,7 @@ class ComplexInputMap(AbstractPart):
     input: Float[Array, "2 width *inputs"]
 
     def __init__(self, input: Shaped[ArrayLike, "..."], width: int) -> None:
-        self.input = jnp.stack([_as_input(part, width) for part in _parts("input", input)])
+        self.input = jnp.stack([_as_input(part, width) for part in complex_parts("input", input)])
 
     def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, "2 width"]:
         return jnp.stack([_drive(part, x) for part in self.input])
@@ -119,7 +119,7 @@ class ComplexReadout(AbstractPart):
     readout_weights: Float[Array, "2 *outputs width"]
 
     def __init__(self, readout: Shaped[ArrayLike, "..."], width: int) -> None:
-        parts = [as_readout(part, width) for part in _parts("readout", readout)]
+        parts = [as_readout(part, width) for part in complex_parts("readout", readout)]
         self.readout_weights = jnp.stack(parts)
 
     def __call__(self, hidden: Float[Array, "2 width"]) -> Float[Array, "*outputs"]:
@@ -297,7 +297,7 @@ def random_readout(width: int, outputs: int | None, key: PRNGKeyArray) -> Float[
     return jax.random.normal(key, shape) / jnp.sqrt(width)
 
 
-def _parts(name: str, value: Any) -> tuple[Array, Array]:
+def complex_parts(name: str, value: Any) -> tuple[Array, Array]:
     """Real and imaginary parts, of which a real array has but one."""
     array = as_inexact_array(name, value)
     return array.real, array.imag

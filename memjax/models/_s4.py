@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from typing import Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +8,6 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray, Real, Shaped
 
 from .._checks import (
     as_finite_array,
-    as_inexact_array,
     as_key,
     as_positive,
     as_positive_array,
@@ -18,15 +16,17 @@ from .._checks import (
     check_flag,
     check_integer,
 )
-from .._text import readable
 from .._typing import ArrayLike, ScalarLike
 from ..reparam import AbstractReparametrisation, Exp
 from ..targets import StateSpace
 from ._capabilities import AbstractMapped, AbstractModal
+from ._diagonal_low_rank import DiagonalLowRank
+from ._hippo import hippo_legs
 from ._parts import (
     as_activation,
     check_input,
     check_sizes,
+    complex_parts,
     InputMap,
     random_input,
     random_readout,
@@ -36,70 +36,6 @@ from ._parts import (
 from ._scan import as_scannable
 
 Discretisation = Literal["bilinear", "zoh"]
-
-
-@readable()
-class HippoLegS(eqx.Module):
-    r"""The HiPPO-LegS system as a diagonal plus a low rank.
-
-    Made by [`memjax.hippo_legs`][].
-
-    **Attributes:**
-
-    - `rates`: the rates $w_n$, all $\tfrac12$, shape `(modes,)`.
-    - `frequencies`: the angular frequencies $\nu_n > 0$, ascending, shape `(modes,)`.
-    - `low_rank`: the vector $p_n > 0$, shape `(modes,)`.
-    - `input`: the vector $b_n = \sqrt 2\, p_n$, shape `(modes,)`.
-    """
-
-    rates: Float[Array, " modes"]
-    frequencies: Float[Array, " modes"]
-    low_rank: Float[Array, " modes"]
-    input: Float[Array, " modes"]
-
-
-def hippo_legs(modes: int) -> HippoLegS:
-    r"""The HiPPO-LegS matrix of $2m$ states, as $m$ conjugate pairs and a matrix of rank one.
-
-    $$A_{nk} = -\begin{cases} \sqrt{(2n+1)(2k+1)} & n > k \\ n + 1 & n = k \\ 0 & n < k
-      \end{cases}, \qquad B_n = \sqrt{2n+1}, \qquad
-      A = V \big(\operatorname{diag}(-\tfrac12 \pm i\nu) - p p^*\big) V^*$$
-
-    with a unitary $V$, whose phases are chosen such that all $p_n$ are positive. Then
-    $V^* B = \sqrt 2\, p$.
-
-    **Arguments:**
-
-    - `modes`: the number $m$ of conjugate pairs.
-
-    **Returns:**
-
-    A [`memjax.HippoLegS`][], for a [`memjax.S4Layer`][]. Without `low_rank` it is S4D-LegS.
-
-    ??? cite "Reference"
-
-        Gu, Goel, Ré, *Efficiently Modeling Long Sequences with Structured State Spaces*, ICLR
-        2022, Section 3.2 and Appendix C.
-    """
-    check_integer("modes", modes)
-    degree = np.arange(2.0 * modes)
-    roots = np.sqrt(degree + 0.5)
-    # With r_n = sqrt(n + 1/2) the matrix A + r r^T has -1/2 on its diagonal, -r_n r_k below it and
-    # r_n r_k above: what is left beside half of the identity and the rank one is skew-symmetric.
-    product = np.outer(roots, roots)
-    skew = np.triu(product, 1) - np.tril(product, -1)
-    # As a Hermitian matrix, whose eigenvectors are unitary to rounding; those of A itself, of
-    # length one, have a condition number of 8e10 at 16 states and 1e17 at 24.
-    frequencies, vectors = np.linalg.eigh(-1j * skew)
-    # Ascending, so that the upper half has the positive frequencies; the others are their
-    # conjugates.
-    low_rank = np.abs(vectors.conj().T @ roots)[modes:]
-    return HippoLegS(
-        jnp.full(modes, 0.5),
-        jnp.asarray(frequencies[modes:]),
-        jnp.asarray(low_rank),
-        jnp.asarray(np.sqrt(2.0) * low_rank),
-    )
 
 
 class S4Layer(AbstractModal, AbstractMapped):
@@ -185,9 +121,9 @@ class S4Layer(AbstractModal, AbstractMapped):
         clocks = as_positive_array("clock_rates", clock_rates)
         _check_shape("clock_rates", clocks, rates.shape[:1])
         self.log_clock_rates = jnp.log(clocks)
-        self.low_rank = None if low_rank is None else _parts("low_rank", low_rank, rates.shape)
-        self.state_input = _parts("state_input", state_input, rates.shape)
-        self.state_readout = _parts("state_readout", state_readout, rates.shape)
+        self.low_rank = None if low_rank is None else _as_parts("low_rank", low_rank, rates.shape)
+        self.state_input = _as_parts("state_input", state_input, rates.shape)
+        self.state_readout = _as_parts("state_readout", state_readout, rates.shape)
         self.drive = InputMap(input, rates.shape[0])
         self.output = Readout(readout, rates.shape[0])
         self.activation = as_activation(activation)
@@ -266,8 +202,8 @@ class S4Layer(AbstractModal, AbstractMapped):
         x: Float[Array, "*inputs"],
     ) -> Float[Array, "2 channels modes"]:
         state = jax.lax.complex(*hidden)
-        driven = _complex(self.state_input) * self.drive(x)[:, None]
-        slope = self.clock_rates[:, None] * (self._recur(state) + driven)
+        driven = jax.lax.complex(*self.state_input) * self.drive(x)[:, None]
+        slope = self.clock_rates[:, None] * (self._matrix()(state) + driven)
         return jnp.stack([slope.real, slope.imag])
 
     def readout(self, hidden: Float[Array, "2 channels modes"]) -> Float[Array, "*outputs"]:
@@ -331,28 +267,16 @@ class S4Layer(AbstractModal, AbstractMapped):
         if discretisation == "zoh":
             return self._held_kernel(times, step)
         half = 0.5 * step * self.clock_rates[:, None]
-        # No mode of a positive rate makes it singular: the real part of 1 - half Lambda is above 1.
-        inverse = 1 / (1 - half * self._diagonal())
-        driven = _complex(self.state_input)
-
-        def solve(state: Complex[Array, "channels modes"]) -> Complex[Array, "channels modes"]:
-            state = inverse * state
-            if self.low_rank is None:
-                return state
-            low_rank = _complex(self.low_rank)
-            turned = inverse * low_rank
-            # Sherman and Morrison for D + half p p^* with D = 1 - half Lambda. Products with p^*
-            # run over both conjugate halves, and are real. The denominator is at least 1, as Re D
-            # is positive.
-            share = half * _pair(low_rank, state) / (1 + half * _pair(low_rank, turned))
-            return state - share * turned
+        inverse = self._matrix().diagonal_inverse(half)
+        solve = lambda state: self._matrix().solve(half, inverse, state)
+        start = solve(2 * half * jax.lax.complex(*self.state_input))
 
         # Step by step, where S4 evaluates a generating function at the roots of unity: that takes
         # the power of the transition matrix by the whole length.
         def advance(state: Array, _: None) -> tuple[Array, Array]:
-            return solve(state + half * self._recur(state)), self._read(state)
+            return solve(state + half * self._matrix()(state)), self._read(state)
 
-        return jax.lax.scan(advance, solve(2 * half * driven), length=times)[1].T
+        return jax.lax.scan(advance, start, length=times)[1].T
 
     def convolve(
         self,
@@ -394,24 +318,19 @@ class S4Layer(AbstractModal, AbstractMapped):
         signals = jnp.fft.irfft(transform(kernel) * transform(driven), 2 * times)[:, :times]
         return jax.vmap(lambda signal: self.output(self.activation(signal)), 1)(signals)
 
-    def _diagonal(self) -> Complex[Array, "channels modes"]:
-        return jax.lax.complex(-self.rates, self.frequencies).reshape(self.state_input.shape[1:])
-
-    def _recur(self, state: Complex[Array, "channels modes"]) -> Complex[Array, "channels modes"]:
-        slope = self._diagonal() * state
-        if self.low_rank is None:
-            return slope
-        low_rank = _complex(self.low_rank)
-        return slope - low_rank * _pair(low_rank, state)
+    def _matrix(self) -> DiagonalLowRank:
+        diagonal = jax.lax.complex(-self.rates, self.frequencies)
+        low_rank = None if self.low_rank is None else jax.lax.complex(*self.low_rank)
+        return DiagonalLowRank(diagonal.reshape(self.state_input.shape[1:]), low_rank)
 
     def _read(self, state: Complex[Array, "channels modes"]) -> Float[Array, " channels"]:
-        return 2 * jnp.sum(_complex(self.state_readout) * state, axis=1).real
+        return 2 * jnp.sum(jax.lax.complex(*self.state_readout) * state, axis=1).real
 
     def _held_kernel(self, times: int, step: Array) -> Float[Array, "channels times"]:
         if self.low_rank is None:
-            diagonal = self._diagonal()
+            diagonal = self._matrix().diagonal
             z = step * self.clock_rates[:, None] * diagonal
-            weights = _complex(self.state_readout) * _complex(self.state_input)
+            weights = jax.lax.complex(*self.state_readout) * jax.lax.complex(*self.state_input)
             # For slow clocks e^z - 1 would be what is left of two numbers near 1.
             weights = weights * jnp.expm1(z) / diagonal
             powers = jnp.exp(z[:, :, None] * jnp.arange(times))
@@ -432,11 +351,11 @@ class S4Layer(AbstractModal, AbstractMapped):
         # is moved on its own, in all channels at once.
         units = jnp.eye(2 * modes, dtype=self.state_input.dtype).reshape(-1, 2, 1, modes)
         ones = jnp.ones((self.channels, 1), self.state_input.dtype)
-        move = lambda unit: clocks * flat(self._recur(jax.lax.complex(*(ones * unit))))
+        move = lambda unit: clocks * flat(self._matrix()(jax.lax.complex(*(ones * unit))))
         recurrent = jnp.moveaxis(jax.vmap(move)(units), 0, 2)
-        columns = clocks * flat(_complex(self.state_input))
+        columns = clocks * flat(jax.lax.complex(*self.state_input))
         # 2 Re k h = 2 (Re k Re h - Im k Im h).
-        rows = 2 * flat(_complex(self.state_readout).conj())
+        rows = 2 * flat(jax.lax.complex(*self.state_readout).conj())
 
         def respond(matrix: Array, column: Array, row: Array, signal: Array) -> Array:
             system = StateSpace(matrix, column[:, None], row[None])
@@ -445,24 +364,13 @@ class S4Layer(AbstractModal, AbstractMapped):
         return jax.vmap(respond, (0, 0, 0, 1), 1)(recurrent, columns, rows, driven)
 
 
-def _complex(parts: Float[Array, "2 channels modes"]) -> Complex[Array, "channels modes"]:
-    return jax.lax.complex(*parts)
-
-
-def _pair(
-    low_rank: Complex[Array, "channels modes"], state: Complex[Array, "channels modes"]
-) -> Float[Array, "channels 1"]:
-    """The product p* h over both halves of the conjugate pairs."""
-    return 2 * jnp.sum((low_rank.conj() * state).real, axis=1, keepdims=True)
-
-
-def _parts(
+def _as_parts(
     name: str, value: Shaped[ArrayLike, "..."], shape: tuple[int, ...]
 ) -> Float[Array, "2 channels modes"]:
-    """Real and imaginary parts, of which a real array has but one."""
-    array = as_inexact_array(name, value)
-    _check_shape(name, array, shape)
-    return jnp.stack([as_finite_array(name, part) for part in (array.real, array.imag)])
+    """Real parts, then imaginary parts, checked."""
+    parts = complex_parts(name, value)
+    _check_shape(name, parts[0], shape)
+    return jnp.stack([as_finite_array(name, part) for part in parts])
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
