@@ -21,7 +21,9 @@ class DiagonalLowRank(eqx.Module):
             return slope
         return slope - self.low_rank * _pair(self.low_rank, state)
 
-    def diagonal_inverse(self, half: Float[Array, "channels 1"]) -> Complex[Array, "channels modes"]:
+    def diagonal_inverse(
+        self, half: Float[Array, "channels 1"]
+    ) -> Complex[Array, "channels modes"]:
         r"""The inverse of $1 - \tfrac{\delta}{2} \Lambda$, given $\tfrac{\delta}{2}$."""
         # No mode of a positive rate makes it singular: the real part of 1 - half Lambda is above 1.
         return 1 / (1 - half * self.diagonal)
