@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._lazy import scipy
 from ._z24_identification import Weights
 from ._z24_systems import LENGTH, response
 
@@ -88,7 +89,7 @@ def describe_hessian(
     - `scaled_largest`, `scaled_condition`: after every weight is scaled to a curvature of 1. The
       largest eigenvalue is then 1 for a diagonal Hessian, and the number of weights at most.
     """
-    _, values, vectors = np.linalg.svd(slopes, full_matrices=False)
+    values, vectors = _decompose(slopes)
     shares = np.sum(vectors[:leading] ** 2, axis=0)
     scaled = np.linalg.svd(slopes / np.linalg.norm(slopes, axis=0), compute_uv=False)
     return {
@@ -100,11 +101,20 @@ def describe_hessian(
     }
 
 
+def _decompose(slopes: Float[np.ndarray, "rows weights"]) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values, and what they belong to in the weights.
+
+    By QR iterations: the default, which divides and conquers, does not converge for some of these
+    matrices with OpenBLAS 0.3.31 and two threads.
+    """
+    return scipy.linalg.svd(slopes, full_matrices=False, lapack_driver="gesvd")[1:]
+
+
 def leading_share(model: str, slopes: np.ndarray, columns: list[str], leading: int) -> float:
     """The share of the leading eigenvectors in the phases (LRU) or steps (S4); NaN otherwise."""
     if model not in ("LRU", "S4"):
         return np.nan
-    vectors = np.linalg.svd(slopes, full_matrices=False)[2][:leading]
+    vectors = _decompose(slopes)[1][:leading]
     chosen = np.array(columns) == ("modes" if model == "LRU" else "step")
     if model == "LRU":
         # The phases are the second half of that array.

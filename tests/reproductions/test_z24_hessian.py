@@ -142,6 +142,14 @@ def test_what_is_said_of_a_hessian():
     assert turned["scaled_largest"] == pytest.approx(exact)
 
 
+@pytest.mark.thorough
+def test_a_hessian_for_which_divide_and_conquer_does_not_converge():
+    slopes, _ = curvature.slopes_of(curvature.solutions(32, 4)["LRU"])
+    found = curvature.describe_hessian(slopes, 65, 16)
+    exact = np.linalg.eigvalsh(slopes.T @ slopes)[-1]
+    assert found["largest"] == pytest.approx(exact) and 1 < found["spread"] < 225
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_the_hessian_in_eigenvalues_is_a_sum_over_lags(correlation):
     rng = np.random.default_rng(0)
