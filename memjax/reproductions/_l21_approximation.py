@@ -2,11 +2,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import diffrax
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from .._checks import (
     as_integers,
@@ -18,82 +15,34 @@ from .._checks import (
 )
 from .._lazy import matplotlib, tqdm, xr
 from ..approximation import approximation_rate, best_exponential_sum
-from ..flows import OptaxTraining
-from ..losses import FunctionLoss
-from ..models import AbstractModel, ComplexDiagonalRNN, DiagonalLinearRNN
-from ..numerics import fit_line, gauss_rule
-from ..plateaus import measure_plateau, RelativeLossDrop
-from ..targets import AbstractKernel, Airy, ExponentialSum, GaussianBump, PowerLaw
-from ..viz import beside, DASHES, drawing, look
-from ._base import as_positives, check_known, Reproduction, Verdict
+from ..models import DiagonalLinearRNN
+from ..numerics import fit_line
+from ..targets import AbstractKernel, Airy, ExponentialSum, PowerLaw
+from ..viz import beside, DASHES, drawing, explain, look
+from ._base import as_positives, check_known, listed, Reproduction, Verdict
+from ._l21_starts import (
+    CHANGE,
+    DELAY,
+    exponential_and_bump,
+    LEARNING_RATE,
+    NEAR,
+    NEURONS,
+    PLATEAU,
+    RANDOM,
+    train_from_starts,
+)
 
 SUM = "24 exponentials"
 # Made when asked for: importing memjax computes nothing, least of all in float32.
 KERNELS: Mapping[str, Callable[[], AbstractKernel]] = {
     SUM: lambda: ExponentialSum(np.full(24, 1 / 24), np.geomspace(_SLOWEST, 100.0, 24)),
     "Airy": Airy,
-    "exponential + bump": lambda: _exponential_and_bump(5.0),
+    "exponential + bump": lambda: exponential_and_bump(5.0),
 }
 _SLOWEST = 1.0
 
-
-def _exponential_and_bump(delay: float) -> AbstractKernel:
-    return ExponentialSum(np.ones(1), np.ones(1)) + GaussianBump(1 / delay)
-
-
-# The best sum, the same with all weights changed, the start on the plateau, random ones.
-BEST, NEAR, PLATEAU, RANDOM = "best sum", "near the best sum", "plateau", "random"
-_CHANGE = 0.1
-_NEURONS, _LEARNING_RATE, _DELAY, _POINTS = 6, 1e-2, 10.0, 61
-
 # How near the loss of the best sum counts as there.
 _LEVEL = 1.05
-
-
-def kernel_distance(target: AbstractKernel) -> FunctionLoss:
-    """The loss of white noise by quadrature: for models of complex rates it is many times as fast
-    as that by Lyapunov equations, and here the same to nine digits."""
-    edges = np.concatenate([np.linspace(0, 40, 41), [50, 70, 100, 150, 250, 400]])
-    x, w = gauss_rule(8)
-    half = np.diff(edges)[:, None] / 2
-    times = jnp.asarray((edges[:-1, None] + half * (1 + x)).ravel())
-    weights, values = jnp.asarray((half * w).ravel()), target(times)
-
-    def loss(model: AbstractModel):
-        assert isinstance(model, ComplexDiagonalRNN)
-        phase = times[:, None] * model.frequencies
-        waves = model.cosine * jnp.cos(phase) + model.sine * jnp.sin(phase)
-        kernel = jnp.sum(jnp.exp(-times[:, None] * model.rates) * waves, axis=1)
-        return weights @ (kernel - values) ** 2
-
-    return FunctionLoss(loss)
-
-
-def starts(best: ComplexDiagonalRNN, seeds: Sequence[int]) -> dict[str, list[ComplexDiagonalRNN]]:
-    """The starts of training, of each kind."""
-    width = best.rates.shape[0]
-    near, random = [], []
-    for seed in seeds:
-        keys = jax.random.split(jax.random.key(seed), 4)
-        normal = [jax.random.normal(key, (width,), best.rates.dtype) for key in keys]
-        # All weights of the best sum are changed by a tenth, the signs at random.
-        weights = (best.cosine, best.sine, best.rates, best.frequencies)
-        a, b, w, nu = (
-            x * (1 + _CHANGE * jnp.sign(z)) for x, z in zip(weights, normal, strict=True)
-        )
-        near.append(ComplexDiagonalRNN(a, b, w, nu))
-        first, second = (jax.random.uniform(key, (width,)) for key in keys[2:])
-        random.append(
-            ComplexDiagonalRNN(0.5 * normal[0], 0.5 * normal[1], 0.3 * 10**first, 2 * second)
-        )
-    silent = width - 1
-    plateau = ComplexDiagonalRNN(
-        jnp.concatenate([jnp.ones(1), jnp.zeros(silent)]),
-        jnp.zeros(width),
-        jnp.concatenate([jnp.ones(1), jnp.geomspace(0.6, 1.5, silent)]),
-        jnp.concatenate([jnp.zeros(1), jnp.linspace(0.3, 1.2, silent)]),
-    )
-    return {BEST: [best], NEAR: near, PLATEAU: [plateau], RANDOM: random}
 
 
 def run(
@@ -123,7 +72,7 @@ def run(
         parts = [
             _direct(kernels, neurons, bar),
             _curse(omegas, widths, margin, bar),
-            _training(seeds, updates, bar),
+            train_from_starts(seeds, updates, bar),
         ]
     return xr.merge(parts)
 
@@ -188,53 +137,6 @@ def _curve(kernel: AbstractKernel, widths: Sequence[int], min_rate: float) -> np
     return curves
 
 
-def _training(seeds: Sequence[int], updates: int, bar: "tqdm.tqdm") -> "xr.Dataset":
-    target = _exponential_and_bump(_DELAY)
-    best = best_exponential_sum(target, _NEURONS, complex=True)
-    real = best_exponential_sum(target, _NEURONS)
-    assert isinstance(best.model, ComplexDiagonalRNN) and isinstance(real.model, DiagonalLinearRNN)
-    training = OptaxTraining(kernel_distance(target), optax.adam(_LEARNING_RATE))
-    times = np.unique(np.round(np.geomspace(1, updates, _POINTS)))
-    rows = [(kind, i, s) for kind, g in starts(best.model, seeds).items() for i, s in enumerate(g)]
-    if not seeds:
-        rows = rows[:1]
-    curves, first, last, codes = [], [], [], []
-    for _, _, start in rows:
-        found = measure_plateau(
-            training,
-            start,
-            # To the end: a loss of nothing is never reached.
-            RelativeLossDrop(1 - 1e-12),
-            max_time=float(updates),
-            max_steps=updates + 1,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
-            throw=False,
-        )
-        assert found.curve is not None
-        curves.append(np.asarray(found.curve.loss))
-        first.append(float(found.initial_loss))
-        last.append(float(found.loss))
-        codes.append(int(found.result_code))
-        bar.update()
-    return xr.Dataset(
-        {
-            "curve_loss": (("start", "training_time"), np.array(curves)),
-            "initial_loss": ("start", first),
-            "loss": ("start", last, {"long_name": "loss at the end"}),
-            "result": ("start", np.array(codes, np.int8)),
-            "best_loss": ((), float(best.error) ** 2),
-            "target_norm": ((), float(target.squared_norm())),
-            "real_loss": ((), float(real.error) ** 2, {"long_name": "best loss, real rates"}),
-            "real_amplitude": ((), float(jnp.max(jnp.abs(real.model.amplitudes)))),
-        },
-        {
-            "start": [f"{kind} {index}" for kind, index, _ in rows],
-            "kind": ("start", [kind for kind, _, _ in rows]),
-            "training_time": ("training_time", times, {"units": "updates"}),
-        },
-    )
-
-
 # Relative errors at which neurons are counted.
 LEVELS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
@@ -253,10 +155,6 @@ def check(dataset: "xr.Dataset") -> list[Verdict]:
     return verdicts + [_inverse(dataset), *_warm(dataset)]
 
 
-def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
-
-
 def _rate(cell: "xr.Dataset") -> Verdict:
     m, error, bound = (cell[name].values for name in ("neurons", "error", "bound"))
     ratio = error / bound
@@ -266,7 +164,7 @@ def _rate(cell: "xr.Dataset") -> Verdict:
         agrees = bool(ratio[-1] <= ratio[0])
     return Verdict(
         f"{cell['kernel'].item()}: best error at most C gamma / (beta m^alpha) (direct rate)",
-        f"errors {_listed(error)} for m = {m[0]} to {m[-1]}, over the bound with C = 1 "
+        f"errors {listed(error)} for m = {m[0]} to {m[-1]}, over the bound with C = 1 "
         f"{ratio[0]:.2g} to {ratio[-1]:.2g}, at most {constant:.2g}; as "
         f"m^-{float(cell['power']):.1f} or exp(-{float(cell['exponential']):.2g} m); no sum of "
         f"{m[-1]} is below {cell['lower_bound'].values[-1]:.2g}",
@@ -282,7 +180,7 @@ def _neurons(cell: "xr.Dataset") -> list[Verdict]:
         errors = cell["curse_error"].isel(min_rate=k).values
         power = falling(errors, widths)
         counts = [neurons_at(errors, widths, level) for level in LEVELS]
-        listed = ", ".join(
+        numbers = ", ".join(
             f"{count:.0f}" if np.isfinite(count) else f"> {widths[-1]}" for count in counts
         )
         # Sums whose terms cancel this much may be short of the best by what float64 can hold.
@@ -293,8 +191,8 @@ def _neurons(cell: "xr.Dataset") -> list[Verdict]:
                 f"(1 + t)^-{1 + omega:g}, {rates}: omega eps^(-1/omega) neurons, so errors as "
                 f"m^-{omega:g} (curse of memory)",
                 f"error as m^-{power:.2g} from m = {_WIDE} on, {errors[-1]:.2g} at "
-                f"m = {widths[-1]}; relative L1 errors {_listed(np.array(LEVELS))} with m = "
-                f"{listed}{doubt}",
+                f"m = {widths[-1]}; relative L1 errors {listed(LEVELS)} with m = "
+                f"{numbers}{doubt}",
                 bool(power < _FASTER * omega) if np.isfinite(power) else None,
             )
         )
@@ -330,7 +228,7 @@ def _inverse(dataset: "xr.Dataset") -> Verdict:
     return Verdict(
         "spectra that stay away from 0 approximate exponential memory only (inverse theorem)",
         f"smallest rate of the best sums from m = {widths[0]} on: "
-        + "; ".join([*said, f"{SUM} {_listed(stays[fine])}, its own smallest being {_SLOWEST:g}"]),
+        + "; ".join([*said, f"{SUM} {listed(stays[fine])}, its own smallest being {_SLOWEST:g}"]),
         bool(max(falls) < 0.1 and stays[fine][-1] > 0.5 * _SLOWEST) if decided else None,
     )
 
@@ -354,11 +252,11 @@ def _warm(dataset: "xr.Dataset") -> list[Verdict]:
     said = "no starts but the best sum"
     if random[0].size and near[0].size:
         said = (
-            f"within {_LEVEL - 1:.0%} of its loss: the sum with weights changed by {_CHANGE:.0%} "
+            f"within {_LEVEL - 1:.0%} of its loss: the sum with weights changed by {CHANGE:.0%} "
             f"after a median of {np.median(near[0]):.3g} updates "
             f"({np.isfinite(near[0]).sum()} of {near[0].size}); random starts after "
             f"{np.median(random[0]):.3g} ({np.isfinite(random[0]).sum()} of {random[0].size}), "
-            f"ending at {_listed(np.sort(random[1]))} times its loss; from the plateau at "
+            f"ending at {listed(np.sort(random[1]))} times its loss; from the plateau at "
             f"{plateau[1][0]:.3g} times"
         )
         found = bool(np.median(near[0]) < np.median(random[0]))
@@ -451,10 +349,8 @@ def plot(dataset: "xr.Dataset") -> "matplotlib.figure.Figure":
 
 def _draw_legend(axes: Any, dashes: Mapping[str, str]) -> None:
     """What the dashes mean, beside what the colours do."""
-    handles = [*axes.get_legend_handles_labels()[0]]
-    for dash, text in dashes.items():
-        handles.append(matplotlib.lines.Line2D([], [], color="0.35", ls=dash, lw=1.1, label=text))
-    axes.legend(handles=handles)
+    kinds = [explain(text, ls=dash, lw=1.1) for dash, text in dashes.items()]
+    axes.legend(handles=[*axes.get_legend_handles_labels()[0], *kinds])
 
 
 REPRODUCTION = Reproduction(
@@ -466,8 +362,8 @@ REPRODUCTION = Reproduction(
     "error over the bound is no larger at the largest m than at the smallest. Curse: power laws "
     "with real rates, free or kept above a margin; neurons are counted among the widths tried; the "
     f"bound is reached if errors fall with a power of m below {_FASTER:g} omega. "
-    f"Warm starts: Adam, learning rate {_LEARNING_RATE:g}, on exp(-t) plus a bump at "
-    f"{_DELAY:g} with {_NEURONS} neurons of complex rates.",
+    f"Warm starts: Adam, learning rate {LEARNING_RATE:g}, on exp(-t) plus a bump at "
+    f"{DELAY:g} with {NEURONS} neurons of complex rates.",
     run=run,
     check=check,
     plot=plot,

@@ -6,6 +6,7 @@ import xarray as xr
 
 import memjax as mj
 from memjax.reproductions import _l21_approximation as l21
+from memjax.reproductions import _l21_starts as starts
 
 L21 = mj.REPRODUCTIONS["l21-approximation"]
 NEURONS, WIDTHS = np.array([2, 4, 8]), np.array([1, 2, 4, 6, 8, 12])
@@ -16,7 +17,7 @@ def like(rate=3.0, free=4.0, kept=0.5, slowest=-4.0, own=-0.1, reached=(1, 2), l
          amplitude=1e12):  # fmt: skip
     """Errors and rates that are powers of the width, and losses that fall to 1 at given times."""
     curse = np.stack([WIDTHS ** -float(p) for p in (free, kept)])[None]
-    kinds = [l21.BEST, l21.NEAR, l21.PLATEAU, l21.RANDOM]
+    kinds = [starts.BEST, starts.NEAR, starts.PLATEAU, starts.RANDOM]
     curves = np.full((4, 4), 10.0)
     curves[0] = lowest
     for row, time in zip((1, 3), reached, strict=True):
@@ -110,7 +111,7 @@ def test_the_loss_of_training_is_that_of_white_noise():
         return (wave - 0.3 * np.exp(-0.11 * t) - kernel) ** 2
 
     pieces = [scipy.integrate.quad(square, a, a + 10, epsabs=1e-12)[0] for a in range(0, 200, 10)]
-    np.testing.assert_allclose(l21.kernel_distance(target)(model), sum(pieces), rtol=1e-9)
+    np.testing.assert_allclose(starts.kernel_distance(target)(model), sum(pieces), rtol=1e-9)
 
 
 @pytest.mark.slow
