@@ -10,6 +10,7 @@ import xarray as xr
 
 import memjax as mj
 from memjax.reproductions import _digits
+from memjax.reproductions._digit_classifiers import last_hidden, load_digits, make_classifier
 
 DIGITS = mj.REPRODUCTIONS["digits-stability"]
 NAMES = ["direct", "exp", "softplus", "inverse", "best"]
@@ -85,23 +86,23 @@ def test_a_third_of_the_runs_may_diverge():
 @pytest.mark.thorough
 @pytest.mark.parametrize("model", _digits.MODELS)
 def test_the_product_over_pixels_is_the_scan_of_the_layer(model):
-    classifier = _digits.make_classifier(model, 5, mj.Exp(), jax.random.key(0))
+    classifier = make_classifier(model, 5, mj.Exp(), jax.random.key(0))
     layer = classifier.layer
     if isinstance(layer, mj.StateSpaceLayer):
         layer = eqx.tree_at(lambda layer: layer.bias, layer, jnp.arange(5.0))
     pixels = jax.random.normal(jax.random.key(1), (7,))
     # The last sample of a held path does not act: one more follows the last pixel.
     scanned = layer.scan(jnp.arange(8.0), jnp.append(pixels, 0.0), interpolation="previous")[-1]
-    hidden = _digits.last_hidden(layer, pixels[None])[0]
+    hidden = last_hidden(layer, pixels[None])[0]
     np.testing.assert_allclose(layer.readout(hidden), scanned, rtol=1e-10)
 
 
 def test_the_split_is_fixed_and_whole():
-    (images, classes), (others, rest) = _digits.load_digits()
+    (images, classes), (others, rest) = load_digits()
     assert images.shape == (1347, 64) and others.shape == (450, 64)
     assert images.min() == 0 and images.max() == 1
     assert set(classes) == set(rest) == set(range(10))
-    np.testing.assert_array_equal(rest[:5], _digits.load_digits()[1][1][:5])
+    np.testing.assert_array_equal(rest[:5], load_digits()[1][1][:5])
 
 
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
@@ -114,7 +115,7 @@ def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(ImportError, match=r"memjax\[notebooks\]"):
-        _digits.load_digits()
+        load_digits()
 
 
 def test_the_learning_rate_is_chosen_among_those_that_train():
