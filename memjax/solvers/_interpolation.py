@@ -21,8 +21,8 @@ class BubbleInterpolation(diffrax.AbstractLocalInterpolation):
     """
 
     # Diffrax names the two fields class variables, and any real numbers.
-    t0: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
-    t1: Scalar  # pyright: ignore[reportIncompatibleVariableOverride]
+    t0: Scalar | float  # pyright: ignore[reportIncompatibleVariableOverride]
+    t1: Scalar | float  # pyright: ignore[reportIncompatibleVariableOverride]
     y0: PyTree[Array]
     increment: PyTree[Array]
     bubble: PyTree[Array]

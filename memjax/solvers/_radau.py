@@ -12,6 +12,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from .._checks import check_instance, check_integer
+from .._typing import ArrayLike
 from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation
 from ._radau_formula import BUBBLE, PLACES, RADAU, SLOPES, VALUES, WEIGHT
@@ -177,7 +178,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         terms: diffrax.AbstractTerm,
         t0: Scalar | float,
         t1: Scalar | float,
-        y0: PyTree[Array],
+        y0: PyTree[ArrayLike],
         args: PyTree,
     ) -> _Past:
         _, _, start = problem_of(terms, t0, t1, y0, args, None)
@@ -190,7 +191,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         terms: diffrax.AbstractTerm,
         t0: Scalar | float,
         t1: Scalar | float,
-        y0: PyTree[Array],
+        y0: PyTree[ArrayLike],
         args: PyTree,
         solver_state: _Past,
         made_jump: bool | Bool[Array, ""],
@@ -206,7 +207,7 @@ class RadauIIA5(diffrax.AbstractImplicitSolver, diffrax.AbstractAdaptiveSolver):
         return finish(coordinates, start, stages[2], product(BUBBLE, stages), outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[ArrayLike], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 

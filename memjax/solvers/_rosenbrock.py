@@ -8,6 +8,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
+from .._typing import ArrayLike
 from ..numerics import as_constant
 from ._interpolation import BubbleInterpolation, rows_at
 from ._shared import (
@@ -160,7 +161,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         terms: diffrax.AbstractTerm,
         t0: Scalar | float,
         t1: Scalar | float,
-        y0: PyTree[Array],
+        y0: PyTree[ArrayLike],
         args: PyTree,
     ) -> None:
         return None
@@ -170,7 +171,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         terms: diffrax.AbstractTerm,
         t0: Scalar | float,
         t1: Scalar | float,
-        y0: PyTree[Array],
+        y0: PyTree[ArrayLike],
         args: PyTree,
         solver_state: None,
         made_jump: bool | Bool[Array, ""],
@@ -180,7 +181,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         return finish(coordinates, start, increment, bubble, outcome)
 
     def func(
-        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[Array], args: PyTree
+        self, terms: diffrax.AbstractTerm, t0: Scalar | float, y0: PyTree[ArrayLike], args: PyTree
     ) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
 

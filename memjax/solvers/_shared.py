@@ -10,7 +10,7 @@ import jax.flatten_util as jfu
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Inexact, PyTree, Scalar
 
 from .._checks import check_callable, check_instance
 from ..numerics import as_constant
@@ -175,27 +175,27 @@ def _inexact(x: Any) -> Array:
 
 
 class Factors(eqx.Module):
-    """Solves systems with one matrix, and has derivatives to all orders."""
+    """Solves systems with one matrix, real or complex, and has derivatives to all orders."""
 
     linear_solver: lx.AbstractLinearSolver
     operator: lx.AbstractLinearOperator
     state: PyTree
 
     @staticmethod
-    def of(linear_solver: lx.AbstractLinearSolver, matrix: Matrix) -> "Factors":
+    def of(linear_solver: lx.AbstractLinearSolver, matrix: Inexact[Array, "n n"]) -> "Factors":
         operator = lx.MatrixLinearOperator(matrix)
         # Not every factorisation can be differentiated, and none needs to be.
         return Factors(
             linear_solver, operator, linear_solver.init(as_constant(operator), options={})
         )
 
-    def __call__(self, right: Vector) -> Vector:
+    def __call__(self, right: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
         # Not `lineax.linear_solve`: its derivatives raise an error for systems that are not
         # finite, and such are those of a step that is about to be refused.
-        def solve(_: Any, right: Vector) -> Vector:
+        def solve(_: Any, right: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
             return self.linear_solver.compute(self.state, right, options={})[0]
 
-        def transposed(_: Any, right: Vector) -> Vector:
+        def transposed(_: Any, right: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
             state, options = self.linear_solver.transpose(self.state, {})
             return self.linear_solver.compute(state, right, options)[0]
 
