@@ -8,7 +8,7 @@ import equinox.internal as eqxi
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..curvature import couple_arrays
 from ..flows import AbstractFlow, DisplacedFlow, GradientFlow
@@ -48,6 +48,14 @@ class _Trace(eqx.Module):
             self.dt.at[self.count].set(new.last_dt[0], mode="drop"),
             self.count + kept,
         )
+
+
+class _Crossing(eqx.Module):
+    """The step in which a run meets its exit, and whether it does."""
+
+    stages: Float[Array, "state 3"]
+    dt: Float[Array, ""]
+    crossed: Bool[Array, ""]
 
 
 def measure_run(
@@ -91,7 +99,7 @@ def measure_run(
     condition = ExitCondition(exit, displaced, flow.loss(model))
     y = found.y[:, 0]
     crossed = state.result[0] == CROSSED
-    last = _Trace(
+    last = _Crossing(
         jnp.where(crossed, found.stages[:, :, 0], 0), jnp.where(crossed, found.dt[0], 1), crossed
     )
     moved, later = _replay(displaced, condition, y, trace, last, adjoint)
@@ -131,7 +139,7 @@ def _replay(
     condition: ExitCondition,
     end: Float[Array, " state"],
     trace: _Trace,
-    last: _Trace,
+    last: _Crossing,
     adjoint: diffrax.AbstractAdjoint,
 ) -> tuple[Float[Array, " state"], Float[Array, ""]]:
     """The end of a run and its time as functions of the flow and the exit, from the steps that
@@ -159,7 +167,7 @@ def _replay(
     slope = jax.jvp(lambda y: fixed(zero, y, None), (end,), (velocity,))[1]
     margin = condition(zero, _take_slope(end, y), None)
     later = -margin / jnp.where(slope == 0, 1, slope)
-    later = jnp.where(last.count > 0, later, 0)
+    later = jnp.where(last.crossed, later, 0)
     return y + velocity * later, later
 
 
