@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_instance, check_scalar_of_model, shown
+from .._typing import ArrayLike
 from ..models import AbstractModel, trainable
 
 
@@ -97,7 +98,7 @@ class AbstractLoss(eqx.Module):
         units = [jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(free)]
         return back(noise * (max(units, default=0.0) / jnp.finfo(flat.dtype).eps))
 
-    def _scalar(self, model: AbstractModel) -> Float[Array, ""]:
+    def _scalar(self, model: PyTree) -> Float[Array, ""]:
         """The loss, which one of a user's own may have got wrong."""
         value = self(model)
         check_scalar_of_model("loss", value)
@@ -171,7 +172,7 @@ class _Parts(NamedTuple):
     imaginary: Array
 
 
-def real_parts(tree: PyTree[Array]) -> PyTree[Array]:
+def real_parts(tree: PyTree[ArrayLike]) -> PyTree[Array]:
     """The weights with every complex array as the pair of its real and imaginary parts."""
     split = lambda leaf: _Parts(jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else leaf
     return jax.tree.map(split, tree)
@@ -184,7 +185,7 @@ def from_real_parts(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def coordinates(
-    tree: PyTree[Array],
+    tree: PyTree[ArrayLike],
 ) -> tuple[Float[Array, " coordinates"], Callable[[Float[Array, " coordinates"]], PyTree[Array]]]:
     """The real coordinates of weights as one vector, and the way back.
 

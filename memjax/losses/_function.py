@@ -1,10 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_callable, check_scalar_of_model
-from ..models import AbstractModel
 from ._base import AbstractLoss
 
 
@@ -34,7 +33,7 @@ class FunctionLoss(AbstractLoss):
     def __check_init__(self) -> None:
         check_callable("function", self.function, "pass a function from models to scalars")
 
-    def __call__(self, model: AbstractModel) -> Float[Array, ""]:
+    def __call__(self, model: PyTree) -> Float[Array, ""]:
         value = self.function(model)
         check_scalar_of_model("function", value)
         return value

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Inexact, Real
 
 from .._checks import as_inexact_array, check_choice, check_flag, check_integer, is_traced, shown
 from .._paths import as_samples, as_times, even_step
@@ -64,7 +64,7 @@ class SampledFunctional(eqx.Module):
 
     def __call__(
         self, ts: Real[ArrayLike, " times"], xs: Real[ArrayLike, "times ..."]
-    ) -> Float[Array, "times ..."]:
+    ) -> Inexact[Array, "times ..."]:
         """The outputs for a sampled input, starting from rest.
 
         **Arguments:**

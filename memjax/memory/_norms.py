@@ -20,7 +20,7 @@ Terms: TypeAlias = tuple[tuple[float, AbstractKernel], ...]  # of scalar kernels
 
 
 def functional_norm(
-    kernel: AbstractKernel, norm: Norm = "L1", horizon: Real[ScalarLike, ""] = jnp.inf
+    kernel: AbstractKernel, norm: Norm = "L1", horizon: Real[ScalarLike, ""] | None = jnp.inf
 ) -> Float[Array, ""]:
     r"""The norm of a linear functional under inputs bounded by 1.
 
@@ -75,7 +75,7 @@ def functional_distance(
     target: AbstractKernel,
     model: AbstractModel | AbstractKernel,
     norm: Norm = "L1",
-    horizon: Real[ScalarLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] | None = jnp.inf,
 ) -> Float[Array, ""]:
     r"""The distance of a linear model from a linear target under inputs bounded by 1.
 
@@ -130,7 +130,7 @@ def _norm(
     terms: list[Terms],
     inputs: int,
     norm: Norm,
-    horizon: ArrayLike,
+    horizon: ArrayLike | None,
     kernels: dict[str, AbstractKernel],
 ) -> Float[Array, ""]:
     check_choice("norm", norm, get_args(Norm))

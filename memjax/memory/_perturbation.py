@@ -35,7 +35,7 @@ def perturbation_error(
     restarts: int = 8,
     steps: int = 30,
     draws: int = 30,
-    horizon: Real[ScalarLike, ""] = jnp.inf,
+    horizon: Real[ScalarLike, ""] | None = jnp.inf,
     key: PRNGKeyArray,
 ) -> PerturbationErrors:
     r"""The largest error of a model in balls around its weights.
