@@ -68,14 +68,14 @@ def target_power() -> Float[Array, ""]:
 class Affine(eqx.Module):
     """An affine map that starts as PyTorch's linear layers do."""
 
-    weight: Float[Array, "outputs inputs"]
-    bias: Float[Array, " outputs"]
+    weight: Float[Array | np.ndarray, "outputs inputs"]
+    bias: Float[Array | np.ndarray, " outputs"]
 
     @classmethod
     def init(cls, inputs: int, outputs: int, rng: np.random.Generator) -> "Affine":
         return cls(uniform(rng, inputs, outputs, inputs), uniform(rng, inputs, outputs))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | np.ndarray) -> Array | np.ndarray:
         return self.weight @ x + self.bias
 
 
@@ -88,11 +88,11 @@ class LinearSSM(eqx.Module):
     with affine $e$ and $d$, and $f$ and $g$ two affine maps each.
     """
 
-    free_rates: Float[Array, " width"]
-    turn: Float[Array, "width width"]
+    free_rates: Float[Array | np.ndarray, "*runs width"]
+    turn: Float[Array | np.ndarray, "*runs width width"]
     before: list[Affine]
     after: list[Affine]
-    rate_map: Callable[[Array], Array] = eqx.field(static=True)
+    rate_map: Callable[[Any], Array] = eqx.field(static=True)
 
     @classmethod
     def init(cls, name: str, width: int, rng: np.random.Generator) -> "LinearSSM":
@@ -146,7 +146,7 @@ class S4Model(eqx.Module):
     """
 
     recurrence: S4Layer
-    feedthrough: Float[Array, " channels"]
+    feedthrough: Float[Array | np.ndarray, " channels"]
     encoder: Affine
     mixer: Affine
     decoder: Affine

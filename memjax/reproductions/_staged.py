@@ -27,16 +27,17 @@ class ResidualRNN(eqx.Module):
     r"""The RNN of the public code, $h_{k+1} = h_k + \sigma(u x_k + b - P^\top D P h_k)$.
 
     $D$ holds the rates $\varphi(v)$, $P$ is any matrix, or none for the diagonal model, and the
-    outputs are $c \cdot h_{k+1} + d$. All arrays are trained.
+    outputs are $c \cdot h_{k+1} + d$. All arrays are trained: NumPy's at first, then those of all
+    runs together.
     """
 
-    free_rates: Float[Array, " width"]
-    turn: Float[Array, "width width"] | None
-    input: Float[Array, " width"]
-    bias: Float[Array, " width"]
-    readout_weights: Float[Array, " width"]
-    offset: Float[Array, "1"]
-    rate_map: Callable[[Array], Array] = eqx.field(static=True)
+    free_rates: Float[Array | np.ndarray, "*runs width"]
+    turn: Float[Array | np.ndarray, "*runs width width"] | None
+    input: Float[Array | np.ndarray, "*runs width"]
+    bias: Float[Array | np.ndarray, "*runs width"]
+    readout_weights: Float[Array | np.ndarray, "*runs width"]
+    offset: Float[Array | np.ndarray, "*runs 1"]
+    rate_map: Callable[[Any], Array] = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
     @classmethod

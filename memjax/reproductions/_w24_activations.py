@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import check_dataset
 from .._lazy import matplotlib, tqdm, xr
@@ -92,11 +92,11 @@ def target_matrix(case: Case) -> Float[np.ndarray, "times times"]:
 class Task(eqx.Module):
     """What a run learns: a target as a matrix, the weights of times, and held-out inputs."""
 
-    matrix: Float[Array, "times times"]
-    weights: Float[Array, " times"]
-    price: Float[Array, ""]
-    inputs: Float[Array, "sequences times"]
-    run: Array
+    matrix: Float[Array, "*runs times times"]
+    weights: Float[Array, "*runs times"]
+    price: Float[Array, "*runs"]
+    inputs: Float[Array, "*runs sequences times"]
+    run: Int[Array, "*runs"]
 
 
 def weighted_error(model: ResidualRNN, xs: Float[Array, "batch times"], task: Task) -> Array:

@@ -332,7 +332,8 @@ def directions(model: PublishedRNN, draws: int, shifted: bool, seed: int) -> Pub
     drawn = jax.tree.map(draw, weights)
     if not shifted:
         return drawn
-    return dataclasses.replace(drawn, free_rates=-jnp.ones_like(drawn.free_rates))
+    # What is no weight is `None` here, so that it is no model that a constructor would make.
+    return eqx.tree_at(lambda tree: tree.free_rates, drawn, -jnp.ones_like(drawn.free_rates))
 
 
 @eqx.filter_jit
