@@ -115,8 +115,9 @@ def best():
 
 
 def rate():
-    one, two, number, yes = jnp.ones(1), jnp.array([1, 2]), jnp.array(1.0), jnp.array(True)
-    return mj.ApproximationRate(two[:1], one, one, two, two, two, two, number, number, yes)
+    one, widths, number, yes = jnp.ones(1), jnp.array([1, 2]), jnp.array(1.0), jnp.array(True)
+    two = jnp.ones(2)
+    return mj.ApproximationRate(widths[:1], one, one, widths, two, two, two, number, number, yes)
 
 
 def build(omega):

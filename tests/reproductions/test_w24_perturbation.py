@@ -106,10 +106,12 @@ def test_starts_are_those_of_the_public_code():
 
 
 def test_the_penalty_counts_the_slowest_rate_above_zero():
-    model = protocol.start(4, "tanh", "diagonal", 0, jnp.float64)
-    price = lambda free, **kind: float(
-        protocol.penalty(dataclasses.replace(model, free_rates=jnp.array(free), **kind))
-    )
+    def price(free, **kind):
+        model = protocol.start(len(free), "tanh", "diagonal", 0, jnp.float64)
+        return float(
+            protocol.penalty(dataclasses.replace(model, free_rates=jnp.array(free), **kind))
+        )
+
     assert price([-1.0, 0.0, 0.3, 2.0]) == pytest.approx(0.01 * 0.7)
     assert price([1.5, 1.2]) == 0
     softplus = {"is_softplus": jnp.asarray(True)}

@@ -52,6 +52,7 @@ def chunk_of(path, name, k=0):
 # --- Blocks ---------------------------------------------------------------------------------------
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=4),
     st.integers(1, 60),
