@@ -240,7 +240,7 @@ def perturbed_errors(
     data: PyTree[Array],
     lowered: Callable[[Any], Any] | None = None,
     seed: int = 0,
-) -> Float[np.ndarray, "runs radii"]:
+) -> Float[np.ndarray, "runs radii+1"]:
     """The largest error so far of random perturbations, from none on, for each of a batch.
 
     Gaussian, each array scaled so that its largest entry is the radius, in the same directions at
