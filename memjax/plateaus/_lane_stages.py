@@ -15,7 +15,7 @@ from ._outcomes import RUNNING
 from ._runs import Lanes, Runs
 
 # Newton iterations in a step. More of them cost all lanes and save few steps.
-ITERATIONS = 2
+_ITERATIONS = 2
 # Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
 _ITERATIONS_WITHOUT, SLOW = 5, 0.1
 
@@ -72,7 +72,7 @@ def step_stages(
     if full:
         update, most = _full_update(runs, state, curvature), 10
     else:
-        update, most = frozen, ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
+        update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
     return solve_stages(runs, update, predicted, open_, idle, scale, most, compensated)
 
 

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import GradedCurvature
 from ..flows import acceleration, FlowLanes, linearise_flow, step_response
@@ -20,7 +20,7 @@ from ._conclusion import conclude
 from ._crossing import first_crossing
 from ._lane_exit import Exit, locate_exit
 from ._lane_rest import lanes_rest, settle
-from ._lane_stages import evaluate, interpolate, ITERATIONS, SLOW, step_stages
+from ._lane_stages import evaluate, interpolate, SLOW, step_stages
 from ._newton import displace
 from ._outcomes import (
     CROSSED,
@@ -41,7 +41,7 @@ from ._runs import Lanes, Runs, unit_norm
 # Hairer and Wanner's code lets steps grow by 8 and cuts them by 0.2. Here they have to grow from
 # the time of the largest curvature to that of a plateau, over tens of decades: 24 of them take 17
 # steps of this growth, and 27 of theirs.
-_LARGEST_GROWTH, _LARGEST_CUT, _CUT_WITHOUT_CONVERGENCE = 30.0, 0.2, 0.4
+_LARGEST_GROWTH, _LARGEST_CUT, _BLIND_CUT, _SAFETY = 30.0, 0.2, 0.4, 0.8
 
 
 class LaneMethod(eqx.Module):
@@ -134,7 +134,7 @@ class LaneMethod(eqx.Module):
         solve = jacobian.solver(mu)
         response, resist = step_response(runs.flow, y, here.curvature, mu, solve)
         scale = self.rtol * (state.floor + jnp.abs(y)) + jnp.finfo(y.dtype).tiny
-        stages, rest, converged, iterations, rate = step_stages(
+        stages, rest, converged, rate, excess = step_stages(
             runs,
             state,
             here.curvature,
@@ -208,7 +208,7 @@ class LaneMethod(eqx.Module):
         resting = resting | (silent & ~jnp.any(jnp.abs(coasting) > scale[:n], axis=0))
         advance = keep & ~crossed & ~resting
 
-        factor = self._factor(state, size_of_error, iterations, sound, keep)
+        factor = self._factor(state, size_of_error, excess, sound, keep)
         time = state.time + jnp.where(advance, dt, 0)
         next_dt = jnp.minimum(dt * factor, self.max_time - time)
         num_steps = state.num_steps + 1
@@ -275,27 +275,39 @@ class LaneMethod(eqx.Module):
         return choose(running, choose(advance, new, choose(crossed, at_exit, stay)), state)
 
     def _factor(
-        self, state: Lanes, error: Array, iterations: Array, sound: Array, keep: Array
+        self,
+        state: Lanes,
+        error: Float[Array, " lanes"],
+        excess: Float[Array, " lanes"],
+        sound: Bool[Array, " lanes"],
+        keep: Bool[Array, " lanes"],
     ) -> Float[Array, " lanes"]:
-        """By how much the next step is longer: Gustafsson's predictive controller.
+        """By how much the next step is longer: Gustafsson's predictive controller, and a bound for
+        Newton's iteration to converge.
 
         The error estimate is of order 3, hence the fourth roots. On a plateau the error falls by
         about the same factor in every step; a controller that looks at the last error alone would
         always be one step late, and refuse steps where the plateau ends.
         """
-        # Steps that took many iterations are a little too long (Hairer & Wanner, IV.8).
-        safety = 0.9 * (2 * ITERATIONS + 1) / (2 * ITERATIONS + iterations)
         # Below, the growth is at its bound anyway.
         error = jnp.maximum(error, 1e-12)
-        factor = safety * error**-0.25
+        factor = _SAFETY * error**-0.25
         first = state.num_accepted_steps == 0
         predicted = factor * (state.dt / state.last_dt) * (state.last_error / error) ** 0.25
         factor = jnp.where(first | ~keep, factor, jnp.minimum(factor, predicted))
-        factor = jnp.clip(factor, _LARGEST_CUT, _LARGEST_GROWTH)
+        # On most plateaus the error would let steps grow to where the few updates of Newton's
+        # iteration do not suffice, and every other step be refused. The last update grows about
+        # as an error does: its start is extrapolated from a polynomial of order 3.
+        newton = _SAFETY * jnp.maximum(excess, 1e-12) ** -0.25
+        factor = jnp.clip(jnp.minimum(factor, newton), _LARGEST_CUT, _LARGEST_GROWTH)
         # No growth right after a refusal, whose reason is still near.
         factor = jnp.where(keep & state.after_rejection, jnp.minimum(factor, 1), factor)
-        factor = jnp.where(keep, factor, jnp.minimum(factor, 0.9))
-        return jnp.where(sound, factor, _CUT_WITHOUT_CONVERGENCE)
+        factor = jnp.where(keep, factor, jnp.minimum(factor, _SAFETY))
+        # By how much a step that is not sound was too long is known only where Newton's iteration
+        # was about to converge.
+        known = (newton > _BLIND_CUT) & (newton < _SAFETY)
+        cut = jnp.where(known, newton, _BLIND_CUT)
+        return jnp.where(sound, factor, cut)
 
     def _record(
         self,

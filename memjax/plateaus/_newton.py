@@ -5,30 +5,33 @@ from typing import NamedTuple
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ..flows import recall
 from ..numerics import fast_two_sum, two_sum
 from ..solvers import RADAU
 from ._runs import Lanes, Runs
 
-# The share of the tolerance at which it may stop. The last update is still made: what is left is
-# smaller by the rate of convergence.
-_KAPPA = 0.5
+# The share of the tolerance at which it may stop, and the same after one update, which says nothing
+# of the rate of convergence. The last update is still made: what is left is smaller by that rate.
+_KAPPA, _AT_ONCE = 0.5, 0.1
+# The rate of convergence where only one update was made.
+_USUAL_RATE = 0.1
 # With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
-# moves slowly is the difference of large increments. A first update within the tolerance ends it.
+# moves slowly is the difference of large increments. Where one update is enough, it ends there, too.
 _SHARP, _STALLED = 1e-12, 0.3
 
 
 class Stages(NamedTuple):
     """The increments of the stages of a step and what they are short of in float64, whether
-    Newton's iteration converged, after how many updates, and the largest ratio of two of them."""
+    Newton's iteration converged, the largest ratio of two updates, and the size of the last that
+    would be permitted, over that at which the iteration may stop: at most 1 if it converged."""
 
     increments: Float[Array, "state 3 lanes"]
     rest: Float[Array, "state 3 lanes"] | None
     converged: Bool[Array, " lanes"]
-    iterations: Int[Array, " lanes"]
     rate: Float[Array, " lanes"]
+    excess: Float[Array, " lanes"]
 
 
 def displace(
@@ -82,7 +85,7 @@ def solve_stages(
     """
 
     def iterate(carry: tuple) -> tuple:
-        k, stages, rest, last, converged, done, iterations, slowest = carry
+        k, stages, rest, last, converged, done, slowest, excess = carry
         recalled, change = update(stages, rest)
         change = runs.alike(change)
         going = ~done
@@ -90,9 +93,9 @@ def solve_stages(
         # Of a series of updates that fall by `rate` each, what follows this one adds up to `left`
         # (Hairer & Wanner, IV.8). The first has none before it, and both are 0.
         rate = size / last
-        small = size <= _KAPPA
         left = size * rate / (1 - jnp.minimum(rate, 1 - 1e-6))
-        small = small | ((k > 0) & (rate < 1) & (left <= _KAPPA))
+        counts = jnp.where((k > 0) & (rate < 1), jnp.minimum(left, size), size)
+        small = counts <= jnp.where(k > 0, _KAPPA, _AT_ONCE)
         # Beyond the tolerance convergence ends in rounding errors, which is no failure.
         stuck = converged & (rate > _STALLED)
         bad = ~jnp.isfinite(size) | ((k > 0) & (rate > 2) & ~small)
@@ -104,15 +107,16 @@ def solve_stages(
         # Up to the tolerance only: updates beyond it say nothing of how long the next step may be.
         unsettled = going & ~converged
         slowest = jnp.where(unsettled & (k > 0), jnp.maximum(slowest, rate), slowest)
-        iterations = iterations + unsettled
+        pace = jnp.where(k > 0, jnp.minimum(rate, 1), _USUAL_RATE)
+        excess = jnp.where(unsettled, counts / _KAPPA * pace ** (most - 1 - k), excess)
         converged = converged | (moving & small)
         end = converged if rest is None else converged & (left <= _SHARP)
         done = done | (going & (end | bad | stuck))
-        return k + 1, stages, rest, size, converged, done, iterations, slowest
+        return k + 1, stages, rest, size, converged, done, slowest, excess
 
     zero = jnp.zeros_like(scale[0])
     rest = jnp.zeros_like(stages) if compensated else None
-    start = (0, stages, rest, zero + jnp.inf, done, done | ~going, zero.astype(jnp.int32), zero)
+    start = (0, stages, rest, zero + jnp.inf, done, done | ~going, zero, zero)
     more = lambda carry: (carry[0] < most) & jnp.any(~carry[5])
-    _, stages, rest, _, converged, _, iterations, slowest = lax.while_loop(more, iterate, start)
-    return Stages(stages, rest, converged, iterations, slowest)
+    _, stages, rest, _, converged, _, slowest, excess = lax.while_loop(more, iterate, start)
+    return Stages(stages, rest, converged, slowest, excess)
