@@ -18,7 +18,7 @@ _KAPPA, _AT_ONCE = 0.5, 0.1
 # The rate of convergence where only one update was made.
 _USUAL_RATE = 0.1
 # With twice the digits it goes on down to this, or as long as it converges: where modes merge, what
-# moves slowly is the difference of large increments. Where one update is enough, it ends there, too.
+# moves slowly is the difference of large increments. Where one update suffices, it ends there, too.
 _SHARP, _STALLED = 1e-12, 0.3
 
 
