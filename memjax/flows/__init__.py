@@ -18,7 +18,7 @@ from ._linearised import AbstractLinearisedFlow as AbstractLinearisedFlow
 from ._linearised import acceleration as acceleration
 from ._linearised import flow_jacobian as flow_jacobian
 from ._linearised import linearise_flow as linearise_flow
-from ._linearised import recall as recall
+from ._linearised import recaller as recaller
 from ._linearised import Solve as Solve
 from ._linearised import step_response as step_response
 from ._momentum import HeavyBall as HeavyBall

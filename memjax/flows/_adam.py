@@ -74,20 +74,19 @@ class Adam(AbstractFlow):
         unit = jnp.where(unit > 0, unit, 1)
         scaled = gradient / unit
         zero = jnp.zeros((), gradient.dtype)
-        return {"log_unit": jnp.log(unit), "mean": scaled, "square": scaled**2, "time": zero}
+        return {"unit": unit, "mean": scaled, "square": scaled**2, "time": zero}
 
     def rates(
         self, gradient: Float[Array, " weights"], auxiliary: dict[str, Array]
     ) -> tuple[Float[Array, " weights"], dict[str, Array]]:
-        mean, square, log_unit = (auxiliary[k] for k in ("mean", "square", "log_unit"))
-        unit = jnp.exp(log_unit)
+        mean, square, unit = (auxiliary[k] for k in ("mean", "square", "unit"))
         scaled = gradient / unit
         velocity = -mean / (_root(square) + self.epsilon / unit)
         return velocity, {
-            "log_unit": jnp.zeros_like(log_unit),
+            "unit": jnp.zeros_like(unit),
             "mean": self._towards(scaled - mean, 0, auxiliary["time"]),
             "square": self._towards(scaled**2 - square, 1, auxiliary["time"]),
-            "time": jnp.ones_like(log_unit),
+            "time": jnp.ones_like(unit),
         }
 
     def _towards(self, distance: Array, which: int, time: Scalar) -> Array:
@@ -102,13 +101,13 @@ class Adam(AbstractFlow):
     def resistance(self, auxiliary: dict[str, Array], dt: Scalar) -> Float[Array, " weights"]:
         # From an implicit Euler step with the square held: t_1 (m - m_0) / dt = e - m and (theta -
         # theta_0) / dt = -m / size.
-        unit = jnp.exp(auxiliary["log_unit"])
+        unit = auxiliary["unit"]
         size = unit * _root(auxiliary["square"]) + self.epsilon
         return size * (1 + self.averaging_times[0] / dt) / dt
 
     def coasting(self, auxiliary: dict[str, Array]) -> Float[Array, " weights"]:
         # Without a gradient m decays as e^{-tau / t_1}, with the integral t_1 m.
-        unit = jnp.exp(auxiliary["log_unit"])
+        unit = auxiliary["unit"]
         size = _root(auxiliary["square"]) + self.epsilon / unit
         return self.averaging_times[0] * auxiliary["mean"] / size
 

@@ -247,6 +247,24 @@ class _Parts:
         ]
         return velocity, chosen(True), chosen(False)
 
+    def groups(
+        self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
+    ) -> list[list[int]]:
+        """Which memories feel one another, by what their rates are computed from. Those of Adam
+        are two groups of one."""
+        rates = lambda memories: self.rates(flow, gradient, memories, scalars)[1]
+        jaxpr = jax.make_jaxpr(rates)(memories).jaxpr
+        felt = {id(variable): {k} for k, variable in enumerate(jaxpr.invars)}
+        of = lambda variables: set().union(*(felt.get(id(v), set()) for v in variables))
+        for equation in jaxpr.eqns:
+            felt |= dict.fromkeys(map(id, equation.outvars), of(equation.invars))
+        groups: list[set[int]] = []
+        for k, change in enumerate(jaxpr.outvars):
+            joined = {k} | of([change])
+            apart = [group for group in groups if not group & joined]
+            groups = [*apart, joined.union(*(group for group in groups if group & joined))]
+        return [sorted(group) for group in groups]
+
     def slopes(
         self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -290,17 +308,15 @@ def _pointwise(
     )
 
 
-def recall(
+def recaller(
     flow: DisplacedFlow,
     y: Float[Array, "state lanes"],
-    gradients: Float[Array, "weights stages lanes"],
-    stages: Float[Array, "state stages lanes"],
+    gradient: Float[Array, "weights lanes"],
     dt: Float[Array, " lanes"],
     times: Float[np.ndarray, " stages"],
     inverse: Float[np.ndarray, "stages stages"],
-) -> Float[Array, "state stages lanes"]:
-    """The stages of a step with what a pointwise flow remembers as the gradients of the stages
-    make it.
+) -> Callable[[Array, Array], Array]:
+    """What makes the memories of a pointwise flow fit the gradients at the stages of a step.
 
     Coefficients that change much within a step, such as those of an average that has just begun,
     would keep Newton's iteration with those of one time from converging.
@@ -308,51 +324,72 @@ def recall(
     **Arguments:**
 
     - `flow`, `y`, `dt`: the flows, their states and the lengths of their steps.
-    - `gradients`, `stages`: gradients at the stages, and increments up to there.
+    - `gradient`: that at the start of the step.
     - `times`, `inverse`: those of the Runge--Kutta formula, and the inverse of its weights.
+
+    **Returns:**
+
+    A function from the gradients at the stages, shape `(weights, stages, lanes)`, and the
+    increments up to there, shape `(state, stages, lanes)`, to increments.
     """
     if not flow.flow.pointwise or flow.auxiliary is None:
-        return stages
-    size, count = len(gradients), len(times)
+        return lambda gradients, stages: stages
+    size, count = len(gradient), len(times)
     parts = _Parts(flow.auxiliary, size)
 
-    def one(flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array) -> Array:
+    def prepare(flow: DisplacedFlow, y: Array, gradient: Array, dt: Array) -> tuple:
         memories, scalars = parts.split(y)
-        speeds = parts.rates(flow.flow, gradients[:, 0], memories, scalars)[2]
+        speeds = parts.rates(flow.flow, gradient, memories, scalars)[2]
         # Exact: the speed is constant, and A^{-1} times the times is 1.
         moves = [speed * dt * times for speed in speeds]
-        for place, move in zip(parts.scalars, moves, strict=True):
-            stages = stages.at[place[0]].set(move)
-        if not memories:
-            return stages
-        gained, _ = parts.split(stages)
-        values, slopes = [], []
+        slopes = []
         for k in range(count):
-            here = [z + gain[:, k] for z, gain in zip(memories, gained, strict=True)]
             then = [z + move[k] for z, move in zip(scalars, moves, strict=True)]
-            arguments = (flow.flow, gradients[:, k], here, then)
-            values.append(jnp.stack(parts.rates(*arguments)[1]))
-            slopes.append(parts.slopes(*arguments)[1][1])
-        memory = len(memories)
-        eye = jnp.broadcast_to(np.eye(memory)[:, :, None], (memory, memory, size))
+            slopes.append(parts.slopes(flow.flow, gradient, memories, then)[1][1])
+        groups = parts.groups(flow.flow, gradient, memories, scalars)
+        return moves, [
+            system([slope[np.ix_(group, group)] for slope in slopes], dt) for group in groups
+        ]
+
+    def system(slopes: list[Array], dt: Array) -> Array:
+        """The inverse that takes the memories of every weight to where they belong."""
         # With z_i the increment up to stage i, the memories of a weight obey
         #   sum_k (A^{-1})_ik z_k / dt = s(g_i, z_0 + z_i).
         # They enter linearly in momentum and in averages, and one Newton update is then exact.
+        eye = jnp.broadcast_to(np.eye(len(slopes[0]))[:, :, None], slopes[0].shape)
         block = lambda i, k: inverse[i, k] / dt * eye - (slopes[i] if i == k else 0)
-        rows = [jnp.concatenate([block(i, k) for k in range(count)], axis=1) for i in range(count)]
-        increments = jnp.stack(gained)  # memory, weights, stages
-        right = [
-            values[i] - sum(inverse[i, k] / dt * increments[:, :, k] for k in range(count))
-            for i in range(count)
-        ]
-        solve, _ = invert_real(jnp.concatenate(rows))
-        change = jnp.sum(solve * jnp.concatenate(right)[None], axis=1)
-        change = change.reshape(count, memory, size)
-        for k, place in enumerate(parts.memories):
-            stages = stages.at[place].add(change[:, k].T)
+        row = lambda i: jnp.concatenate([block(i, k) for k in range(count)], axis=1)
+        return invert_real(jnp.concatenate([row(i) for i in range(count)]))[0]
+
+    def recall(
+        flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array, prepared: tuple
+    ) -> Array:
+        memories, scalars = parts.split(y)
+        moves, solves = prepared
+        for place, move in zip(parts.scalars, moves, strict=True):
+            stages = stages.at[place[0]].set(move)
+        gained, _ = parts.split(stages)
+        values = []
+        for k in range(count):
+            here = [z + gain[:, k] for z, gain in zip(memories, gained, strict=True)]
+            then = [z + move[k] for z, move in zip(scalars, moves, strict=True)]
+            values.append(parts.rates(flow.flow, gradients[:, k], here, then)[1])
+        groups = parts.groups(flow.flow, gradients[:, 0], memories, scalars)
+        for group, solve in zip(groups, solves, strict=True):
+            increments = jnp.stack([gained[m] for m in group])  # memory, weights, stages
+            right = [
+                jnp.stack([values[i][m] for m in group])
+                - sum(inverse[i, k] / dt * increments[:, :, k] for k in range(count))
+                for i in range(count)
+            ]
+            change = jnp.sum(solve * jnp.concatenate(right)[None], axis=1)
+            change = change.reshape(count, len(group), size)
+            for k, m in enumerate(group):
+                stages = stages.at[parts.memories[m]].add(change[:, k].T)
         return stages
 
-    return over_lanes(one)(flow, y, gradients, stages, dt)
+    prepared = over_lanes(prepare)(flow, y, gradient, dt)
+    return lambda gradients, stages: over_lanes(recall)(flow, y, gradients, stages, dt, prepared)
 
 
 # --- All other flows ----------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def locate_exit(
     stages, _, converged, *_ = step_stages(
         runs,
         again,
-        here.curvature,
+        here,
         jacobian,
         solve,
         definite,

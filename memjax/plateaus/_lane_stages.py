@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..curvature import AbstractCurvature, couple, couple_arrays, GradedCurvature
-from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, Solve
+from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, recaller, Solve
+from ..losses import Linearisation
 from ..solvers import RADAU
 from ._newton import defects, displace, solve_stages, Stages
 from ._outcomes import RUNNING
@@ -26,7 +27,7 @@ _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 def step_stages(
     runs: Runs,
     state: Lanes,
-    curvature: AbstractCurvature,
+    here: Linearisation,
     jacobian: AbstractLinearisedFlow,
     solve: Solve,
     definite: Bool[Array, " lanes"],
@@ -39,7 +40,7 @@ def step_stages(
 
     **Arguments:**
 
-    - `curvature`, `jacobian`: those at the start of the step.
+    - `here`, `jacobian`: the loss and the Jacobian of the flow at the start of the step.
     - `solve`: the solver of the Jacobian shifted by the real eigenvalue of the formula.
     - `definite`: the lanes to iterate.
     - `scale`: the error that the step may make.
@@ -51,10 +52,11 @@ def step_stages(
     theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
     powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
     predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+    recall = recaller(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
     solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
     def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-        stages, defect = defects(runs, state, stages, rest)
+        stages, defect = defects(runs, state, recall, stages, rest)
         first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
         second = solve_pair(
             jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
@@ -70,22 +72,22 @@ def step_stages(
     idle = state.result != RUNNING
     open_ = definite & ~idle
     if full:
-        update, most = _full_update(runs, state, curvature), 10
+        update, most = _full_update(runs, state, recall, here.curvature), 10
     else:
         update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
     return solve_stages(runs, update, predicted, open_, idle, scale, most, compensated)
 
 
 def _full_update(
-    runs: Runs, state: Lanes, start: AbstractCurvature
+    runs: Runs, state: Lanes, recall: Callable[[Array, Array], Array], start: AbstractCurvature
 ) -> Callable[..., tuple[Array, Array]]:
     """Newton's update with the Jacobian of every stage: where modes approach each other, the
     Hessians at the stages of one step differ too much for that of its `start`."""
 
     def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-        stages, defect = defects(runs, state, stages, rest)
+        stages, defect = defects(runs, state, recall, stages, rest)
         after, rate = state.y[:, None] + stages, 1 / state.dt
-        here = []
+        each_stage = []
         for k in range(3):
             short = None if rest is None else rest[:, k]
             moved = displace(state.y, state.low, stages[:, k], short)
@@ -95,15 +97,15 @@ def _full_update(
                 # manifold on which the run moves; the start of the step is on it.
                 graded = eqx.tree_at(lambda c: c.blocks, each.curvature, start.blocks)
                 each = eqx.tree_at(lambda e: e.curvature, each, graded)
-            here.append(each)
+            each_stage.append(each)
         if isinstance(runs.flow.flow, GradientFlow):
             # Hessians as blocks and factors keep that form also when the stages are coupled; all
             # other flows take arrays.
-            solve = couple([each.curvature for each in here], RADAU.inverse, rate)
+            solve = couple([each.curvature for each in each_stage], RADAU.inverse, rate)
         else:
             whole = [
                 -flow_jacobian(runs.flow, after[:, k], each.gradient, each.curvature)
-                for k, each in enumerate(here)
+                for k, each in enumerate(each_stage)
             ]
             solve = couple_arrays(whole, RADAU.inverse, rate)
         return stages, -solve(defect)

@@ -137,7 +137,7 @@ class LaneMethod(eqx.Module):
         stages, rest, converged, rate, excess = step_stages(
             runs,
             state,
-            here.curvature,
+            here,
             jacobian,
             solve,
             response.definite,

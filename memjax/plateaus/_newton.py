@@ -7,7 +7,6 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..flows import recall
 from ..numerics import fast_two_sum, two_sum
 from ..solvers import RADAU
 from ._runs import Lanes, Runs
@@ -46,7 +45,11 @@ def displace(
 
 
 def defects(
-    runs: Runs, state: Lanes, stages: Float[Array, "state 3 lanes"], rest: Array | None
+    runs: Runs,
+    state: Lanes,
+    recall: Callable[[Array, Array], Array],
+    stages: Float[Array, "state 3 lanes"],
+    rest: Array | None,
 ) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
     """The stages of a step of every lane, with memories that fit the weights, and by how much they
     miss the equations of the formula. What the stages are short of in float64 is `rest`."""
@@ -56,11 +59,10 @@ def defects(
     gradients = -runs.dynamics.descent(y, low)
     # What a flow remembers follows from the gradients, weight by weight, and is solved for here:
     # the iteration is left with the weights.
-    stages = recall(runs.flow, state.y, gradients, stages, state.dt, RADAU.times, RADAU.inverse)
-    after = state.y[:, None] + stages
-    velocities = [runs.velocity(gradients[:, k], after[:, k]) for k in range(3)]
+    stages = recall(gradients, stages)
+    velocities = runs.velocity(gradients, state.y[:, None] + stages)
     defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / state.dt
-    return stages, defect - jnp.stack(velocities, axis=1)
+    return stages, defect - velocities
 
 
 def solve_stages(

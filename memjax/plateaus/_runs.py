@@ -170,13 +170,20 @@ class Runs(eqx.Module):
         """How far every lane is from its start."""
         return over_lanes(lambda flow, y: flow.distance(y))(self.flow, y)
 
-    def velocity(self, gradient: Array, y: Array) -> Array:
+    def velocity(
+        self,
+        gradient: Float[Array, "weights *stages lanes"],
+        y: Float[Array, "state *stages lanes"],
+    ) -> Float[Array, "state *stages lanes"]:
         """The time derivative of the states of every lane, where the gradient is known."""
         if isinstance(self.flow.flow, GradientFlow):
             return -gradient
-        return over_lanes(lambda flow, gradient, y: flow.velocity(gradient, y))(
-            self.flow, gradient, y
-        )
+
+        def one(flow: DisplacedFlow, gradient: Array, y: Array) -> Array:
+            at = flow.velocity if gradient.ndim == 1 else jax.vmap(flow.velocity, -1, -1)
+            return at(gradient, y)
+
+        return over_lanes(one)(self.flow, gradient, y)
 
     def coasting(self, y: Float[Array, "state lanes"]) -> Float[Array, "weights lanes"]:
         """How far the weights of every lane would move on."""
