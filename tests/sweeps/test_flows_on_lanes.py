@@ -53,6 +53,49 @@ class Slowing(mj.AbstractFlow):
         return jnp.zeros(())
 
 
+class Pointwise(mj.AbstractFlow):
+    """What flows of one's own say of themselves, so that their memories are eliminated."""
+
+    loss: mj.AbstractLoss
+
+    @property
+    def pointwise(self):
+        return True
+
+
+class Cascade(Pointwise):
+    """The second average is one of the first."""
+
+    def auxiliary(self, gradient):
+        return gradient, gradient
+
+    def rates(self, gradient, averages):
+        first, second = averages
+        return -second, ((gradient - first) / 0.3, (first - second) / 0.5)
+
+    def resistance(self, averages, dt):
+        return (1 + 0.3 / dt) * (1 + 0.5 / dt) / dt
+
+    def coasting(self, averages):
+        return -0.3 * averages[0] - 0.5 * averages[1]
+
+
+class Drag(Pointwise):
+    """A friction that grows with the speed, so that memories enter their rates nonlinearly."""
+
+    def auxiliary(self, gradient):
+        return jnp.zeros_like(gradient)
+
+    def rates(self, gradient, velocity):
+        return velocity, -gradient - (1 + velocity**2) * velocity
+
+    def resistance(self, velocity, dt):
+        return (1 / dt + 1 + 3 * velocity**2) / dt
+
+    def coasting(self, velocity):
+        return jnp.arctan(velocity)
+
+
 FLOWS = {
     "heavy ball": lambda loss: mj.HeavyBall(loss, 1.0),
     "without friction": lambda loss: mj.HeavyBall(loss, 0.0),
@@ -62,6 +105,8 @@ FLOWS = {
         loss, lx.DiagonalLinearOperator(jnp.array([1.0, 2.0, 0.5, 1.0]))
     ),
     "averaged": Averaged,
+    "cascade": Cascade,
+    "drag": Drag,
 }
 
 
