@@ -118,7 +118,7 @@ def test_small_models_measured():
             False, models=(name,), widths=(2, 4), seeds=1, batch=4, most_epochs=2, draws=2
         )
         assert np.all(np.diff(dataset["error"].values, axis=-1) >= 0)
-        assert float(dataset["error"].isel(ball=0, width=0)) < dataset.attrs["power"]
+        assert dataset["error"].isel(ball=0, width=0).item() < dataset.attrs["power"]
         assert len(TRAINING.check(dataset)) == 4
 
 
