@@ -14,12 +14,12 @@ from ._lanes import DENSE as DENSE
 from ._lanes import FlowLanes as FlowLanes
 from ._lanes import gradient_bytes as gradient_bytes
 from ._lanes import lanes_of as lanes_of
-from ._linearised import AbstractLinearisedFlow as AbstractLinearisedFlow
 from ._linearised import acceleration as acceleration
 from ._linearised import flow_jacobian as flow_jacobian
 from ._linearised import linearise_flow as linearise_flow
-from ._linearised import recaller as recaller
-from ._linearised import Solve as Solve
 from ._linearised import step_response as step_response
 from ._momentum import HeavyBall as HeavyBall
 from ._momentum import Nesterov as Nesterov
+from ._newton_system import AbstractLinearisedFlow as AbstractLinearisedFlow
+from ._newton_system import Solve as Solve
+from ._pointwise import memory_solver as memory_solver

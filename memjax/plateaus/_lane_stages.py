@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..curvature import AbstractCurvature, couple, couple_arrays, GradedCurvature
-from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, recaller, Solve
+from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, memory_solver, Solve
 from ..losses import Linearisation
 from ..solvers import RADAU
 from ._newton import defects, displace, solve_stages, Stages
@@ -52,7 +52,7 @@ def step_stages(
     theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
     powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
     predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
-    recall = recaller(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
+    recall = memory_solver(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
     solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
     def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
