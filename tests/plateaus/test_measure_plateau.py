@@ -145,8 +145,8 @@ def test_numbers_of_steps_add_up():
 
 @pytest.mark.slow
 def test_unresolved_raises_unless_told_otherwise():
-    # Equal modes part only by rounding, which then decides the time.
-    flow, rnn = problem(20.0, ([1.0, 0.0, 0.0], [1.0, 0.6, 0.6]))
+    # Two modes that come together, for longer than twice the digits and all steps resolve.
+    flow, rnn = problem(60.0, ([0.36, 0.64], [1.47, 0.815]))
     plateau = mj.measure_plateau(flow, rnn, first_of(relative=0.02), throw=False)
     assert plateau.result == mj.RESULTS.unresolved
     assert np.isnan(plateau.time) and plateau.rounding > 1e-3
