@@ -1,9 +1,8 @@
 """What functions of memjax were given, and what they returned, against their annotations.
 
 With `MEMJAX_CHECK_SHAPES=1` in the environment, `conftest.py` has jaxtyping's import hook put this
-around everything in memjax. Wrong input is to
-be refused by memjax itself, so arguments are looked at when a call has returned: what it took must
-be what it says that it takes.
+around everything in memjax. Wrong input is to be refused by memjax itself, so arguments are looked
+at when a call has returned: what it took must be what it says that it takes.
 """
 
 import functools

@@ -54,8 +54,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
             right = weights + jnp.sum(self.weight_by_memory[:, :, None] * memories, axis=0)
             out = solve(scale[:, None] * right)
             memories = memories + gained[:, :, None] * self.curvature.product(out)
-            # The columns of scalars are left out: `recall` has them exact at the stages, so that
-            # their side is 0.
+            # The columns of scalars are left out: `memory_solver` has them exact at the stages, so
+            # that their side is 0.
             return self._join(out, memories, scalars / mu)
 
         return apply
@@ -142,8 +142,8 @@ class _Parts:
     def groups(
         self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
     ) -> list[list[int]]:
-        """Which memories feel one another, by what their rates are computed from. Those of Adam
-        are two groups of one."""
+        """Which memories depend on one another, by what their rates are computed from. Those of
+        Adam are two groups of one."""
         rates = lambda memories: self.rates(flow, gradient, memories, scalars)[1]
         jaxpr = jax.make_jaxpr(rates)(memories).jaxpr
         felt = {id(variable): {k} for k, variable in enumerate(jaxpr.invars)}
