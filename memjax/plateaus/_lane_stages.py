@@ -20,8 +20,32 @@ _ITERATIONS = 2
 # Without closed forms they cost less than a Hessian, which serves as long as they converge faster.
 _ITERATIONS_WITHOUT, SLOW = 5, 0.1
 
+# Where within a step its Hessian is taken. The stages are at 0.16, 0.64 and 1. Later than in the
+# middle, predictions lead astray near saddles.
+_MIDDLE = np.array([0.5])
+
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
 _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
+
+
+def look_ahead(runs: Runs, state: Lanes) -> Linearisation:
+    """The gradient at the start of a step, and the Hessian within it, where the last step's
+    polynomial says that the step leads: Newton's iteration takes one Hessian for all stages, and
+    that of the start is twice as far from the others'."""
+    y, low = state.y[: runs.size], None if state.low is None else state.low[: runs.size]
+    ahead = runs.linearise(state.y + _predict(state, _MIDDLE)[:, 0], state.low)
+    short = None if low is None else low[:, None]
+    gradient = -runs.dynamics.descent(y[:, None], short)[:, 0]
+    return eqx.tree_at(lambda here: here.gradient, ahead, gradient)
+
+
+def _predict(
+    state: Lanes, theta: Float[np.ndarray, " points"]
+) -> Float[Array, "state points lanes"]:
+    """The displacements at shares of the next step, as the last step's polynomial goes on."""
+    theta = 1 + theta[:, None] * (state.dt / state.last_dt)
+    powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
+    return jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
 
 
 def step_stages(
@@ -49,9 +73,7 @@ def step_stages(
     dt = state.dt
     # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
     # with an error that is already small, and may be short.
-    theta = 1 + RADAU.times[:, None] * (dt / state.last_dt)
-    powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
-    predicted = jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+    predicted = _predict(state, RADAU.times)
     recall = memory_solver(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
     solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 

@@ -20,7 +20,7 @@ from ._conclusion import conclude
 from ._crossing import first_crossing
 from ._lane_exit import Exit, locate_exit
 from ._lane_rest import lanes_rest, settle
-from ._lane_stages import evaluate, interpolate, SLOW, step_stages
+from ._lane_stages import evaluate, interpolate, look_ahead, SLOW, step_stages
 from ._newton import displace
 from ._outcomes import (
     CROSSED,
@@ -122,7 +122,7 @@ class LaneMethod(eqx.Module):
         y, dt = state.y, state.dt
         # Made anew in every step where there are closed forms: to carry one along costs more.
         if state.curvature is None:
-            here = runs.linearise(y, state.low)
+            here = runs.linearise(y, state.low) if self.full else look_ahead(runs, state)
         else:
             assert isinstance(runs.dynamics, FlowLanes)
             due = jnp.any(running & state.stale)
