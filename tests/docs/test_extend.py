@@ -18,10 +18,10 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # The page, and which of its examples.
 EXAMPLES = [
-    ("model", 0),
+    pytest.param("model", 0, marks=pytest.mark.slow),
     pytest.param("target", 0, marks=pytest.mark.slow),
     pytest.param("reparametrisation", 0, marks=pytest.mark.slow),
-    ("exit", 0),
+    pytest.param("exit", 0, marks=pytest.mark.slow),
     ("loss", 0),
     ("flow", 0),
     ("flow", 1),

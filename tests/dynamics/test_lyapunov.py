@@ -135,7 +135,7 @@ def start96():
     return 8 + jax.random.normal(jax.random.key(1), (40,))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_lorenz96():
     found = mj.lyapunov_spectrum(
         lorenz96, key=KEY, hidden=start96(), num_intervals=800, transient=100, interval=0.15

@@ -103,7 +103,7 @@ def test_starts_of_a_model_with_hidden_states():
     assert found.verdict == "holds"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_exact_scans_and_discrete_models_agree():
     # Of small steps, where Euler's method and lines between samples are the same integral.
     model = mj.DiagonalLinearRNN([1.0, 0.5], [1.0, 0.05])

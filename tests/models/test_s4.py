@@ -150,7 +150,7 @@ def test_it_is_stable_whatever_the_low_rank_is():
             assert np.max(np.abs(kernel[:, -1])) < 1e-8 * np.max(np.abs(kernel))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_random_layers():
     key = jax.random.key(0)
     layer = mj.S4Layer.init(4, 8, key=key)

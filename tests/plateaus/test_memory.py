@@ -25,14 +25,9 @@ def along_paths(width, delay=3.0):
     return mj.GradientFlow(loss), model, mj.RelativeLossDrop(0.3)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "run",
-    [
-        lambda: diagonal(128),
-        pytest.param(lambda: along_paths(8), marks=pytest.mark.slow),
-        pytest.param(lambda: along_paths(32), marks=pytest.mark.slow),
-    ],
+    "run", [lambda: diagonal(128), lambda: along_paths(8), lambda: along_paths(32)]
 )
 def test_the_estimate_is_that_of_the_compiled_program(run):
     one = Runs.build(*run(), {})

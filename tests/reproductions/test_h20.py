@@ -119,7 +119,7 @@ def test_records_of_nature(name, size):
     assert values.shape == (size,) and np.all(np.isfinite(values))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_small_cell_measured():
     dataset, verdicts = mj.reproduce(
         "h20-long-memory",

@@ -126,14 +126,9 @@ def count(name, memory):
     raise AssertionError("not left")
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(("Adam",), marks=pytest.mark.thorough),
-        pytest.param(tuple(OPTIMISERS), marks=pytest.mark.slow),
-    ],
-)
-def test_updates_are_those_counted_by_numpy(names):
+@pytest.mark.slow
+def test_updates_are_those_counted_by_numpy():
+    names = tuple(OPTIMISERS)
     dataset = L21.run(False, memories=(6.0, 7.0), optimisers=names)
     assert num_failed(dataset) == 0
     for name in names:

@@ -55,7 +55,7 @@ def test_gated_cells_have_a_verdict_of_their_own():
     assert last(["undecided", "undecided"]) is None
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_small_model_measured():
     dataset, verdicts = mj.reproduce(
         "memory-architectures",

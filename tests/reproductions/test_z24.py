@@ -186,7 +186,7 @@ def test_deep_networks_are_those_of_the_public_code(kind):
         assert np.all((moduli > 0.9 - 1e-9) & (moduli < 0.95 + 1e-9))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_mean_squares_of_gradients_are_over_entries():
     weights = jax.tree.map(jnp.asarray, signal.make_network("complex", 3.0, 4, 0))
     xs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 10, 4)))

@@ -93,7 +93,7 @@ def test_the_theory_is_a_sum_over_lags():
         assert printed[k] == pytest.approx(scale * (both @ sizes @ both), rel=1e-6)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_small_reproduction_of_gates():
     dataset, verdicts = mj.reproduce(
         "z24-gates", progress=False, kinds=("constant gates", "gates of both"), width=64,

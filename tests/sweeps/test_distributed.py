@@ -53,7 +53,7 @@ def test_blocks_are_the_same_in_another_order_and_alone(how, undisturbed, tmp_pa
     xr.testing.assert_identical(mj.load_dataset(path), undisturbed)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_blocks_are_the_same_in_processes_with_fewer_threads(undisturbed, tmp_path):
     SPEC.run(store=tmp_path / "x", executor=2, **SIZES)
     xr.testing.assert_identical(mj.load_dataset(tmp_path / "x"), undisturbed)
