@@ -29,14 +29,13 @@ _COEFFICIENTS = np.linalg.inv(RADAU.times[:, None] ** np.arange(1, 4))
 
 
 def look_ahead(runs: Runs, state: Lanes) -> Linearisation:
-    """The gradient at the start of a step, and the Hessian within it, where the last step's
+    """The gradient at the start of a step, and all else within it, where the last step's
     polynomial says that the step leads: Newton's iteration takes one Hessian for all stages, and
     that of the start is twice as far from the others'."""
-    y, low = state.y[: runs.size], None if state.low is None else state.low[: runs.size]
-    ahead = runs.linearise(state.y + _predict(state, _MIDDLE)[:, 0], state.low)
-    short = None if low is None else low[:, None]
-    gradient = -runs.dynamics.descent(y[:, None], short)[:, 0]
-    return eqx.tree_at(lambda here: here.gradient, ahead, gradient)
+    n, low = runs.size, state.low
+    ahead = runs.linearise(state.y + _predict(state, _MIDDLE)[:, 0], low)
+    descent = runs.dynamics.descent(state.y[:n, None], None if low is None else low[:n, None])
+    return eqx.tree_at(lambda here: here.gradient, ahead, -descent[:, 0])
 
 
 def _predict(
