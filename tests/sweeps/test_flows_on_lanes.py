@@ -158,7 +158,4 @@ def test_added_modes_change_nothing(flow, monkeypatch):
     apart = mj.sweep(build, axes, static=("width",), progress=False)
     np.testing.assert_array_equal(shared["result"], apart["result"])
     np.testing.assert_allclose(shared["time"], apart["time"], rtol=1e-9)
-    # At 1/omega = 30 rounding errors of the gradient are 1e-4 of the tolerance: a step in hundreds
-    # may be refused in one program and not in the other.
-    np.testing.assert_array_equal(shared["num_steps"][:2], apart["num_steps"][:2])
-    np.testing.assert_allclose(shared["num_steps"], apart["num_steps"], rtol=0.01)
+    np.testing.assert_array_equal(shared["num_steps"], apart["num_steps"])
