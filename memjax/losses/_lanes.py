@@ -23,6 +23,7 @@ from ..targets import AbstractKernel
 from ._lane_base import AbstractLossLanes, Linearisation
 from ._mode_sums import (
     direct_sums,
+    Nodes,
     pair_sums,
     rounding_of_merging,
     spread_out,
@@ -91,9 +92,8 @@ class SpectralLanes(AbstractLossLanes):
     target_amplitudes: Float[Array, "terms *lanes"]
     target_rates: Float[Array, "terms *lanes"]
     remainder_norm: Float[Array, "*lanes"]
-    # The exponentials of wide models, and model minus target at the start in their terms.
-    nodes: Float[Array, "nodes *lanes"] | None
-    residue: Float[Array, "nodes *lanes"] | None
+    # The exponentials of wide models.
+    nodes: Nodes | None
     reparametrisation: AbstractReparametrisation
     remainder: AbstractKernel | None
     # Which modes are there, and no padding.
@@ -115,12 +115,12 @@ class SpectralLanes(AbstractLossLanes):
         """The closed forms of one run, with the displacement counted from `model`."""
         active, remainder = split_target(loss.target)
         merged, modes, rates = residual_modes(model.amplitudes, model.rates, active)
-        nodes = residue = None
+        nodes = None
         if model.width >= _WIDE:
             # They stay where they are, so that the coefficients of the start are computed once, and
             # later ones are these plus what the moves add.
-            nodes = spread_out(rates)
-            residue = exponential_coefficients(merged, rates, nodes)
+            chosen = spread_out(rates)
+            nodes = Nodes(chosen, *exponential_coefficients(merged, rates, chosen))
         return SpectralLanes(
             amplitudes=model.amplitudes,
             free_rates=model.free_rates,
@@ -131,7 +131,6 @@ class SpectralLanes(AbstractLossLanes):
             target_rates=active.rates,
             remainder_norm=jnp.zeros(()) if remainder is None else remainder.squared_norm(),
             nodes=nodes,
-            residue=residue,
             reparametrisation=model.reparametrisation,
             remainder=remainder,
         )
@@ -336,12 +335,10 @@ class SpectralLanes(AbstractLossLanes):
         r"""The Laplace transform of model minus target and its derivatives up to `order` at the
         moved rates, and with `moduli` the sums of the moduli of the terms of the first two."""
         start = self._start
-        if self.nodes is None or self.residue is None:
+        if self.nodes is None:
             totals = list(direct_sums(start, s, moves, order, moduli))
         else:
-            totals = list(
-                sums_through_nodes(start, self.nodes, self.residue, s, moves, order, moduli)
-            )
+            totals = list(sums_through_nodes(start, self.nodes, s, moves, order, moduli))
         if self.remainder is not None:
             tails = remainder_transforms(self.remainder, s, order)
             for k, tail in enumerate(tails):

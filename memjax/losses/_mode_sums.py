@@ -32,6 +32,15 @@ class Start(NamedTuple):
     merged_low: Float[Array, "modes lanes"]
 
 
+class Nodes(NamedTuple):
+    """The rates of orthonormal exponentials (`gram_factor`), the coefficients of model minus target
+    at the start in these, and the sums of the moduli of the terms of each coefficient."""
+
+    rates: Float[Array, "nodes lanes"]
+    residue: Float[Array, "nodes lanes"]
+    moduli: Float[Array, "nodes lanes"]
+
+
 class PairSums(NamedTuple):
     """The transform of model minus target and two derivatives as pairs, and the sums of the moduli
     of the terms of the first two."""
@@ -101,8 +110,7 @@ def direct_sums(
 
 def sums_through_nodes(
     start: Start,
-    nodes: Float[Array, "nodes lanes"],
-    residue: Float[Array, "nodes lanes"],
+    nodes: Nodes,
     s: Array,
     moves: tuple[Array, Array],
     order: int,
@@ -116,8 +124,7 @@ def sums_through_nodes(
 
     **Arguments:**
 
-    - `nodes`: the rates of the exponentials.
-    - `residue`: model minus target at the start in their terms.
+    - `nodes`: the exponentials.
     - `start`, `s`, `moves`, `order`, `moduli`: as in `direct_sums`.
     """
     alpha, nu = moves
@@ -126,9 +133,9 @@ def sums_through_nodes(
     # The transforms are asked for at the moved rates first, and perhaps at others besides.
     zero, one = jnp.zeros_like(s), jnp.ones_like(s)
 
-    def row(carry: tuple, node: tuple[Array, Array]) -> tuple[tuple, None]:
+    def row(carry: tuple, node: Nodes) -> tuple[tuple, None]:
         phis, at_start, change, totals = carry
-        x, residue = node
+        x = node.rates
         p, q, root = 1 / (s + x), 1 / (before + x), jnp.sqrt(2 * x)
         # The function of a node is psi(s) = root phi(s) / (s + x), and phi is a product of factors
         # b(s) = (s - x) / (s + x). When w moves to w + nu, 1 / (w + x) changes by -nu own q and b
@@ -139,7 +146,7 @@ def sums_through_nodes(
         value = root * own * phi
         moved = root * own * (change - at_start * nu * q)
         terms = [alpha * value, a * moved]
-        coefficient = residue + _total(terms[0] + terms[1])
+        coefficient = node.residue + _total(terms[0] + terms[1])
         # psi and its derivatives, by the rule for products.
         values = [
             root * p * phis[0],
@@ -149,7 +156,7 @@ def sums_through_nodes(
         sums = [total + coefficient * v for total, v in zip(totals, values, strict=False)]
         sums = sums[: order + 1]
         if moduli:
-            modulus = jnp.abs(residue) + _total(jnp.abs(terms[0]) + jnp.abs(terms[1]))
+            modulus = node.moduli + _total(jnp.abs(terms[0]) + jnp.abs(terms[1]))
             both = zip(totals[order + 1 :], values, strict=False)
             sums += [total + modulus * jnp.abs(v) for total, v in both]
         b, b1, b2 = (s - x) * p, 2 * x * p**2, -4 * x * p**3
@@ -162,14 +169,14 @@ def sums_through_nodes(
     phis = (one, zero, zero)[: max(2, order + 1)]
     count = order + 1 + min(order + 1, 2) * moduli
     begin = (phis, jnp.ones_like(before), jnp.zeros_like(after), (zero,) * count)
-    (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, (nodes, residue))
+    (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, nodes)
     if not moduli:
         return totals
     # The product of what is left of a mode and of e^(-st), over s + w, and its derivative in s. Of
     # the modes of the start too, whose coefficients are missing as much. In units of eps, by which
     # moduli are multiplied in the end.
-    x = start.target_rates[:, None]
-    standing = jnp.concatenate([at_start[:, 0], jnp.prod((x - nodes) / (x + nodes), axis=1)])
+    x, rates = start.target_rates[:, None], nodes.rates
+    standing = jnp.concatenate([at_start[:, 0], jnp.prod((x - rates) / (x + rates), axis=1)])
     left = _total(jnp.abs(alpha * phis[0][:size]) + jnp.abs(a * change))
     left = left + jnp.sum(jnp.abs(start.merged * standing), axis=0)
     left = left / (s * jnp.finfo(s.dtype).eps)

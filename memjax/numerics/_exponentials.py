@@ -92,12 +92,13 @@ def _eliminate(
 
 def exponential_coefficients(
     amplitudes: Float[Array, " modes"], rates: Float[Array, " modes"], nodes: Float[Array, " nodes"]
-) -> Float[Array, " nodes"]:
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
     """The coefficients of a sum of exponentials in the orthonormal system of these nodes, see
-    `gram_factor`."""
+    `gram_factor`, and the sums of the moduli of their terms, which tell their rounding."""
 
-    def row(phi: Array, x: Array) -> tuple[Array, Array]:
+    def row(phi: Array, x: Array) -> tuple[Array, tuple[Array, Array]]:
         p = 1 / (rates + x)
-        return phi * (rates - x) * p, jnp.dot(amplitudes, phi * p) * jnp.sqrt(2 * x)
+        terms = amplitudes * (phi * p) * jnp.sqrt(2 * x)
+        return phi * (rates - x) * p, (jnp.sum(terms), jnp.sum(jnp.abs(terms)))
 
     return lax.scan(row, jnp.ones_like(rates), nodes)[1]

@@ -31,8 +31,8 @@ def sampled_response(
     leaves = jax.tree.leaves(eqx.filter(kernel, eqx.is_inexact_array))
     dtype = jnp.result_type(times, *leaves)
     # Weights of samples are second differences of ramp responses, which grow with time: their
-    # rounding was up to ten times `eps * n**1.5` of the outputs where it was measured.
-    most = (1e-3 / (10 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
+    # rounding was up to 15 times `eps * n**1.5` of the outputs where it was measured.
+    most = (1e-3 / (20 * float(jnp.finfo(dtype).eps))) ** (2 / 3)
     if times.size > most:
         system = state_space(kernel)
         if system is not None:

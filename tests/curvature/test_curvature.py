@@ -152,9 +152,13 @@ def test_coefficients_add_up_to_the_squared_norm():
     rng = np.random.default_rng(9)
     amplitudes, rates = rng.normal(size=5), rng.uniform(0.6, 3, 5)
     nodes = jnp.asarray(np.append(rates, [0.5, 1.5]))
-    found = exponential_coefficients(jnp.asarray(amplitudes), jnp.asarray(rates), nodes)
+    found, moduli = exponential_coefficients(jnp.asarray(amplitudes), jnp.asarray(rates), nodes)
     exact = amplitudes @ (1 / (rates[:, None] + rates)) @ amplitudes
     np.testing.assert_allclose(jnp.sum(found**2), exact, rtol=1e-13)
+    each = [
+        exponential_coefficients(jnp.eye(5)[k] * amplitudes[k], rates, nodes)[0] for k in range(5)
+    ]
+    np.testing.assert_allclose(moduli, jnp.sum(jnp.abs(jnp.stack(each)), axis=0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("form", ["array", "blocks"])

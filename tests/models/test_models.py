@@ -103,7 +103,8 @@ def test_nonlinear_model_against_scipy():
         field, (0, 4), np.zeros(4), t_eval=ts, rtol=1e-12, atol=1e-13, method="DOP853"
     )
     found = model(ts, lambda t: jnp.stack([jnp.sin(3 * t), t]))
-    np.testing.assert_allclose(found, (READOUT @ exact.y).T, atol=1e-6)
+    # Between its steps the solver interpolates with a polynomial of order 3.
+    np.testing.assert_allclose(found, (READOUT @ exact.y).T, atol=3e-6)
 
 
 def test_activations_that_are_modules_are_trained():
