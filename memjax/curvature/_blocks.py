@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..numerics import sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
+from ._dense import multiply
 from ._eliminate import invert_complex, invert_real
 
 
@@ -111,7 +112,7 @@ class _Shifted(AbstractShifted):
         sides = x.reshape(len(self.inverse), -1, *x.shape[1:])
         out = _apply(self.inverse, sides)
         # L V x, and not (V L^T)^T x: V is not symmetric where stages are coupled.
-        inner = jnp.sum(self.small[:, :, None] * _project(self.factor, out)[None], axis=1)
+        inner = multiply(self.small, _project(self.factor, out))
         return (out - _spread(self.turned, inner)).reshape(x.shape)
 
 
@@ -133,7 +134,7 @@ class _ShiftedComplex(AbstractShiftedComplex):
 
         out = complex_product(_apply, self.inverse, both)
         inner = _project(self.factor, out)
-        a, b = (jnp.sum(matrix[:, :, None] * inner[None], axis=1) for matrix in self.small)
+        a, b = (multiply(matrix, inner) for matrix in self.small)
         inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
         out = out - complex_product(_spread, self.turned, inner)
         out = out.reshape(-1, *out.shape[2:])

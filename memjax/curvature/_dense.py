@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jaxtyping import Array, Bool, Float
 
+from ..numerics import sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._eliminate import invert_complex, invert_real
 
@@ -114,7 +115,8 @@ def inverse_root(diagonal: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def multiply(matrix: Float[Array, "n m *lanes"], x: Float[Array, "m sides *lanes"]) -> Array:
     """The products of matrices and vectors."""
-    return jnp.sum(matrix[:, :, None] * x[None], axis=1)
+    term = lambda k: matrix[:, k, None] * x[k]
+    return sum_over(term, len(x), jnp.zeros_like(term(0)))
 
 
 def _on_diagonal(matrix: Float[Array, "n n *lanes"], shift: Float[Array, "..."]) -> Array:

@@ -1,6 +1,7 @@
 """Numerical methods that the other rooms share."""
 
 from . import double_double as double_double
+from ._batches import combine as combine
 from ._batches import in_batches as in_batches
 from ._batches import one_by_one as one_by_one
 from ._batches import over_lanes as over_lanes

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ..curvature import AbstractCurvature, couple, couple_arrays, GradedCurvature
 from ..flows import AbstractLinearisedFlow, flow_jacobian, GradientFlow, memory_solver, Solve
 from ..losses import Linearisation
+from ..numerics import combine
 from ..solvers import RADAU
 from ._newton import defects, displace, solve_stages, Stages
 from ._outcomes import RUNNING
@@ -43,8 +44,8 @@ def _predict(
 ) -> Float[Array, "state points lanes"]:
     """The displacements at shares of the next step, as the last step's polynomial goes on."""
     theta = 1 + theta[:, None] * (state.dt / state.last_dt)
-    powers = jnp.stack([theta ** (k + 1) - 1 for k in range(3)])
-    return jnp.sum(state.polynomial[:, :, None] * powers, axis=1)
+    c1, c2, c3 = (state.polynomial[:, k, None] for k in range(3))
+    return c1 * (theta - 1) + c2 * (theta**2 - 1) + c3 * (theta**3 - 1)
 
 
 def step_stages(
@@ -78,10 +79,9 @@ def step_stages(
 
     def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
         stages, defect = defects(runs, state, recall, stages, rest)
-        first = solve(jnp.einsum("s,nsl->nl", RADAU.real_row, defect)[:, None])[:, 0]
+        first = solve(combine(RADAU.real_row, defect)[:, None])[:, 0]
         second = solve_pair(
-            jnp.einsum("s,nsl->nl", np.real(RADAU.pair_row), defect),
-            jnp.einsum("s,nsl->nl", np.imag(RADAU.pair_row), defect),
+            combine(np.real(RADAU.pair_row), defect), combine(np.imag(RADAU.pair_row), defect)
         )
         # Back from the basis of eigenvectors; the conjugate of the pair adds the same real part
         # again.
@@ -136,7 +136,7 @@ def _full_update(
 
 def interpolate(stages: Float[Array, "n 3 lanes"]) -> Float[Array, "n 3 lanes"]:
     """The polynomial through the stages of a step, as its coefficients but that of order 0."""
-    return jnp.einsum("ks,nsl->nkl", _COEFFICIENTS, stages)
+    return combine(_COEFFICIENTS, stages)
 
 
 def evaluate(polynomial: Float[Array, "n 3 lanes"], theta: Float[Array, " lanes"] | float) -> Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import GradedCurvature
 from ..flows import acceleration, FlowLanes, linearise_flow, step_response
-from ..numerics import choose, over_lanes
+from ..numerics import choose, combine, over_lanes
 from ..solvers import RADAU
 from ._conclusion import conclude
 from ._crossing import first_crossing
@@ -156,7 +156,7 @@ class LaneMethod(eqx.Module):
         # The error is the defect of the step's polynomial at its start, divided by what the step
         # resists a change with: unfiltered, a stiff direction that is only followed would be
         # counted at its stiffness.
-        defect = jnp.einsum("s,nsl->nl", RADAU.error, stages) / dt
+        defect = combine(RADAU.error, stages) / dt
         error = solve((defect + velocity)[:, None])[:, 0]
         # The step to rest, what errors of the gradient do to the step, and the slowest direction,
         # by one round of the power method in every step.

@@ -7,7 +7,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..numerics import fast_two_sum, two_sum
+from ..numerics import combine, fast_two_sum, two_sum
 from ..solvers import RADAU
 from ._runs import Lanes, Runs
 
@@ -61,7 +61,7 @@ def defects(
     # the iteration is left with the weights.
     stages = recall(gradients, stages)
     velocities = runs.velocity(gradients, state.y[:, None] + stages)
-    defect = jnp.einsum("st,ntl->nsl", RADAU.inverse, stages) / state.dt
+    defect = combine(RADAU.inverse, stages) / state.dt
     return stages, defect - velocities
 
 

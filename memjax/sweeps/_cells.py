@@ -1,5 +1,6 @@
 """The cells of a sweep: what they hold, and the dataset that they make."""
 
+import functools
 import json
 import platform
 from collections.abc import Mapping
@@ -121,12 +122,16 @@ def as_attributes(attrs: Any) -> dict[str, Any]:
     return dict(attrs)
 
 
+# Every look reads files.
+_version = functools.cache(version)
+
+
 def provenance() -> dict[str, str]:
     """What a result depends on beside its specification. It says nothing of the axes, so that it
     stays true of datasets that are joined or cut."""
     device = jax.devices()[0]
     return {
-        **{f"version_{package}": version(package) for package in PACKAGES},
+        **{f"version_{package}": _version(package) for package in PACKAGES},
         "version_python": platform.python_version(),
         "dtype": "float64",
         "device": f"{device.platform} ({device.device_kind})",
