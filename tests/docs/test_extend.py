@@ -101,7 +101,7 @@ def test_the_flow_is_a_heavy_ball_in_another_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page, index", EXAMPLES)
+@pytest.mark.parametrize("page, index", EXAMPLES[:-1])
 def test_everything_can_be_swept(page, index):
     names, printed = run(page, index)
     loss = mj.WhiteNoiseLoss(mj.ExponentialSum([1.0, 0.5], [1.0, 0.05]))

@@ -112,7 +112,7 @@ def test_temporal_weights():
     np.testing.assert_allclose([weighted(RNN), same(RNN)], exact, rtol=1e-12)
     slope = jax.grad(lambda p: mj.SampledPathLoss(TARGET, ts, xs, mj.TemporalWeight(p))(RNN))(2.0)
     assert np.isfinite(slope)
-    with pytest.raises(ValueError, match="`power` must not be negative"):
+    with pytest.raises(ValueError, match="`exponent` must not be negative"):
         mj.TemporalWeight(-1.0)
 
 

@@ -126,7 +126,7 @@ DOMAINS = {
         lambda a, y, t: (y**-0.5 + a * t / 2) ** -2,
     ),
     "division": (
-        lambda t, y, a: a / y - a * jnp.sqrt(y),
+        lambda t, y, a: a / jnp.sqrt(y) - a * y,
         1e-6,
         0.05,
         20.0,
