@@ -50,8 +50,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
 
         def apply(x: Array) -> Array:
             weights, memories, scalars = self._split(x)
-            memories = jnp.sum(inverse[:, :, :, None] * memories[None], axis=1)
-            right = weights + jnp.sum(self.weight_by_memory[:, :, None] * memories, axis=0)
+            memories = _apply(inverse[:, :, :, None], memories)
+            right = weights + _apply(self.weight_by_memory[None, :, :, None], memories)[0]
             out = solve(scale[:, None] * right)
             memories = memories + gained[:, :, None] * self.curvature.product(out)
             # The columns of scalars are left out: `memory_solver` has them exact at the stages, so
@@ -70,8 +70,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
 
         def apply(x: Array, y: Array) -> tuple[Array, Array]:
             weights, memories, scalars = self._split(lax.complex(x, y))
-            memories = jnp.sum(inverse * memories[None], axis=1)
-            right = scale * (weights + jnp.sum(self.weight_by_memory * memories, axis=0))
+            memories = _apply(inverse, memories)
+            right = scale * (weights + _apply(self.weight_by_memory[None], memories)[0])
             out = solve(right.real, right.imag)
             turned = self.curvature.product(jnp.stack(out, axis=1))
             memories = memories + gained * lax.complex(turned[:, 0], turned[:, 1])
@@ -82,11 +82,20 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
 
     def _scale(self, inverse: Array) -> tuple[Array, Array]:
         """What a change of the gradient does to the memories, and $-1 / M$."""
-        gained = jnp.sum(inverse * self.memory_by_gradient[None], axis=1)
-        gain = self.weight_by_gradient + jnp.sum(self.weight_by_memory * gained, axis=0)
+        gained = _apply(inverse, self.memory_by_gradient)
+        gain = self.weight_by_gradient + _apply(self.weight_by_memory[None], gained)[0]
         # A weight that feels no gradient moves as if the shift were infinite. 1e100 times mu is
         # above any curvature, and its square does not overflow.
         return gained, -1 / jnp.where(gain == 0, -1e-100, gain)
+
+
+def _apply(matrices: Array, x: Array) -> Array:
+    """The products of small matrices, one a weight, and vectors. Written out, which is faster than
+    a reduction."""
+    terms = [matrices[:, k] * x[k] for k in range(len(x))]
+    if not terms:
+        return jnp.sum(matrices * x[None], axis=1)
+    return sum(terms[1:], terms[0])
 
 
 def _permuted(x: Array, order: np.ndarray) -> Array:
@@ -274,7 +283,7 @@ def memory_solver(
                 - sum(inverse[i, k] / dt * increments[:, :, k] for k in range(count))
                 for i in range(count)
             ]
-            change = jnp.sum(solve * jnp.concatenate(right)[None], axis=1)
+            change = _apply(solve, jnp.concatenate(right))
             change = change.reshape(count, len(group), size)
             for k, m in enumerate(group):
                 stages = stages.at[parts.memories[m]].add(change[:, k].T)
