@@ -59,6 +59,14 @@ def test_the_hessian_of_the_middle_takes_fewer_steps():
     assert dataset["num_steps"].mean() < 57
 
 
+@pytest.mark.thorough
+def test_steps_follow_the_trend_where_a_plateau_ends():
+    dataset = swept(seeds=range(4), rtol=0.1)
+    assert np.all(dataset["result"] == OUTCOMES.index("exited"))
+    # By the size of the last error alone 3.7 steps of a run are refused, and 2.5 with its trend.
+    assert dataset["num_rejected_steps"].mean() < 3.1
+
+
 @pytest.mark.parametrize(
     "lanes", [8, pytest.param(40, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
 )
