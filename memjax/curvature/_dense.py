@@ -115,8 +115,9 @@ def inverse_root(diagonal: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def multiply(matrix: Float[Array, "n m *lanes"], x: Float[Array, "m sides *lanes"]) -> Array:
     """The products of matrices and vectors."""
-    term = lambda k: matrix[:, k, None] * x[k]
-    return sum_over(term, len(x), jnp.zeros_like(term(0)))
+    shape = jnp.broadcast_shapes((len(matrix), 1, *matrix.shape[2:]), (1, *x.shape[1:]))
+    start = jnp.zeros(shape, jnp.result_type(matrix, x))
+    return sum_over(lambda k: matrix[:, k, None] * x[k], len(x), start)
 
 
 def _on_diagonal(matrix: Float[Array, "n n *lanes"], shift: Float[Array, "..."]) -> Array:

@@ -92,10 +92,8 @@ class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
 def _apply(matrices: Array, x: Array) -> Array:
     """The products of small matrices, one a weight, and vectors. Written out, which is faster than
     a reduction."""
-    terms = [matrices[:, k] * x[k] for k in range(len(x))]
-    if not terms:
-        return jnp.sum(matrices * x[None], axis=1)
-    return sum(terms[1:], terms[0])
+    none = jnp.zeros((len(matrices), *x.shape[1:]), x.dtype)
+    return sum((matrices[:, k] * x[k] for k in range(len(x))), none)
 
 
 def _permuted(x: Array, order: np.ndarray) -> Array:

@@ -43,8 +43,8 @@ def combine(
 ) -> Float[Array, "n ..."]:
     """The weighted sums of a few terms, the second axis of an array.
 
-    Written out, since XLA makes a product of matrices of `einsum`, and copies `x` for it: steps of
-    lanes took 15 % longer on a CPU.
+    Written out: with `einsum`, of which XLA makes a product of matrices, steps of lanes took 15 %
+    longer on a CPU.
     """
     if weights.ndim == 2:
         return jnp.stack([combine(row, x) for row in weights], axis=1)

@@ -287,8 +287,8 @@ class LaneMethod(eqx.Module):
         sound: Bool[Array, " lanes"],
         keep: Bool[Array, " lanes"],
     ) -> Float[Array, " lanes"]:
-        """By how much the next step is longer: Gustafsson's predictive controller, and a bound for
-        Newton's iteration to converge.
+        """By how much the next step is longer: a predictive controller after Gustafsson's, and a
+        bound for Newton's iteration to converge.
 
         The error estimate is of order 3, hence the fourth roots. On a plateau the error falls by
         about the same factor in every step; a controller that looks at the last error alone would

@@ -17,7 +17,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "extend"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # The page, and which of its examples.
-EXAMPLES = [
+PARTS = [
     pytest.param("model", 0, marks=pytest.mark.slow),
     pytest.param("target", 0, marks=pytest.mark.slow),
     pytest.param("reparametrisation", 0, marks=pytest.mark.slow),
@@ -25,8 +25,8 @@ EXAMPLES = [
     ("loss", 0),
     ("flow", 0),
     ("flow", 1),
-    pytest.param("reproduction", 0, marks=pytest.mark.slow),
 ]
+EXAMPLES = [*PARTS, pytest.param("reproduction", 0, marks=pytest.mark.slow)]
 
 
 def blocks(page):
@@ -101,7 +101,7 @@ def test_the_flow_is_a_heavy_ball_in_another_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page, index", EXAMPLES[:-1])
+@pytest.mark.parametrize("page, index", PARTS)
 def test_everything_can_be_swept(page, index):
     names, printed = run(page, index)
     loss = mj.WhiteNoiseLoss(mj.ExponentialSum([1.0, 0.5], [1.0, 0.05]))

@@ -318,5 +318,6 @@ def test_noise_of_wide_models_covers_what_their_exponentials_leave_out(slowest):
         gradient = [2 * e for e in values[:width]]
         gradient += [-2 * c * transform(r, 2) for c, r in zip(b, v, strict=True)]
         errors = [abs(e - x) for e, x in zip(gradient, exactly(here.gradient[:, 0]), strict=True)]
-        assert all(e <= float(n) for e, n in zip(errors, here.noise[:, 0], strict=True))
+        # Without the moduli of what the start's coefficients are sums of, up to 0.91 and 2.5 of it.
+        assert all(2 * e <= float(n) for e, n in zip(errors, here.noise[:, 0], strict=True))
         assert abs(whole - mpmath.mpf(float(here.loss[0]))) <= float(lanes.loss_noise(y)[0])

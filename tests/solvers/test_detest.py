@@ -41,8 +41,11 @@ def test_detest(name, problem):
     solution = jax.jit(
         lambda: solve(SOLVERS[name], case.vector_field, jnp.asarray(case.start), END, 0, rtol=1e-8)
     )()
-    # Errors of orbits grow with the square of time. Tsit5 has 2e-6 in D5 and 2e-7 in A3.
-    most = 1e-5 if problem[0] == "D" else 1e-6
+    # Errors of orbits grow with the square of time.
+    most = 5e-6 if problem[0] == "D" else 1e-7
+    if name == "rodas":
+        # Four problems are above that, and with Tsit5 one of these: it has 1.8e-7 in A3.
+        most = {"A3": 2e-7, "B1": 1e-6, "D5": 7e-6, "E2": 2e-7}.get(problem, most)
     expected = case.at_end()
     assert np.max(np.abs(solution.ys[0] - expected) / (1 + np.abs(expected))) < most
 
