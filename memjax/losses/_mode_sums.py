@@ -83,18 +83,19 @@ def direct_sums(
         first, second = s + after[j], s + before[j]
         pq = 1 / (first * second)
         p, q = pq * second, pq * first
-        # Derivatives in s: p' = -p^2, (pq)' = -pq (p + q), (pq)'' = 2 pq (p^2 + pq + q^2).
-        parts = [
-            (alpha[j] * p, -pull[j] * pq, merged[j] * q),
-            (-alpha[j] * p**2, pull[j] * pq * (p + q), -merged[j] * q**2),
+        # Derivatives in s: p' = -p^2, (pq)' = -pq (p + q), (pq)'' = 2 pq (p^2 + pq + q^2). By
+        # Horner's scheme, since each sum evaluates anew what it takes.
+        moved, pulled, standing = alpha[j] * p, pull[j] * pq, merged[j] * q
+        once, again = p * (moved - pulled), q * (standing - pulled)
+        sums = [
+            moved - pulled + standing,
+            -(once + again),
+            2 * (p * (once - q * pulled) + q * again),
         ]
-        parts = parts[: order + 1]
-        sums = [sum(part) for part in parts]
-        if order == 2:
-            curved = p**2 + pq + q**2
-            sums.append(2 * (alpha[j] * p**3 - pull[j] * pq * curved + merged[j] * q**3))
+        sums = sums[: order + 1]
         if moduli:
-            sums += [sum(jnp.abs(x) for x in part) for part in parts]
+            a, b, c = jnp.abs(moved), jnp.abs(pulled), jnp.abs(standing)
+            sums += [a + b + c, jnp.abs(p) * a + jnp.abs(p + q) * b + jnp.abs(q) * c][: order + 1]
         return tuple(sums)
 
     # The loop over modes comes last: what it returns stands in memory, while all else might

@@ -1,5 +1,6 @@
 """How much memory the lanes of a measurement take, and whether there is so much."""
 
+import math
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _VECTORS, _HESSIANS, _GRADIENTS = 100, 7, 4
 
 def state_size(run: Runs) -> int:
     """The size of the state of a run, of which shapes are enough."""
-    return int(eqx.filter_eval_shape(lambda flow: flow.initial_state(), run.flow).shape[0])
+    return run.size + sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.flow.auxiliary))
 
 
 def automatic_bytes(run: Runs) -> int:

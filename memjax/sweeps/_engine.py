@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..numerics import choose, compiled
+from ..numerics import choose
 from ..plateaus import lane_bytes, LaneMethod, Lanes, REFINEMENT, RUNNING, Runs, state_size
+from ._calls import Call, first_call
 
 # Finished batches: the number of their program, of their cells, and their variables.
 Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]
@@ -97,12 +98,14 @@ def advance(
     return eqx.combine(pool, fixed[0]), eqx.combine(ended, fixed[2]), taken
 
 
-def collect(method: LaneMethod, pool: Pool) -> dict[str, Array]:
-    """What the lanes of a pool measured, lanes first."""
+def collect(method: LaneMethod, pool: Pool, size: Array) -> tuple[Array, dict[str, Array]]:
+    """The cells of the first `size` lanes of a pool, -1 where a run has not ended, and what all
+    lanes measured, lanes first."""
     rows, _ = method.finish(pool.runs, pool.lanes)
     # A sweep keeps the losses of its curves only.
     rows.pop("curve_distance", None)
-    return rows
+    place = jnp.arange(pool.cell.shape[0])
+    return jnp.where((place < size) & (pool.lanes.result != RUNNING), pool.cell, -1), rows
 
 
 # So many runs take longer than what is saved by compiling quickly.
@@ -114,34 +117,6 @@ _HARD_RTOL = 1e-6
 def is_small(count: int) -> bool:
     """Whether a sweep of so many runs is rather compiled quickly."""
     return jax.default_backend() == "cpu" and count < _FEW
-
-
-# The first to call a program compiles it, the others wait for it; programs with arguments of the
-# same structure share it.
-_COMPILING: dict[Any, threading.Lock] = {}
-_COMPILED: set[Any] = set()
-_UNDER_WAY: set[Any] = set()
-
-
-def is_compiling() -> bool:
-    """Whether something is being compiled in this process."""
-    return len(_UNDER_WAY) > 0
-
-
-def _call(function: Callable, device: Any, *arguments: Any) -> Any:
-    leaves, structure = jax.tree.flatten(arguments)
-    kinds = [(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves]
-    key = function, device, structure, tuple(kinds)
-    if key in _COMPILED:
-        return function(*arguments)
-    with _COMPILING.setdefault(key, threading.Lock()):
-        _UNDER_WAY.add(key)
-        try:
-            out = function(*arguments)
-        finally:
-            _UNDER_WAY.discard(key)
-        _COMPILED.add(key)
-    return out
 
 
 def _take(tree: Any, index: Array) -> Any:
@@ -188,6 +163,7 @@ class Program:
         self.lock = threading.Lock()
         self.hard_lanes = hard_lanes
         self.quick = is_small(self.count) if quick is None else quick
+        self._calls: dict[tuple[Callable, Any], Call] = {}
 
     @property
     def rtol(self) -> float:
@@ -216,11 +192,14 @@ class Program:
         return Program(self.build, columns, method, lanes, self.compensable, can_harden, *fixed)
 
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
+        if (function, device) in self._calls:
+            return self._calls[function, device](*arguments)
         effort = "full"
         if self.quick:
             # Where there are closed forms all the work is in one of the programs.
             effort = "least" if self.closed and function is not advance else "less"
-        return _call(compiled(function, effort), device, *arguments)
+        self._calls[function, device], out = first_call(function, effort, device, arguments)
+        return out
 
     def batch(self, device: Any) -> tuple[Pool, int]:
         """The next cells of the queue at their starts, and how many they are."""
@@ -245,13 +224,14 @@ class Program:
             if self.next == self.count:
                 return
         pool, _ = self.batch(device)
+        place = lambda number: jax.device_put(np.asarray(number), device)
+        none, all_lanes = place(0), place(self.lanes)
         if helping:
-            self.call(collect, device, self.method, pool)
+            self.call(collect, device, self.method, pool, all_lanes)
         late = None
         while not stopped.is_set():
             batch, size = self.batch(device)
-            ended, taken = batch, jnp.zeros((), int)
-            count = jax.device_put(np.asarray(size), device)
+            ended, taken, count = batch, none, place(size)
             while not stopped.is_set():
                 pool, ended, taken = self.call(
                     advance, device, self.method, pool, batch, ended, taken, count
@@ -263,35 +243,23 @@ class Program:
                 else:
                     # A sign of life.
                     yield np.zeros(0, int), {"result": np.zeros(0, int)}
-                if size == 0 and not bool(jnp.any(pool.lanes.result == RUNNING)):
-                    yield self.fetch(*self.collected(device, pool))
+                if size == 0 and not np.any(np.asarray(pool.lanes.result) == RUNNING):
+                    yield self.fetch(*self.call(collect, device, self.method, pool, all_lanes))
                     return
                 if size > 0 and int(taken) == size:
                     break
             if size > 0 and int(taken) > 0:
-                late = self.collected(device, _trimmed(ended, taken))
+                late = self.call(collect, device, self.method, ended, taken)
         if late is not None:
             yield self.fetch(*late)
         # Stopped: what has ended is still an answer.
-        yield self.fetch(*self.collected(device, pool))
-
-    def collected(self, device: Any, pool: Pool) -> tuple[Array, dict[str, Array]]:
-        done = (pool.cell >= 0) & (pool.lanes.result != RUNNING)
-        rows = self.call(collect, device, self.method, pool)
-        return jnp.where(done, pool.cell, -1), rows
+        yield self.fetch(*self.call(collect, device, self.method, pool, all_lanes))
 
     @staticmethod
     def fetch(cell: Array, rows: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         cells = np.asarray(cell)
         kept = cells >= 0
         return cells[kept], {name: np.asarray(row)[kept] for name, row in rows.items()}
-
-
-@eqx.filter_jit
-def _trimmed(pool: Pool, size: Array) -> Pool:
-    """The pool with nothing in its places from `size` on."""
-    place = jnp.arange(pool.cell.shape[0])
-    return eqx.tree_at(lambda p: p.cell, pool, jnp.where(place < size, pool.cell, -1))
 
 
 def stream(programs: list[Program]) -> Stream:

@@ -30,8 +30,9 @@ from ..plateaus import (
     check_integrator,
 )
 from ._build import Build, check_build
+from ._calls import is_compiling
 from ._cells import as_attributes, Cells, Described
-from ._engine import is_compiling, Stream, stream
+from ._engine import Stream, stream
 from ._grid import Grid
 from ._jobs import climb, make_programs, Measurements, stream_measurements
 from ._options import Options

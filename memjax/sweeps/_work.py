@@ -13,13 +13,8 @@ from ..flows import COLUMNS
 from ..plateaus import automatic_bytes, state_size
 from ._blocks import Block, Blocks
 from ._build import Build, BuildRuns, shapes_of
-from ._engine import (
-    is_compiling,
-    is_small,
-    most_lanes,
-    Stream,
-    whole_lanes,
-)
+from ._calls import is_compiling
+from ._engine import is_small, most_lanes, Stream, whole_lanes
 from ._grid import Grid
 from ._jobs import climb, make_program, Measurements, Method, stream_one_by_one
 from ._options import Options
