@@ -49,6 +49,8 @@ class Call:
             self._result = result_structure, fixed_out
             return [leaf for leaf in out if eqx.is_array(leaf)]
 
+        # The name that logs of compilations and profiles show.
+        flat.__name__ = flat.__qualname__ = function.__name__
         self._flat = compiled(flat, effort)
 
     def __call__(self, *arguments: Any) -> Any:
