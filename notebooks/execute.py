@@ -7,6 +7,7 @@ memjax has shown; its slow test executes it again and compares.
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def record(notebook: Any) -> dict[str, str]:
 
 def execute(path: Path) -> Any:
     notebook = read(path)
-    NotebookClient(notebook, timeout=1200).execute(cwd=str(path.parent))
+    # As users run it, without what tests set; but a name that is deprecated is an error.
+    environment = os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
+    environment.pop("XLA_FLAGS", None)
+    NotebookClient(notebook, timeout=1200).execute(cwd=str(path.parent), env=environment)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of day
     notebook.metadata["memjax"] = record(notebook)
