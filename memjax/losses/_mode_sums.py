@@ -84,7 +84,7 @@ def direct_sums(
         pq = 1 / (first * second)
         p, q = pq * second, pq * first
         # Derivatives in s: p' = -p^2, (pq)' = -pq (p + q), (pq)'' = 2 pq (p^2 + pq + q^2). By
-        # Horner's scheme, since each sum evaluates anew what it takes.
+        # Horner's scheme.
         moved, pulled, standing = alpha[j] * p, pull[j] * pq, merged[j] * q
         once, again = p * (moved - pulled), q * (standing - pulled)
         sums = [

@@ -25,6 +25,14 @@ def along_paths(width, delay=3.0):
     return mj.GradientFlow(loss), model, mj.RelativeLossDrop(0.3)
 
 
+@pytest.mark.parametrize("make", [mj.GradientFlow, mj.HeavyBall, mj.Nesterov, mj.Adam])
+def test_the_size_of_a_state_is_that_of_its_start(make):
+    _, model, exit = diagonal(4)
+    run = Runs.build(make(mj.WhiteNoiseLoss(TARGET)), model, exit, {})
+    shapes = eqx.filter_eval_shape(lambda: run)
+    assert _memory.state_size(shapes) == run.flow.initial_state().size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "run", [lambda: diagonal(128), lambda: along_paths(8), lambda: along_paths(32)]
