@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..numerics import sum_over
+from ..numerics import fold, sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._dense import multiply
 from ._eliminate import invert_complex, invert_real
@@ -40,7 +40,7 @@ class BlockCurvature(AbstractCurvature):
         small, of_small = invert_real(small)
         # B + D + L^T L and -(1 + L V L^T) are Schur complements of [[B + D, L^T], [L, -1]]. By
         # Sylvester's law the whole has as many negative eigenvalues as the blocks less `small`.
-        definite = jnp.sum(of_blocks, axis=0) == of_small
+        definite = fold(jnp.sum, of_blocks) == of_small
         # Where numbers are NaN no pivot counts as positive, on neither side.
         definite = definite & jnp.isfinite(small[0, 0])
         return _Shifted(definite, inverse, self.factor, turned, small)
@@ -70,11 +70,11 @@ class BlockCurvature(AbstractCurvature):
 
     def diagonal(self) -> Float[Array, "n *lanes"]:
         blocks = jnp.stack([self.blocks[i, i] for i in range(len(self.blocks))])
-        out = blocks + jnp.sum(self.factor**2, axis=0)
+        out = blocks + fold(jnp.sum, self.factor**2)
         return out.reshape(-1, *out.shape[2:])
 
     def inert(self) -> Bool[Array, "n *lanes"]:
-        out = jnp.all(self.blocks == 0, axis=1) & jnp.all(self.factor == 0, axis=0)
+        out = fold(jnp.all, self.blocks == 0, 1) & fold(jnp.all, self.factor == 0)
         return out.reshape(-1, *out.shape[2:])
 
     def dense(self) -> Float[Array, "n n *lanes"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, lu_factor, lu_solve
 from jaxtyping import Array, Bool, Float
 
-from ..numerics import sum_over
+from ..numerics import fold, sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._eliminate import invert_complex, invert_real
 
@@ -63,7 +63,7 @@ class DenseCurvature(AbstractCurvature):
         return jnp.moveaxis(jnp.diagonal(self.hessian, axis1=0, axis2=1), -1, 0)
 
     def inert(self) -> Bool[Array, "n *lanes"]:
-        return jnp.all(self.hessian == 0, axis=1)
+        return fold(jnp.all, self.hessian == 0, 1)
 
     def dense(self) -> Float[Array, "n n *lanes"]:
         return self.hessian

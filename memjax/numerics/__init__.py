@@ -2,6 +2,7 @@
 
 from . import double_double as double_double
 from ._batches import combine as combine
+from ._batches import fold as fold
 from ._batches import in_batches as in_batches
 from ._batches import one_by_one as one_by_one
 from ._batches import over_lanes as over_lanes

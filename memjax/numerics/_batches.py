@@ -53,6 +53,28 @@ def combine(
     return sum(terms[1:], terms[0])
 
 
+# The operations of two that reductions repeat.
+_OF_TWO = {jnp.sum: jnp.add, jnp.max: jnp.maximum, jnp.all: jnp.logical_and, jnp.any: jnp.logical_or}
+
+
+def fold(reduction: Callable[..., Array], x: Array, axis: int = 0) -> Array:
+    """A reduction, such as `jnp.sum`, of one axis.
+
+    By halves, which are operations of whole vectors of lanes: on a CPU XLA's own reductions run
+    over one number after the other, or are handed to a library with copies of what they take.
+    The last two numbers of a lane are left to XLA, since what a reduction returns stands in memory,
+    and all else may be evaluated anew wherever it is used.
+    """
+    left = 2 if x.ndim == 2 else 1
+    while x.shape[axis] > left:
+        half = x.shape[axis] // 2
+        first, second, rest = jnp.split(x, [half, 2 * half], axis)
+        x = _OF_TWO[reduction](first, second)
+        if rest.shape[axis] > 0:
+            x = jnp.concatenate([x, rest], axis)
+    return reduction(x, axis)
+
+
 def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
     """`start` and the sum of `term(j)` over all `j < count`, PyTrees of arrays.
 

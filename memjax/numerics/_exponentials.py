@@ -30,8 +30,14 @@ def gram_factor(
     """
 
     def row(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
-        chosen = jnp.argmax(_left(rates, weights, carry), axis=0)[None]
-        return _eliminate(rates, weights, carry, chosen)
+        left = _left(rates, weights, carry)
+
+        def larger(j: Any, most: tuple[Array, Array]) -> tuple[Array, Array]:
+            better = left[j] > most[0]
+            return jnp.where(better, left[j], most[0]), jnp.where(better, rates[j], most[1])
+
+        _, x = lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))
+        return _eliminate(rates, weights, carry, x)
 
     start = (jnp.ones_like(rates), jnp.zeros_like(rates))
     return lax.scan(row, start, None, length=rank)[1]
@@ -58,7 +64,7 @@ def complete_gram_factor(
         if present is not None:
             most = jnp.where(present, most, -1.0)
         chosen = jnp.argmax(jnp.where(count < 2, most, -jnp.inf), axis=0)[None]
-        (phi, slope), rows = _eliminate(rates, weights, (phi, slope), chosen)
+        (phi, slope), rows = _eliminate(rates, weights, (phi, slope), jnp.take_along_axis(rates, chosen, axis=0))
         number = jnp.take_along_axis(count, chosen, axis=0) * len(rates) + chosen
         mode = jnp.arange(len(rates)).reshape(-1, *(1,) * (rates.ndim - 1))
         return (phi, slope, count + (mode == chosen)), (rows, number[0])
@@ -78,11 +84,10 @@ def _left(rates: Array, weights: Array, carry: tuple[Array, Array]) -> Array:
 
 
 def _eliminate(
-    rates: Array, weights: Array, carry: tuple[Array, Array], chosen: Array
+    rates: Array, weights: Array, carry: tuple[Array, Array], x: Array
 ) -> tuple[tuple[Array, Array], Array]:
     """The row of a factor that belongs to a rate, and what is left after it."""
     phi, slope = carry
-    x = jnp.take_along_axis(rates, chosen, axis=0)
     p = 1 / (rates + x)
     value = jnp.sqrt(2 * x) * p
     rows = jnp.stack([value * phi, weights * value * (slope - phi * p)])

@@ -22,6 +22,8 @@ _SWITCH = 1.25
 _FRACTION_TERMS = 60
 # The terms that give it from an argument on.
 _FEWER = {12.0: 11, 4.0: 24}
+# Up to this argument the half line holds all of the Gaussian, but for 1e-18 of it.
+_WHOLE = -6.2
 
 
 def gaussian_moment(
@@ -107,31 +109,36 @@ def _gaussian_moment_jvp(k, primals, tangents):
 def gaussian_moments(order: int, s: Array, center: Array, width: Array) -> tuple[Array, ...]:
     r"""All of $M_0, \dots, M_k$ of `gaussian_moment` at the price of little more than one.
 
-    The continued fraction is evaluated only if an argument asks for it, which is a saving
-    outside of `jax.vmap`. Not for differentiation, for which the moments themselves serve.
+    The continued fraction and the error function are evaluated only if an argument asks for them,
+    which is a saving outside of `jax.vmap`. Not for differentiation, for which the moments
+    themselves serve.
     """
     scale = width * math.sqrt(2)
     z = (s * width**2 - center) / scale
     # What is no number stays none in either form, and must not ask for the dear one.
     below = ~(z >= _SWITCH)
-    near = _upwards_below(order, z)
+
+    def near() -> list[Array]:
+        return _upwards_below(order, z)
+
+    def whole() -> list[Array]:
+        return upwards(order, z, jnp.full_like(z, math.sqrt(math.pi)), 0.0)
 
     def far(terms: int) -> list[Array]:
         ratios, denominator = _fraction(order, z, terms)
-        return list(itertools.accumulate(reversed(ratios), operator.mul, initial=1 / denominator))
+        values = itertools.accumulate(reversed(ratios), operator.mul, initial=1 / denominator)
+        return [jnp.where(below, a, b) for a, b in zip(near(), values, strict=True)]
 
     # The farther from the switch, the fewer terms give full accuracy; most arguments beyond it are
     # those of iterates that are given up, and lie far out.
     nearest = jnp.min(jnp.where(below, jnp.inf, z), initial=jnp.inf)
-    ways = [lambda: near, *(functools.partial(far, n) for n in _FEWER.values())]
+    ways = [whole, near, *(functools.partial(far, n) for n in _FEWER.values())]
     ways.append(functools.partial(far, _FRACTION_TERMS))
-    way = sum(jnp.astype(nearest < bound, int) for bound in (jnp.inf, *_FEWER))
+    way = jnp.astype(jnp.any(z > _WHOLE), int)
+    way = way + sum(jnp.astype(nearest < bound, int) for bound in (jnp.inf, *_FEWER))
     values = jax.lax.switch(way, ways)
     half = _half_exponential(below, s, center, width)
-    return tuple(
-        half * (scale ** (k + 1) * jnp.where(below, near[k], values[k])) * half
-        for k in range(order + 1)
-    )
+    return tuple(half * (scale ** (k + 1) * value) * half for k, value in enumerate(values))
 
 
 def gaussian_transform(

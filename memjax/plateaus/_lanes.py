@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import GradedCurvature
 from ..flows import acceleration, FlowLanes, linearise_flow, step_response
-from ..numerics import choose, combine, over_lanes
+from ..numerics import choose, combine, fold, over_lanes
 from ..solvers import RADAU
 from ._conclusion import conclude
 from ._crossing import first_crossing
@@ -163,10 +163,10 @@ class LaneMethod(eqx.Module):
         sides = [here.gradient, resist(state.direction)]
         sides += [sign * here.noise for sign in sign_patterns(runs.places())]
         solved = runs.alike(response(jnp.stack(sides, axis=1)))
-        to_rest, shaken = solved[:, 0], jnp.max(jnp.abs(solved[:, 2:]), axis=1)
+        to_rest, shaken = solved[:, 0], fold(jnp.max, jnp.abs(solved[:, 2:]), 1)
 
         unit = here.gradient / unit_norm(here.gradient)
-        across = lambda x: x - unit * jnp.sum(unit * x, axis=0)
+        across = lambda x: x - unit * fold(jnp.sum, unit * x)
         direction = across(solved[:, 1])
         size = unit_norm(direction)
         # The response to the resistance multiplies a direction of curvature c by r / (r + c dt) in
@@ -174,7 +174,7 @@ class LaneMethod(eqx.Module):
         # longest, and r - r / size is -c dt, the logarithm of its growth within the step. Along the
         # path growth is no error but a shift in time, and of a single weight there is no direction
         # across.
-        growth = jnp.where(jnp.any(direction**2 > 0, axis=0), RADAU.real * (1 - 1 / size), 0)
+        growth = jnp.where(fold(jnp.any, direction**2 > 0), RADAU.real * (1 - 1 / size), 0)
         # A direction that was damped for long, and starts to grow, must still be found.
         direction = direction / size + 1e-2 * runs.anywhere()
 
@@ -203,14 +203,14 @@ class LaneMethod(eqx.Module):
         share = jnp.where(inert, 0, shift / (here.curvature.diagonal() + shift))
         coasting = runs.coasting(y)
         away = (jnp.abs(to_rest) + jnp.abs(coasting)) / scale[:n]
-        resting = jnp.max(share, axis=0) <= trusted_curvature(n, y.dtype)
+        resting = fold(jnp.max, share) <= trusted_curvature(n, y.dtype)
         resting = resting & response.definite & (runs.rms(away) <= 1)
         if isinstance(here.curvature, GradedCurvature):
             # There curvatures far below the shift count, and may be what holds the run back.
             confirm = lambda: lanes_rest(runs, state, here, self.rtol)
             resting = resting & lax.cond(jnp.any(resting), confirm, lambda: resting)
-        silent = jnp.all(jnp.abs(here.gradient) <= here.noise, axis=0)
-        resting = resting | (silent & ~jnp.any(jnp.abs(coasting) > scale[:n], axis=0))
+        silent = fold(jnp.all, jnp.abs(here.gradient) <= here.noise)
+        resting = resting | (silent & ~fold(jnp.any, jnp.abs(coasting) > scale[:n]))
         advance = keep & ~crossed & ~resting
 
         factor = self._factor(state, size_of_error, excess, sound, keep)
@@ -224,7 +224,7 @@ class LaneMethod(eqx.Module):
         result = jnp.where(resting & ~crossed, RESTING, result)
         result = jnp.where(crossed, CROSSED, result)
 
-        length = lambda x: jnp.sqrt(jnp.sum(x**2, axis=0))
+        length = lambda x: jnp.sqrt(fold(jnp.sum, x**2))
         ledger = state.ledger.add(
             dt,
             moved=length(stages[:n, 2]),
@@ -407,4 +407,4 @@ class LaneMethod(eqx.Module):
         gradient = -runs.dynamics.descent(y[: runs.size, None])[:, 0]
         slope = by_state.at[: runs.size].add(by_loss * gradient)
         scale = self.rtol * (state.floor + jnp.abs(y))
-        return jnp.sum(jnp.abs(slope) * scale, axis=0)
+        return fold(jnp.sum, jnp.abs(slope) * scale)

@@ -13,7 +13,7 @@ from ..curvature import AbstractCurvature
 from ..flows import AbstractFlow, DENSE, DisplacedFlow, GradientFlow, lanes_of
 from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
 from ..models import AbstractModel
-from ..numerics import over_lanes
+from ..numerics import fold, over_lanes
 from ._crossing import Crossing
 from ._exits import (
     AbstractExit,
@@ -101,10 +101,10 @@ class Runs(eqx.Module):
     def mean(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
         """The mean over the weights or the state of every lane, and over further axes."""
         if self.absent is None:
-            return jnp.mean(x, axis=tuple(range(x.ndim - 1)))
+            return _total(x) / math.prod(x.shape[:-1])
         # Padding is 0 and adds nothing to the sum.
         count = jnp.sum(~self.absent[: len(x)], axis=0)
-        return jnp.sum(x, axis=tuple(range(x.ndim - 1))) / (count * math.prod(x.shape[1:-1]))
+        return _total(x) / (count * math.prod(x.shape[1:-1]))
 
     def rms(self, x: Float[Array, "state *axes lanes"]) -> Float[Array, " lanes"]:
         """The root of the mean square over the weights or the state of every lane."""
@@ -117,16 +117,21 @@ class Runs(eqx.Module):
         if self.twins is None:
             return change
 
-        def mean(twins: Int[Array, " state"], x: Float[Array, "state *axes"]) -> Array:
-            gather = lambda x: jnp.zeros_like(x).at[twins].add(x)
-            count = gather(jnp.ones(len(x))).reshape(-1, *[1] * (x.ndim - 1))
-            return (gather(x) / jnp.maximum(count, 1))[twins]
-
         # A change of the weights alone has the first of the numbers.
         twins = self.twins[: len(change)]
+
+        def mean() -> Array:
+            # Lanes stay last: under `vmap` the scatter would have them first, and with it all that
+            # reads the result of the condition.
+            others = np.indices(change.shape[1:], sparse=True)
+            first = (twins.reshape(len(twins), *(1,) * (change.ndim - 2), -1), *others)
+            total = jnp.zeros_like(change).at[first].add(change)
+            count = jnp.zeros_like(change).at[first].add(1)
+            return (total / jnp.maximum(count, 1))[first]
+
         # Most runs have no equal modes, and need not pay for gathers.
         rare = jnp.any(twins != jnp.arange(len(twins))[:, None])
-        return lax.cond(rare, lambda: over_lanes(mean)(twins, change), lambda: change)
+        return lax.cond(rare, mean, lambda: change)
 
     def anywhere(self) -> Float[Array, "weights *lanes"] | Float[np.ndarray, "weights 1"]:
         """A direction of length one, which is at right angles to none in particular."""
@@ -255,5 +260,9 @@ class Lanes(eqx.Module):
 
 def unit_norm(x: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
     """The length of every lane's vector to divide it by: 1 of nothing."""
-    square = jnp.sum(x**2, axis=0)
+    square = fold(jnp.sum, x**2)
     return jnp.where(square > 0, jnp.sqrt(square), 1)
+
+
+def _total(x: Float[Array, "n *axes lanes"]) -> Float[Array, " lanes"]:
+    return fold(jnp.sum, x.reshape(-1, x.shape[-1]))
