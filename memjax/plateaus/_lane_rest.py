@@ -61,6 +61,13 @@ def settle(
         nothing = lambda _: (jnp.asarray(UNRESOLVED, jnp.int32), jnp.nan)
         return lax.cond(args[0], look, nothing, args[1:])
 
+    def each(sides: tuple) -> tuple[Array, Array]:
+        lanes_first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)
+        return lax.map(one, (ended, *lanes_first))
+
+    def none(sides: tuple) -> tuple[Array, Array]:
+        return jnp.full(ended.shape, UNRESOLVED, jnp.int32), jnp.full(ended.shape, jnp.nan)
+
     scale = rtol * (state.floor + jnp.abs(state.y))
     ended = (state.result != CROSSED) & (state.result != EXITED)
     symmetry = over_lanes(lambda flow: flow.symmetry())(runs.flow)
@@ -72,4 +79,5 @@ def settle(
     if isinstance(here.curvature, GradedCurvature):
         found = lanes_rest(runs, state, here, rtol)
     sides = (here.curvature, here.gradient, here.noise, scale, coasting, symmetry, found)
-    return lax.map(one, (ended, *jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), sides)))
+    # In most batches of lanes all left, and turning the arrays around takes longer than the look.
+    return lax.cond(jnp.any(ended), each, none, sides)
