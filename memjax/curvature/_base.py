@@ -30,6 +30,11 @@ class AbstractCurvature(eqx.Module):
     ) -> "AbstractShiftedComplex":
         """The same for a complex shift, whose parts are kept apart."""
 
+    def without(self, size: Float[Array, " lanes"]) -> "AbstractCurvature":
+        """The same where what changes the Hessian by no more than `size` may be left out, which may
+        make solves cheaper. What is left out is positive semidefinite."""
+        return self
+
     @abc.abstractmethod
     def product(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
         """The products $Hx$."""

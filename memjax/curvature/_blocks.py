@@ -1,13 +1,19 @@
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
+import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..numerics import fold, sum_over
 from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._dense import multiply
 from ._eliminate import invert_complex, invert_real
+
+
+# With so few rows of the factor, none is worth leaving out.
+_FEWEST = 4
 
 
 class BlockCurvature(AbstractCurvature):
@@ -25,25 +31,45 @@ class BlockCurvature(AbstractCurvature):
 
     - `blocks`: $B$, shape `(block, block, modes, *lanes)`.
     - `factor`: $L$, shape `(rank, block, modes, *lanes)`.
+    - `used`: after how many rows of the factor all lanes have zeros, `None` where that is not
+        known.
     """
 
     blocks: Float[Array, "block block modes *lanes"]
     factor: Float[Array, "rank block modes *lanes"]
+    used: Int[Array, ""] | None = None
+
+    def without(self, size: Float[Array, " lanes"]) -> "BlockCurvature":
+        block, modes = self.factor.shape[1:3]
+        # The trace of what a row adds to the Hessian bounds it.
+        along = lambda j: sum(self.factor[:, i, j] ** 2 for i in range(block))
+        traces = sum_over(along, modes, jnp.zeros_like(self.factor[:, 0, 0]))
+
+        def keep(left: Array, trace: Array) -> tuple[Array, Array]:
+            left = left + trace
+            return left, ~(left <= size)
+
+        _, kept = lax.scan(keep, jnp.zeros_like(traces[0]), traces, reverse=True)
+        factor = jnp.where(kept[:, None, None], self.factor, 0)
+        used = jnp.sum(jnp.any(kept, axis=tuple(range(1, kept.ndim))))
+        return BlockCurvature(self.blocks, factor, used)
 
     def shifted(self, shift: Float[Array, "..."]) -> "_Shifted":
         # Woodbury's identity, with V = (B + D)^{-1}:
         #   (B + D + L^T L)^{-1} = V - V L^T (1 + L V L^T)^{-1} L V.
-        # `turned` is V L^T, and `small` the inverse in the middle.
+        # `small` is the inverse in the middle.
         inverse, of_blocks = invert_real(self._on_diagonal(shift))
-        turned = _turn(inverse, self.factor)
-        small = _identity(self.factor) + _pair(self.factor, turned)
-        small, of_small = invert_real(small)
+
+        def middle(factor: Array) -> tuple[Array, Array]:
+            return invert_real(_identity(factor) + _pair(factor, _turn(inverse, factor)))
+
+        small, of_small = self._of_rows(middle)
         # B + D + L^T L and -(1 + L V L^T) are Schur complements of [[B + D, L^T], [L, -1]]. By
         # Sylvester's law the whole has as many negative eigenvalues as the blocks less `small`.
         definite = fold(jnp.sum, of_blocks) == of_small
         # Where numbers are NaN no pivot counts as positive, on neither side.
         definite = definite & jnp.isfinite(small[0, 0])
-        return _Shifted(definite, inverse, self.factor, turned, small)
+        return _Shifted(definite, inverse, self, small)
 
     def shifted_complex(
         self, real: Float[Array, "..."], imaginary: Float[Array, "..."]
@@ -52,15 +78,16 @@ class BlockCurvature(AbstractCurvature):
         inverse = invert_complex(
             self._on_diagonal(real), BlockCurvature(zero, self.factor)._on_diagonal(imaginary)
         )
-        turned = tuple(_turn(part, self.factor) for part in inverse)
-        small = invert_complex(
-            _identity(self.factor) + _pair(self.factor, turned[0]), _pair(self.factor, turned[1])
-        )
-        return _ShiftedComplex(inverse, self.factor, turned, small)
+
+        def middle(factor: Array) -> tuple[Array, Array]:
+            x, y = (_pair(factor, _turn(part, factor)) for part in inverse)
+            return invert_complex(_identity(factor) + x, y)
+
+        return _ShiftedComplex(inverse, self, self._of_rows(middle))
 
     def product(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
         x = self._split(x)
-        out = _apply(self.blocks, x) + _spread(self.factor, _project(self.factor, x))
+        out = _apply(self.blocks, x) + self.spread(self.project(x))
         return out.reshape(-1, *out.shape[2:])
 
     def bound(self) -> Float[Array, "*lanes"]:
@@ -88,6 +115,34 @@ class BlockCurvature(AbstractCurvature):
         """$H + D$ in the same form."""
         return BlockCurvature(self._on_diagonal(shift), self.factor)
 
+    def project(self, x: Float[Array, "block modes sides *lanes"]) -> Array:
+        """$L x$."""
+        block, modes = self.factor.shape[1:3]
+        along = lambda j: sum(self.factor[:, i, j, None] * x[None, i, j] for i in range(block))
+        return sum_over(along, modes, jnp.zeros((len(self.factor), *x.shape[2:]), x.dtype))
+
+    def spread(self, x: Float[Array, "rank sides *lanes"]) -> Array:
+        r"""$L^\top x$."""
+        along = lambda k: self.factor[k, :, :, None] * x[k, None, None]
+        count = len(self.factor) if self.used is None else self.used
+        return sum_over(along, count, jnp.zeros((*self.factor.shape[1:3], *x.shape[1:]), x.dtype))
+
+    def _of_rows(self, function: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:
+        """A function of the factor, given some of its rows where there are only zeros below. What
+        it returns of shape `(rows, rows, *lanes)` then gets zeros, too."""
+        rank, lanes = len(self.factor), self.factor.ndim - 3
+        if self.used is None or rank <= _FEWEST:
+            return function(self.factor)
+
+        def of(rows: int) -> tuple[Array, Array]:
+            widths = [(0, rank - rows)] * 2 + [(0, 0)] * lanes
+            first, second = function(self.factor[:rows])
+            return tuple(jnp.pad(x, widths) if x.ndim > lanes else x for x in (first, second))
+
+        counts = [*range(_FEWEST, rank, 2), rank]
+        way = sum(jnp.astype(self.used > rows, int) for rows in counts[:-1])
+        return lax.switch(way, [functools.partial(of, rows) for rows in counts])
+
     def _split(self, x: Float[Array, "n ..."]) -> Float[Array, "block modes ..."]:
         return x.reshape(len(self.blocks), -1, *x.shape[1:])
 
@@ -104,22 +159,19 @@ class BlockCurvature(AbstractCurvature):
 class _Shifted(AbstractShifted):
     definite: Bool[Array, "*lanes"]
     inverse: Array
-    factor: Array
-    turned: Array
+    curvature: BlockCurvature
     small: Array
 
     def __call__(self, x: Float[Array, "n sides *lanes"]) -> Float[Array, "n sides *lanes"]:
         sides = x.reshape(len(self.inverse), -1, *x.shape[1:])
-        out = _apply(self.inverse, sides)
         # L V x, and not (V L^T)^T x: V is not symmetric where stages are coupled.
-        inner = multiply(self.small, _project(self.factor, out))
-        return (out - _spread(self.turned, inner)).reshape(x.shape)
+        inner = multiply(self.small, self.curvature.project(_apply(self.inverse, sides)))
+        return _apply(self.inverse, sides - self.curvature.spread(inner)).reshape(x.shape)
 
 
 class _ShiftedComplex(AbstractShiftedComplex):
     inverse: tuple[Array, Array]
-    factor: Array
-    turned: tuple[Array, ...]
+    curvature: BlockCurvature
     small: tuple[Array, Array]
 
     def __call__(
@@ -128,15 +180,14 @@ class _ShiftedComplex(AbstractShiftedComplex):
         both = jnp.stack([x, y], axis=1)
         both = both.reshape(len(self.inverse[0]), -1, *both.shape[1:])
 
-        def complex_product(function, matrices: tuple[Array, ...], sides: Array) -> Array:
-            a, b = (function(matrix, sides) for matrix in matrices)
+        def turn(sides: Array) -> Array:
+            a, b = (_apply(matrix, sides) for matrix in self.inverse)
             return jnp.stack([a[:, :, 0] - b[:, :, 1], a[:, :, 1] + b[:, :, 0]], axis=2)
 
-        out = complex_product(_apply, self.inverse, both)
-        inner = _project(self.factor, out)
+        inner = self.curvature.project(turn(both))
         a, b = (multiply(matrix, inner) for matrix in self.small)
         inner = jnp.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], axis=1)
-        out = out - complex_product(_spread, self.turned, inner)
+        out = turn(both - self.curvature.spread(inner))
         out = out.reshape(-1, *out.shape[2:])
         return out[:, 0], out[:, 1]
 
@@ -187,17 +238,6 @@ def _turn(matrices: Array, factor: Array) -> Array:
     block = factor.shape[1]
     rows = [sum(matrices[i, k] * factor[:, k] for k in range(block)) for i in range(block)]
     return jnp.stack(rows, axis=1)
-
-
-def _project(factor: Array, x: Array) -> Float[Array, "rank sides *lanes"]:
-    rank, block, modes = factor.shape[:3]
-    along = lambda j: sum(factor[:, i, j, None] * x[None, i, j] for i in range(block))
-    return sum_over(along, modes, jnp.zeros((rank, *x.shape[2:]), x.dtype))
-
-
-def _spread(factor: Array, x: Float[Array, "rank sides *lanes"]) -> Array:
-    along = lambda k: factor[k, :, :, None] * x[k, None, None]
-    return sum_over(along, len(factor), jnp.zeros((*factor.shape[1:3], *x.shape[1:]), x.dtype))
 
 
 def _pair(factor: Array, turned: Array) -> Float[Array, "rank rank *lanes"]:

@@ -5,7 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def in_batches(function: Callable[..., Any], *arrays: Array, size: int = 256) -> Any:
@@ -75,13 +75,13 @@ def fold(reduction: Callable[..., Array], x: Array, axis: int = 0) -> Array:
     return reduction(x, axis)
 
 
-def sum_over(term: Callable[[Any], Any], count: int, start: Any) -> Any:
+def sum_over(term: Callable[[Any], Any], count: int | Int[Array, ""], start: Any) -> Any:
     """`start` and the sum of `term(j)` over all `j < count`, PyTrees of arrays.
 
     A sum over leading axes as a loop around whole vectors of lanes: XLA's own would run over the
     terms of one number after the other, ten times slower on a CPU.
     """
-    if count == 0:  # not even traced
+    if isinstance(count, int) and count == 0:  # not even traced
         return start
     add = lambda j, total: jax.tree.map(jnp.add, total, term(j))
     return jax.lax.fori_loop(0, count, add, start)

@@ -194,6 +194,12 @@ class Runs(eqx.Module):
         """How far the weights of every lane would move on."""
         return over_lanes(lambda flow, y: flow.coasting(y))(self.flow, y)
 
+    def resistance(
+        self, y: Float[Array, "state lanes"], dt: Float[Array, " lanes"]
+    ) -> Float[Array, " lanes"]:
+        """By how much every lane's flow resists a change of its weights, at least."""
+        return over_lanes(lambda flow, y, dt: jnp.min(flow.resistance(y, dt)))(self.flow, y, dt)
+
     def condition(self, initial_loss: Float[Array, " lanes"]) -> ExitCondition:
         """The exit conditions of all lanes, to be mapped over."""
         return ExitCondition(self.exit, self.flow, initial_loss)

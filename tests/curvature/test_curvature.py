@@ -86,6 +86,40 @@ def test_shifted_systems_are_solved(form, unequal):
     assert np.all(np.asarray(curvature.bound()) >= largest * (1 - 1e-12))
 
 
+@pytest.mark.parametrize("rows", range(9))
+def test_what_is_negligible_is_left_out_and_no_more(rows):
+    whole = blocks(9, modes=7, lanes=3, rank=8)
+    traces = np.asarray(jnp.sum(whole.factor**2, axis=(1, 2)))
+    after = np.cumsum(traces[::-1], axis=0)[::-1]
+    # The first lane keeps so many rows, the second what that leaves it, the third none.
+    first = after[rows, 0] * (1 + 1e-12) if rows < 8 else 0.0
+    size = np.array([first, first, np.inf])
+    cut = whole.without(jnp.asarray(size))
+    kept = [rows, int(np.sum(after[:, 1] > size[1])), 0]
+    assert int(cut.used) == max(kept)
+    dense, full = np.asarray(cut.dense()), np.asarray(whole.dense())
+    for lane in range(3):
+        assert np.all(np.asarray(cut.factor)[kept[lane] :, ..., lane] == 0)
+        left = np.linalg.eigvalsh(full[..., lane] - dense[..., lane])
+        assert -1e-13 < left[0] and left[-1] <= size[lane] + 1e-13
+    rng = np.random.default_rng(rows)
+    sides = rng.normal(size=(14, 2, 3))
+    real = cut.shifted(jnp.full(3, 1.5))
+    assert np.all(real.definite)
+    found = np.asarray(real(jnp.asarray(sides)))
+    x, y = cut.shifted_complex(jnp.full(3, 1.5), jnp.full(3, 2.5))(
+        jnp.asarray(sides[:, 0]), jnp.asarray(sides[:, 1])
+    )
+    for lane in range(3):
+        exact = np.linalg.solve(dense[..., lane] + 1.5 * np.eye(14), sides[..., lane])
+        np.testing.assert_allclose(found[..., lane], exact, rtol=1e-10, atol=1e-12)
+        right = sides[:, 0, lane] + 1j * sides[:, 1, lane]
+        exact = np.linalg.solve(dense[..., lane] + (1.5 + 2.5j) * np.eye(14), right)
+        np.testing.assert_allclose((x + 1j * y)[:, lane], exact, rtol=1e-10, atol=1e-12)
+    lowest = np.linalg.eigvalsh(np.moveaxis(dense, -1, 0))[:, 0]
+    assert not np.any(cut.shifted(jnp.asarray(-lowest - 1e-3)).definite)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_indefinite_is_not_called_definite(form):
     curvature = FORMS[form]()
