@@ -11,7 +11,6 @@ from ._base import AbstractCurvature, AbstractShifted, AbstractShiftedComplex
 from ._dense import multiply
 from ._eliminate import invert_complex, invert_real
 
-
 # With so few rows of the factor, none is worth leaving out.
 _FEWEST = 4
 
@@ -136,8 +135,9 @@ class BlockCurvature(AbstractCurvature):
 
         def of(rows: int) -> tuple[Array, Array]:
             widths = [(0, rank - rows)] * 2 + [(0, 0)] * lanes
+            widen = lambda x: jnp.pad(x, widths) if x.ndim > lanes else x
             first, second = function(self.factor[:rows])
-            return tuple(jnp.pad(x, widths) if x.ndim > lanes else x for x in (first, second))
+            return widen(first), widen(second)
 
         counts = [*range(_FEWEST, rank, 2), rank]
         way = sum(jnp.astype(self.used > rows, int) for rows in counts[:-1])

@@ -54,7 +54,12 @@ def combine(
 
 
 # The operations of two that reductions repeat.
-_OF_TWO = {jnp.sum: jnp.add, jnp.max: jnp.maximum, jnp.all: jnp.logical_and, jnp.any: jnp.logical_or}
+_OF_TWO = {
+    jnp.sum: jnp.add,
+    jnp.max: jnp.maximum,
+    jnp.all: jnp.logical_and,
+    jnp.any: jnp.logical_or,
+}
 
 
 def fold(reduction: Callable[..., Array], x: Array, axis: int = 0) -> Array:

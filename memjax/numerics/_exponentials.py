@@ -6,6 +6,8 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ._trees import choose
+
 
 def gram_factor(
     rates: Float[Array, "modes *lanes"], weights: Float[Array, "modes *lanes"], rank: int
@@ -33,9 +35,9 @@ def gram_factor(
         left = _left(rates, weights, carry)
 
         def larger(j: Any, most: tuple[Array, Array]) -> tuple[Array, Array]:
-            better = left[j] > most[0]
-            return jnp.where(better, left[j], most[0]), jnp.where(better, rates[j], most[1])
+            return choose(left[j] > most[0], (left[j], rates[j]), most)
 
+        # Not `argmax`, which XLA runs over one number after the other on a CPU.
         _, x = lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))
         return _eliminate(rates, weights, carry, x)
 
@@ -64,7 +66,8 @@ def complete_gram_factor(
         if present is not None:
             most = jnp.where(present, most, -1.0)
         chosen = jnp.argmax(jnp.where(count < 2, most, -jnp.inf), axis=0)[None]
-        (phi, slope), rows = _eliminate(rates, weights, (phi, slope), jnp.take_along_axis(rates, chosen, axis=0))
+        x = jnp.take_along_axis(rates, chosen, axis=0)[0]
+        (phi, slope), rows = _eliminate(rates, weights, (phi, slope), x)
         number = jnp.take_along_axis(count, chosen, axis=0) * len(rates) + chosen
         mode = jnp.arange(len(rates)).reshape(-1, *(1,) * (rates.ndim - 1))
         return (phi, slope, count + (mode == chosen)), (rows, number[0])

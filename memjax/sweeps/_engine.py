@@ -2,7 +2,9 @@
 
 A few programs do all the work of a sweep, whatever its size: one builds a batch of runs, one
 starts it, one advances all lanes and, on the device, replaces those that ended from the batch, and
-one collects what the replaced lanes measured. A finished batch is one item of a stream.
+one collects what the replaced lanes measured. A finished batch is one item of a stream. Batches may
+be larger than the number of lanes; they are then built, started and collected in pieces of as many
+runs as there are lanes.
 """
 
 import dataclasses
@@ -41,75 +43,150 @@ class Pool(eqx.Module):
     cell: Int[Array, " lanes"]
 
 
-def build_batch(build: Callable[..., Runs], varied: dict[str, Array]) -> Runs:
-    """A batch of runs."""
-    return eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
+def build_batch(
+    build: Callable[..., Runs], varied: dict[str, Array], lanes: int, size: Array
+) -> Runs:
+    """A batch of runs, of which the first `size` are asked for."""
+    one = lambda varied: eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
+    return _in_pieces(one, lanes, size, varied)
 
 
-def start_batch(method: LaneMethod, runs: Runs, cell: Array) -> Pool:
+def start_batch(method: LaneMethod, runs: Runs, cell: Array, lanes: int, size: Array) -> Pool:
     """A batch of runs at their starts; `cell` is -1 where there is none."""
-    lanes = method.start(runs)
-    result = jnp.where(cell >= 0, lanes.result, _IDLE)
-    return Pool(runs, eqx.tree_at(lambda s: s.result, lanes, result), cell)
+
+    def one(pieces: tuple[Runs, Array]) -> Pool:
+        runs, cell = pieces
+        lanes = method.start(runs)
+        result = jnp.where(cell >= 0, lanes.result, _IDLE)
+        return Pool(runs, eqx.tree_at(lambda s: s.result, lanes, result), cell)
+
+    return _in_pieces(one, lanes, size, (runs, cell))
+
+
+def open_pool(batch: Pool, lanes: int) -> tuple[Pool, Pool]:
+    """Lanes without runs, and room for the runs of a batch that ended, and for lanes besides."""
+    arrays, fixed = eqx.partition(batch, eqx.is_array)
+    idle = jax.tree.map(lambda x: x[..., :lanes], arrays)
+    nothing = jnp.full(lanes, _IDLE, batch.lanes.result.dtype), jnp.full(lanes, -1)
+    idle = eqx.tree_at(lambda p: (p.lanes.result, p.cell), idle, nothing)
+    wider = lambda x: jnp.zeros((*x.shape[:-1], x.shape[-1] + lanes), x.dtype)
+    return eqx.combine(idle, fixed), eqx.combine(jax.tree.map(wider, arrays), fixed)
+
+
+def put_in(pool: Pool, ended: Pool, first: Array) -> Pool:
+    """All lanes in the places from `first` on."""
+    put = lambda x, y: lax.dynamic_update_slice_in_dim(y, x, first, -1) if eqx.is_array(x) else y
+    return jax.tree.map(put, pool, ended)
 
 
 def advance(
     method: LaneMethod, pool: Pool, batch: Pool, ended: Pool, taken: Array, size: Array
 ) -> tuple[Pool, Pool, Array]:
     """Advance all lanes. Those that end make room for the next runs of `batch`, whose first
-    `taken` of `size` have been started before, and are kept in `ended` at the same places.
+    `taken` of `size` have been started before, and are kept in `ended` at the same places, after
+    which there is anything.
 
     Returns once the batch is used up; with an empty one, once no lane runs any more.
     """
-    lanes = pool.cell.shape[0]
+    count = pool.cell.shape[0]
     # What runs hold besides arrays, such as the function of a loss, is no value of a loop.
     (pool, batch, ended), fixed = eqx.partition((pool, batch, ended), eqx.is_array)
 
-    def waiting(pool: Pool) -> Bool[Array, " lanes"]:
-        return pool.lanes.result != RUNNING
+    def waiting(lanes: Lanes) -> Bool[Array, " lanes"]:
+        return lanes.result != RUNNING
 
     def going(carry: tuple) -> Bool[Array, ""]:
         pool, _, taken, steps = carry
-        more = jnp.where(size > 0, taken < size, jnp.any(~waiting(pool)))
+        more = jnp.where(size > 0, taken < size, jnp.any(~waiting(pool.lanes)))
         return more & (steps < _STEPS)
 
-    def exchange(carry: tuple) -> tuple:
-        pool, ended, taken = carry
-        free = waiting(pool)
-        place = taken + jnp.cumsum(free) - 1
-        free = free & (place < size)
-        place = jnp.where(free, place, lanes)
-        source = jnp.full(lanes, lanes).at[place].set(jnp.arange(lanes), mode="drop")
-        ended = choose(source < lanes, _take(pool, jnp.minimum(source, lanes - 1)), ended)
-        pool = choose(free, _take(batch, jnp.minimum(place, lanes - 1)), pool)
+    def exchange(pool: Pool, ended: Pool, taken: Array) -> tuple[Pool, Pool, Array]:
+        free = waiting(pool.lanes)
+        number = jnp.cumsum(free) - 1
+        free = free & (taken + number < size)
+        # The lanes that are free, in their order.
+        place = jnp.where(free, number, count)
+        source = jnp.zeros(count, int).at[place].set(jnp.arange(count), mode="drop")
+        ended = put_in(_take(pool, source), ended, taken)
+        pool = choose(free, _take(batch, jnp.where(free, taken + number, 0)), pool)
         return pool, ended, taken + jnp.sum(free)
 
-    def step(carry: tuple) -> tuple:
+    def advance_and_exchange(carry: tuple) -> tuple:
         pool, ended, taken, steps = carry
-        moved = method.step(eqx.combine(pool.runs, fixed[0].runs), pool.lanes)
-        pool = eqx.tree_at(lambda p: p.lanes, pool, moved)
+        runs = eqx.combine(pool.runs, fixed[0].runs)
         # Not for each lane that ends: an exchange moves all that there is of every lane.
-        idle = jnp.sum(waiting(pool))
-        due = (taken < size) & (idle >= jnp.minimum(max(1, lanes // 8), size - taken))
-        pool, ended, taken = lax.cond(due, exchange, lambda carry: carry, (pool, ended, taken))
-        return pool, ended, taken, steps + 1
+        enough = jnp.where(size > 0, jnp.minimum(max(1, count // 8), size - taken), count)
 
-    pool, ended, taken, _ = lax.while_loop(going, step, (pool, ended, taken, jnp.zeros((), int)))
+        def before(carry: tuple) -> Bool[Array, ""]:
+            lanes, steps = carry
+            return (jnp.sum(waiting(lanes)) < enough) & (steps < _STEPS)
+
+        def step(carry: tuple) -> tuple:
+            lanes, steps = carry
+            return method.step(runs, lanes), steps + 1
+
+        moved, steps = lax.while_loop(before, step, (pool.lanes, steps))
+        pool = eqx.tree_at(lambda p: p.lanes, pool, moved)
+        return *exchange(pool, ended, taken), steps
+
+    start = (pool, ended, taken, jnp.zeros((), int))
+    pool, ended, taken, _ = lax.while_loop(going, advance_and_exchange, start)
     return eqx.combine(pool, fixed[0]), eqx.combine(ended, fixed[2]), taken
 
 
-def collect(method: LaneMethod, pool: Pool, size: Array) -> tuple[Array, dict[str, Array]]:
-    """The cells of the first `size` lanes of a pool, -1 where a run has not ended, and what all
-    lanes measured, lanes first."""
-    rows, _ = method.finish(pool.runs, pool.lanes)
-    # A sweep keeps the losses of its curves only.
-    rows.pop("curve_distance", None)
-    place = jnp.arange(pool.cell.shape[0])
-    return jnp.where((place < size) & (pool.lanes.result != RUNNING), pool.cell, -1), rows
+def collect(
+    method: LaneMethod, ended: Pool, lanes: int, size: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The cells of the first `size` runs of the room for a batch, -1 where a run has not ended, and
+    what all measured, runs first."""
+
+    def one(pool: Pool) -> tuple[Array, dict[str, Array]]:
+        rows, _ = method.finish(pool.runs, pool.lanes)
+        # A sweep keeps the losses of its curves only.
+        rows.pop("curve_distance", None)
+        rows = {name: jnp.moveaxis(row, 0, -1) for name, row in rows.items()}
+        return jnp.where(pool.lanes.result != RUNNING, pool.cell, -1), rows
+
+    ended = jax.tree.map(lambda x: x[..., :-lanes] if eqx.is_array(x) else x, ended)
+    cell, rows = _in_pieces(one, lanes, size, ended)
+    rows = {name: jnp.moveaxis(row, -1, 0) for name, row in rows.items()}
+    return jnp.where(jnp.arange(cell.shape[0]) < size, cell, -1), rows
+
+
+def _in_pieces(function: Callable[[Any], Any], lanes: int, size: Array, batch: Any) -> Any:
+    """`function` of so many lanes of a batch at a time, as far as there are `size`; lanes are last.
+
+    The memory for one piece serves for the next, and what takes a while to begin is begun once.
+    """
+    arrays, fixed = eqx.partition(batch, eqx.is_array)
+    count = jax.tree.leaves(arrays)[0].shape[-1] // lanes
+    if count == 1:
+        return function(batch)
+    kept = None
+
+    def piece(arrays: Any) -> Any:
+        nonlocal kept
+        out, kept = eqx.partition(function(eqx.combine(arrays, fixed)), eqx.is_array)
+        return out
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], count, lanes), -2, 0)
+
+    def joined(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], count * lanes)
+
+    pieces = jax.tree.map(split, arrays)
+    shapes = jax.eval_shape(piece, jax.tree.map(lambda x: x[0], pieces))
+    nothing = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    one = lambda args: lax.cond(args[0] < size, piece, nothing, args[1])
+    out = lax.map(one, (lanes * jnp.arange(count), pieces))
+    return eqx.combine(jax.tree.map(joined, out), kept)
 
 
 # So many runs take longer than what is saved by compiling quickly.
 _FEW = 2048
+# Pieces of a batch, where runs are that many.
+_PIECES = 4
 # The largest tolerance of the dearer method.
 _HARD_RTOL = 1e-6
 
@@ -163,6 +240,10 @@ class Program:
         self.lock = threading.Lock()
         self.hard_lanes = hard_lanes
         self.quick = is_small(self.count) if quick is None else quick
+        # What is compiled must not depend on the number of cells, which differs between the parts
+        # of a stored sweep. On other devices lanes fill the memory.
+        many = closed and not self.quick and jax.default_backend() == "cpu"
+        self.most = lanes * (_PIECES if many else 1)
         self._calls: dict[tuple[Callable, Any], Call] = {}
 
     @property
@@ -201,21 +282,24 @@ class Program:
         self._calls[function, device], out = first_call(function, effort, device, arguments)
         return out
 
-    def batch(self, device: Any) -> tuple[Pool, int]:
+    def batch(self, device: Any, workers: int = 1) -> tuple[Pool, Array, int]:
         """The next cells of the queue at their starts, and how many they are."""
         with self.lock:
-            first, self.next = self.next, min(self.next + self.lanes, self.count)
-            size = self.next - first
+            # Smaller ones towards the end, so that all workers end at about the same time.
+            share = -(-(self.count - self.next) // (2 * workers))
+            size = min(self.count - self.next, self.most, max(self.lanes, share))
+            first, self.next = self.next, self.next + size
         # Filled up with repeats, so that all batches share one compilation.
-        rows = np.minimum(first + np.arange(self.lanes), self.count - 1)
-        cell = np.where(np.arange(self.lanes) < size, rows, -1)
+        rows = np.minimum(first + np.arange(self.most), self.count - 1)
+        cell = np.where(np.arange(self.most) < size, rows, -1)
         varied = {name: column[rows] for name, column in self.columns.items()}
-        varied, cell = jax.device_put((varied, cell), device)
-        runs = self.call(build_batch, device, self.build, varied)
-        return self.call(start_batch, device, self.method, runs, cell), size
+        varied, cell, count = jax.device_put((varied, cell, np.asarray(size)), device)
+        runs = self.call(build_batch, device, self.build, varied, self.lanes, count)
+        batch = self.call(start_batch, device, self.method, runs, cell, self.lanes, count)
+        return batch, count, size
 
     def run(
-        self, device: Any, stopped: threading.Event, helping: bool = False
+        self, device: Any, stopped: threading.Event, workers: int = 1, helping: bool = False
     ) -> Iterator[tuple[np.ndarray, dict]]:
         """Work on the queue until it is empty: the numbers of cells and their rows, by the
         batch, in the order in which they finish. A worker that is `helping` compiles what comes
@@ -223,15 +307,18 @@ class Program:
         with self.lock:
             if self.next == self.count:
                 return
-        pool, _ = self.batch(device)
-        place = lambda number: jax.device_put(np.asarray(number), device)
-        none, all_lanes = place(0), place(self.lanes)
+
+        def collected(ended: Pool, size: Array) -> tuple:
+            return self.call(collect, device, self.method, ended, self.lanes, size)
+
+        none, all_lanes = jax.device_put((np.asarray(0), np.asarray(self.lanes)), device)
+        batch, count, size = self.batch(device, workers)
+        pool, room = self.call(open_pool, device, batch, self.lanes)
         if helping:
-            self.call(collect, device, self.method, pool, all_lanes)
+            collected(room, none)
         late = None
         while not stopped.is_set():
-            batch, size = self.batch(device)
-            ended, taken, count = batch, none, place(size)
+            ended, taken = room, none
             while not stopped.is_set():
                 pool, ended, taken = self.call(
                     advance, device, self.method, pool, batch, ended, taken, count
@@ -244,16 +331,20 @@ class Program:
                     # A sign of life.
                     yield np.zeros(0, int), {"result": np.zeros(0, int)}
                 if size == 0 and not np.any(np.asarray(pool.lanes.result) == RUNNING):
-                    yield self.fetch(*self.call(collect, device, self.method, pool, all_lanes))
+                    ended = self.call(put_in, device, pool, room, none)
+                    yield self.fetch(*collected(ended, all_lanes))
                     return
                 if size > 0 and int(taken) == size:
                     break
             if size > 0 and int(taken) > 0:
-                late = self.call(collect, device, self.method, ended, taken)
+                late = collected(ended, taken)
+            if not stopped.is_set():
+                batch, count, size = self.batch(device, workers)
         if late is not None:
             yield self.fetch(*late)
         # Stopped: what has ended is still an answer.
-        yield self.fetch(*self.call(collect, device, self.method, pool, all_lanes))
+        ended = self.call(put_in, device, pool, room, none)
+        yield self.fetch(*collected(ended, all_lanes))
 
     @staticmethod
     def fetch(cell: Array, rows: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -290,7 +381,7 @@ def stream(programs: list[Program]) -> Stream:
                 for index in order:
                     # Another worker on the same device.
                     helping = worker >= len(devices) and worker % 2 == 1
-                    for cell, rows in programs[index].run(device, stopped, helping):
+                    for cell, rows in programs[index].run(device, stopped, workers, helping):
                         results.put((index, cell, rows))
         except BaseException as error:
             results.put(error)
