@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import memjax as mj
-from memjax.numerics import one_by_one
+from memjax.numerics import fold, one_by_one
 from memjax.plateaus._rest import comes_to_rest
 from memjax.plateaus._rounding import step_response
 
@@ -67,3 +67,22 @@ def test_the_tests_for_rest_do_so():
 
     shapes = decompositions(jax.vmap(one), jnp.ones((3, 4, 4)), jnp.ones((3, 4)))
     assert shapes and all(len(shape) == 2 for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    "shape, axis",
+    [((1, 3), 0), ((2, 3), 0), ((7, 3), 0), ((8, 3), 0), ((5, 4, 3), 0), ((5, 4, 3), 1)],
+)
+def test_folds_are_reductions(shape, axis):
+    x = np.random.default_rng(0).normal(size=shape)
+    for reduction, exact in ((jnp.sum, np.sum), (jnp.max, np.max)):
+        found = fold(reduction, jnp.asarray(x), axis)
+        np.testing.assert_allclose(found, exact(x, axis=axis), rtol=1e-14, atol=1e-15)
+    for level in (-2.0, 0.0, 2.0):
+        for reduction, exact in ((jnp.all, np.all), (jnp.any, np.any)):
+            found = fold(reduction, jnp.asarray(x > level), axis)
+            np.testing.assert_array_equal(found, exact(x > level, axis=axis))
+
+
+def test_what_is_no_number_stays_none_in_a_fold():
+    assert jnp.isnan(fold(jnp.max, jnp.asarray([[1.0], [jnp.nan], [3.0]]))[0])

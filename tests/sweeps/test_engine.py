@@ -12,6 +12,7 @@ import pytest
 
 import memjax as mj
 from memjax.plateaus import OUTCOMES
+from memjax.sweeps import _engine
 
 SPEC = mj.PlateauSweep(memories=(8.0,), widths=(3,), curve_points=0)
 MEMORIES = np.linspace(6, 16, 24)
@@ -83,6 +84,54 @@ def test_results_do_not_depend_on_the_order_of_runs_to_the_last_bit(dataset):
     other = swept(memories=MEMORIES[order], lanes=16).sel(memory_=MEMORIES)
     for name in ("time", "loss", "distance", "rounding", "num_steps"):
         np.testing.assert_array_equal(other[name], dataset[name])
+
+
+def test_large_sweeps_take_batches_of_several_times_the_lanes(monkeypatch):
+    lanes = 8
+    times = np.array([1.0, 1e2, 1e4])
+    few = swept(lanes=lanes, curve_times=times)
+    monkeypatch.setattr(_engine, "_FEW", 0)
+    opened = []
+    original = _engine.Program.batch
+
+    def batch(self, *arguments):
+        found = original(self, *arguments)
+        opened.append((found[0].cell.shape[0], found[2]))
+        return found
+
+    monkeypatch.setattr(_engine.Program, "batch", batch)
+    many = swept(lanes=lanes, curve_times=times)
+    assert {width for width, _ in opened} == {4 * lanes}
+    # Every run once, in batches that become smaller towards the end.
+    sizes = [size for _, size in opened]
+    assert sum(sizes) == few["time"].size
+    assert max(sizes) > lanes
+    np.testing.assert_array_equal(many["result"], few["result"])
+    np.testing.assert_array_equal(many["num_steps"], few["num_steps"])
+    for name in ("time", "loss", "distance", "curve_loss"):
+        np.testing.assert_allclose(many[name], few[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 9, 12])
+def test_pieces_of_a_batch_are_worked_off_as_far_as_asked_for(size):
+    class Item(eqx.Module):
+        array: jax.Array
+        name: str
+
+    def double(item):
+        assert item.array.shape == (2, 3)
+        return Item(2 * item.array, item.name + "!"), item.array[0]
+
+    @eqx.filter_jit
+    def run(item, size):
+        return _engine._in_pieces(double, 3, size, item)
+
+    array = 1.0 + jnp.arange(24.0).reshape(2, 12)
+    out, first = run(Item(array, "x"), jnp.asarray(size))
+    done = np.arange(12) < 3 * -(-size // 3)
+    assert out.name == "x!"
+    np.testing.assert_array_equal(out.array, np.where(done, 2 * array, 0))
+    np.testing.assert_array_equal(first, np.where(done, array[0], 0))
 
 
 @pytest.mark.slow
