@@ -10,8 +10,8 @@ import jax
 # On CPUs most of a compilation goes into loops of fused operations, of which there are hundreds.
 # Measured on the programs of gradient flows: XLA's older emitter of loops takes two thirds of the
 # time to compile and 1.1 (four modes) to 1.5 times (sixteen) to run; without LLVM's optimizations
-# it is less than half, and two to four times. Vectors are half as long by default as some processors
-# have them, with which runs of sixteen modes take 1.06 of the time.
+# it is less than half, and two to four times. By default vectors are half as long as some
+# processors have them, with which runs of sixteen modes take 1.06 of the time.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "full": {"xla_cpu_prefer_vector_width": 512},
     "less": {"xla_cpu_use_fusion_emitters": False},
