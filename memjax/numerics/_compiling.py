@@ -13,7 +13,8 @@ import jax
 # it is less than half, and two to four times. By default vectors are half as long as some
 # processors have them, with which runs of sixteen modes take 1.06 of the time.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "full": {"xla_cpu_prefer_vector_width": 512},
+    "most": {"xla_cpu_prefer_vector_width": 512},
+    "full": {},
     "less": {"xla_cpu_use_fusion_emitters": False},
     "least": {
         "xla_cpu_use_fusion_emitters": False,
@@ -22,7 +23,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
-Effort = Literal["full", "less", "least"]
+Effort = Literal["most", "full", "less", "least"]
 
 
 @functools.cache

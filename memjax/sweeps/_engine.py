@@ -275,7 +275,7 @@ class Program:
     def call(self, function: Callable, device: Any, *arguments: Any) -> Any:
         if (function, device) in self._calls:
             return self._calls[function, device](*arguments)
-        effort = "full"
+        effort = "most"
         if self.quick:
             # Where there are closed forms all the work is in one of the programs.
             effort = "least" if self.closed and function is not advance else "less"
