@@ -67,8 +67,9 @@ def open_pool(batch: Pool, lanes: int) -> tuple[Pool, Pool]:
     """Lanes without runs, and room for the runs of a batch that ended, and for lanes besides."""
     arrays, fixed = eqx.partition(batch, eqx.is_array)
     idle = jax.tree.map(lambda x: x[..., :lanes], arrays)
-    nothing = jnp.full(lanes, _IDLE, batch.lanes.result.dtype), jnp.full(lanes, -1)
-    idle = eqx.tree_at(lambda p: (p.lanes.result, p.cell), idle, nothing)
+    free = lambda p: (p.lanes.result, p.cell)
+    nothing = (jnp.full_like(x, y) for x, y in zip(free(idle), (_IDLE, -1), strict=True))
+    idle = eqx.tree_at(free, idle, tuple(nothing))
     wider = lambda x: jnp.zeros((*x.shape[:-1], x.shape[-1] + lanes), x.dtype)
     return eqx.combine(idle, fixed), eqx.combine(jax.tree.map(wider, arrays), fixed)
 
