@@ -47,8 +47,7 @@ def build_batch(
     build: Callable[..., Runs], varied: dict[str, Array], lanes: int, size: Array
 ) -> Runs:
     """A batch of runs, of which the first `size` are asked for."""
-    one = lambda varied: eqx.filter_vmap(build, out_axes=eqx.if_array(-1))(varied)
-    return _in_pieces(one, lanes, size, varied)
+    return _in_pieces(eqx.filter_vmap(build, out_axes=eqx.if_array(-1)), lanes, size, varied)
 
 
 def start_batch(method: LaneMethod, runs: Runs, cell: Array, lanes: int, size: Array) -> Pool:
