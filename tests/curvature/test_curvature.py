@@ -190,7 +190,8 @@ def test_coefficients_add_up_to_the_squared_norm():
     exact = amplitudes @ (1 / (rates[:, None] + rates)) @ amplitudes
     np.testing.assert_allclose(jnp.sum(found**2), exact, rtol=1e-13)
     each = [
-        exponential_coefficients(jnp.eye(5)[k] * amplitudes[k], rates, nodes)[0] for k in range(5)
+        exponential_coefficients(jnp.eye(5)[k] * amplitudes[k], jnp.asarray(rates), nodes)[0]
+        for k in range(5)
     ]
     np.testing.assert_allclose(moduli, jnp.sum(jnp.abs(jnp.stack(each)), axis=0), rtol=1e-13)
 
