@@ -358,6 +358,11 @@ class LaneMethod(eqx.Module):
         distance = runs.distance(y)
 
         settled, curvature = settle(runs, state, here, self.rtol)
+        noise = runs.margin_noise(state.initial_loss, loss, y)
+        # A margin that changes by not much more than its rounding within the step tells nothing of
+        # how fast it changes: slopes between closer points are those of rounding errors.
+        change = state.crossing.above - state.crossing.below
+        noise = jnp.where(change > 10 * noise, noise, jnp.inf)
         # One loop, so that the gradient of the margin is compiled once.
         doubt = lax.map(lambda y: self._doubt(runs, state, y), jnp.stack([y, state.nearest_y]))
         result, rounding = conclude(
@@ -367,7 +372,7 @@ class LaneMethod(eqx.Module):
             distance=distance,
             ledger=state.ledger,
             margin=state.margin,
-            margin_noise=runs.margin_noise(state.initial_loss, loss, y),
+            margin_noise=noise,
             slope=found.slope,
             doubt=doubt[0],
             nearest=state.nearest,
