@@ -24,8 +24,8 @@ _ITERATIONS_WITHOUT, SLOW = 5, 0.1
 # Where within a step its Hessian is taken. The stages are at 0.16, 0.64 and 1. Later than in the
 # middle, predictions lead astray near saddles.
 _MIDDLE = np.array([0.5])
-# What may be missing of a Hessian, as a share of the shift: Newton's iteration converges at least
-# at this rate in spite of it.
+# What may be missing of a Hessian, as a share of the shift. It adds as much to the rate at which
+# Newton's iteration converges; with 0.1 steps are 2 % more (sixteen modes).
 _NEGLIGIBLE = 0.02
 
 # From stages to the coefficients of theta, theta^2, theta^3 in their interpolation.
