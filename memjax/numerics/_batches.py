@@ -65,11 +65,11 @@ _OF_TWO = {
 def fold(reduction: Callable[..., Array], x: Array, axis: int = 0) -> Array:
     """A reduction of one axis: `jnp.sum`, `jnp.max`, `jnp.all` or `jnp.any`.
 
-    For what costs little, since it is written out for every number; else see `sum_over`. By halves,
-    which are operations of whole vectors of lanes: on a CPU XLA's own reductions run over one number
-    after the other, or are handed to a library with copies of what they take. The last two numbers
-    of a lane are left to XLA, since what a reduction returns stands in memory, and all else may be
-    evaluated anew wherever it is used.
+    For what costs little, since it is written out for every number; else see `sum_over`. By
+    halves, which are operations of whole vectors of lanes: on a CPU XLA's own reductions run over
+    one number after the other, or are handed to a library with copies of what they take. The last
+    two numbers of a lane are left to XLA, since what a reduction returns stands in memory, and all
+    else may be evaluated anew wherever it is used.
     """
     left = 2 if x.ndim == 2 else 1
     while x.shape[axis] > left:
