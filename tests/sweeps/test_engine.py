@@ -304,7 +304,7 @@ def test_closed_forms_and_the_general_path_find_the_same_times():
     np.testing.assert_allclose(out["time"], same["time"], rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_remainder_is_not_lost_in_the_loss():
     # The time hardly depends on the height, but the loss goes with its square. Times from an
     # integration in 50 digits with the height 1e-7.
