@@ -14,6 +14,7 @@ from ._lanes import DENSE as DENSE
 from ._lanes import FlowLanes as FlowLanes
 from ._lanes import gradient_bytes as gradient_bytes
 from ._lanes import lanes_of as lanes_of
+from ._lanes import velocities as velocities
 from ._linearised import acceleration as acceleration
 from ._linearised import flow_jacobian as flow_jacobian
 from ._linearised import linearise_flow as linearise_flow

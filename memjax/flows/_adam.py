@@ -96,7 +96,7 @@ class Adam(AbstractFlow):
         # `expm1` keeps the digits of short times. At time 0 M = g, and this is 0 / 0. The limit,
         # half the derivative of g, cannot be had from the gradient alone; 0 stands in for it.
         span = -self.averaging_times[which] * jnp.expm1(-time / self.averaging_times[which])
-        return jnp.where(time > 0, distance / jnp.where(time > 0, span, 1), 0)
+        return distance * jnp.where(time > 0, 1 / jnp.where(time > 0, span, 1), 0)
 
     def resistance(self, auxiliary: dict[str, Array], dt: Scalar) -> Float[Array, " weights"]:
         # From an implicit Euler step with the square held: t_1 (m - m_0) / dt = e - m and (theta -

@@ -1,5 +1,6 @@
 """Many displaced flows side by side, one a lane; lanes are the last axis of every array."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,7 @@ from ..losses import (
 )
 from ..models import AbstractModel
 from ..numerics import over_lanes
-from ._base import DisplacedFlow
+from ._base import AbstractFlow, DisplacedFlow
 
 # Up to this number of weights the Hessian is an array, made so many columns at once; for more it
 # is of that rank.
@@ -105,6 +106,32 @@ def _spread(curvature: AbstractCurvature, x: Float[Array, "n lanes"]) -> Float[A
     else:
         sizes = DenseCurvature(jnp.abs(curvature.dense()))
     return sizes.product(jnp.abs(x)[:, None])[:, 0]
+
+
+def velocities(
+    flow: DisplacedFlow,
+    gradient: Float[Array, "weights *stages lanes"],
+    y: Float[Array, "state *stages lanes"],
+) -> Float[Array, "state *stages lanes"]:
+    """The time derivative of every lane's state, where the gradient is known."""
+    # Only what the flow computes is under `vmap`, which puts lanes first: where states are put
+    # together there, XLA keeps them so in memory.
+    leaves, structure = jax.tree.flatten(flow.auxiliary)
+    auxiliary, start = [], len(gradient)
+    for leaf in leaves:
+        shape = leaf.shape[:-1]
+        end = start + math.prod(shape)
+        auxiliary.append(y[start:end].reshape(*shape, *y.shape[1:]).astype(leaf.dtype))
+        start = end
+
+    def one(flow: AbstractFlow, gradient: Array, auxiliary: PyTree[Array]) -> tuple:
+        at = flow.rates if gradient.ndim == 1 else jax.vmap(flow.rates, -1, -1)
+        return at(gradient, auxiliary)
+
+    arguments = flow.flow, gradient, jax.tree.unflatten(structure, auxiliary)
+    velocity, change = over_lanes(one)(*arguments)
+    rows = [x.reshape(-1, *y.shape[1:]) for x in jax.tree.leaves(change)]
+    return jnp.concatenate([velocity, *rows]).astype(y.dtype)
 
 
 def closed_form(

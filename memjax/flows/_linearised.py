@@ -16,6 +16,7 @@ from ..curvature import AbstractCurvature, AbstractShifted, DenseCurvature, each
 from ..numerics import over_lanes
 from ._base import DisplacedFlow
 from ._gradient import GradientFlow
+from ._lanes import velocities
 from ._newton_system import AbstractLinearisedFlow, Solve, SolveComplex
 from ._pointwise import linearise_pointwise
 
@@ -52,14 +53,11 @@ def acceleration(
 ) -> Float[Array, "state lanes"]:
     """The second derivative of every lane's state."""
 
-    def one(flow: DisplacedFlow, y: Array, gradient: Array, turned: Array) -> Array:
-        # The chain rule with H, so that the loss is not differentiated again.
-        primals, tangents = (gradient, y), (turned, flow.velocity(gradient, y))
-        return jax.jvp(flow.velocity, primals, tangents)[1]
-
-    velocity = over_lanes(lambda flow, gradient, y: flow.velocity(gradient, y))(flow, gradient, y)
+    velocity = velocities(flow, gradient, y)
     turned = curvature.product(velocity[: len(gradient), None])[:, 0]
-    return over_lanes(one)(flow, y, gradient, turned)
+    # The chain rule with H, so that the loss is not differentiated again.
+    at = lambda gradient, y: velocities(flow, gradient, y)
+    return jax.jvp(at, (gradient, y), (turned, velocity))[1]
 
 
 def linearise_flow(

@@ -115,8 +115,9 @@ class Nesterov(AbstractFlow):
     ) -> tuple[Float[Array, " weights"], tuple[Float[Array, " weights"], Float[Array, ""]]]:
         pace, time = auxiliary
         started = time > 0
-        change = -((1 + self.damping) * pace + gradient) / jnp.where(started, time, 1)
-        return time * pace, (jnp.where(started, change, 0), jnp.ones_like(time))
+        rate = jnp.where(started, 1 / jnp.where(started, time, 1), 0)
+        change = -((1 + self.damping) * pace + gradient) * rate
+        return time * pace, (change, jnp.ones_like(time))
 
     def resistance(self, auxiliary: tuple[Array, Array], dt: Scalar) -> Float[Array, ""]:
         # The friction at the end of the step, as in an implicit Euler step. At time 0 it is

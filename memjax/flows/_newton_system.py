@@ -6,7 +6,8 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, Float
 
-# From right-hand sides of shape `(state, sides, lanes)` to solutions.
+# From right-hand sides of shape `(state, sides, lanes)` to solutions. Of a pointwise flow sides may
+# be those of the weights alone, where all others are 0.
 Solve = Callable[[Array], Array]
 SolveComplex = Callable[[Array, Array], tuple[Array, Array]]
 

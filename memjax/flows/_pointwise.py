@@ -4,96 +4,140 @@ What such a flow remembers is eliminated weight by weight: before a step is solv
 shifted Hessian, and at its stages, where memories follow from the gradients there.
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..curvature import AbstractCurvature, invert_complex, invert_real
-from ..numerics import over_lanes
+from ..numerics import combine, over_lanes
 from ._base import AbstractFlow, DisplacedFlow
 from ._newton_system import AbstractLinearisedFlow, Solve, SolveComplex
+
+# The real and the imaginary part of a complex array.
+Pair = tuple[Array, Array]
+# Matrices for groups of memories that do not depend on one another, one a weight.
+Blocks = list[Float[Array, "group group weights *sides lanes"]]
 
 
 class _LinearisedPointwiseFlow(AbstractLinearisedFlow):
     """`memory` is the number of entries of the state that every weight has besides itself;
-    `order` takes the state to weights, memories and scalars."""
+    `order` takes the state to weights, memories and scalars. The columns of scalars are left out:
+    they move at a constant speed, which the stages of a step have exactly."""
 
     curvature: AbstractCurvature
     order: np.ndarray
     weight_by_gradient: Float[Array, "weights lanes"]
     weight_by_memory: Float[Array, "memory weights lanes"]
     memory_by_gradient: Float[Array, "memory weights lanes"]
-    memory_by_memory: Float[Array, "memory memory weights lanes"]
-
-    def _split(self, x: Array) -> tuple[Array, Array, Array]:
-        memory, weights = self.memory_by_gradient.shape[:2]
-        x = _permuted(x, self.order)
-        end = (1 + memory) * weights
-        return x[:weights], x[weights:end].reshape(memory, weights, *x.shape[1:]), x[end:]
-
-    def _join(self, weights: Array, memories: Array, scalars: Array) -> Array:
-        x = jnp.concatenate([weights, memories.reshape(-1, *weights.shape[1:]), scalars])
-        return _permuted(x, np.argsort(self.order))
+    memory_by_memory: Blocks
 
     def solver(self, mu: Float[Array, " lanes"]) -> Solve:
         # Without pivots: of memories that decay, s_z + s_z^T <= 0, this is definite.
-        inverse, _ = invert_real(mu * _eye(self.memory_by_memory) - self.memory_by_memory)
+        inverse = [invert_real(mu * _eye(block) - block)[0] for block in self.memory_by_memory]
         # M is diagonal, and (mu - M H) d = b is the symmetric shifted system
         #   (H - mu / M) d = -b / M.
         # For a heavy ball M = -1 / (mu + gamma), and the shift is mu (mu + gamma).
-        gained, scale = self._scale(inverse)
+        gained = _apply(inverse, self.memory_by_gradient)
+        gain = self.weight_by_gradient + self._felt(gained)
+        scale = -1 / jnp.where(gain == 0, _STILL, gain)
         solve = self.curvature.shifted(mu * scale)
 
         def apply(x: Array) -> Array:
-            weights, memories, scalars = self._split(x)
-            memories = _apply(inverse[:, :, :, None], memories)
-            right = weights + _apply(self.weight_by_memory[None, :, :, None], memories)[0]
-            out = solve(scale[:, None] * right)
-            memories = memories + gained[:, :, None] * self.curvature.product(out)
-            # The columns of scalars are left out: `memory_solver` has them exact at the stages, so
-            # that their side is 0.
-            return self._join(out, memories, scalars / mu)
+            weights, others = self._split(x)
+            if others is not None:
+                memories, scalars = _apply(inverse, others[0]), others[1] / mu
+                weights = weights + self._felt(memories)
+                others = memories, scalars
+            out = solve(scale[:, None] * weights)
+            change = gained[:, :, None] * self.curvature.product(out)
+            return self._join(out, change, others)
 
         return apply
 
     def solver_complex(self, real: Float[Array, " lanes"], imaginary: Array) -> SolveComplex:
-        eye = _eye(self.memory_by_memory)
-        parts = invert_complex(real * eye - self.memory_by_memory, imaginary * eye)
-        inverse, mu = lax.complex(*parts), lax.complex(real, imaginary)
-        gained, scale = self._scale(inverse)
-        shift = mu * scale
-        solve = self.curvature.shifted_complex(shift.real, shift.imag)
+        # In pairs of real arrays, since complex numbers stand interleaved in memory.
+        mu = real, imaginary
+        inverse = [
+            invert_complex(real * _eye(block) - block, imaginary * _eye(block))
+            for block in self.memory_by_memory
+        ]
+        a, b = [block[0] for block in inverse], [block[1] for block in inverse]
+        gained = _apply(a, self.memory_by_gradient), _apply(b, self.memory_by_gradient)
+        gain = self.weight_by_gradient + self._felt(gained[0]), self._felt(gained[1])
+        still = (gain[0] == 0) & (gain[1] == 0)
+        scale = _reciprocal((-jnp.where(still, _STILL, gain[0]), -gain[1]))
+        solve = self.curvature.shifted_complex(*_times(mu, scale))
+        slow = _reciprocal(mu)
 
         def apply(x: Array, y: Array) -> tuple[Array, Array]:
-            weights, memories, scalars = self._split(lax.complex(x, y))
-            memories = _apply(inverse, memories)
-            right = scale * (weights + _apply(self.weight_by_memory[None], memories)[0])
-            out = solve(right.real, right.imag)
+            (x, of_x), (y, of_y) = self._split(x), self._split(y)
+            if of_x is not None and of_y is not None:
+                (u, x_scalars), (v, y_scalars) = of_x, of_y
+                u, v = _apply(a, u) - _apply(b, v), _apply(a, v) + _apply(b, u)
+                x, y = x + self._felt(u), y + self._felt(v)
+                scalars = _times(slow, (x_scalars, y_scalars))
+                of_x, of_y = (u, scalars[0]), (v, scalars[1])
+            out = solve(*_times(scale, (x, y)))
             turned = self.curvature.product(jnp.stack(out, axis=1))
-            memories = memories + gained * lax.complex(turned[:, 0], turned[:, 1])
-            joined = self._join(lax.complex(*out), memories, scalars / mu)
-            return joined.real, joined.imag
+            change = _times(gained, (turned[:, 0], turned[:, 1]))
+            return self._join(out[0], change[0], of_x), self._join(out[1], change[1], of_y)
 
         return apply
 
-    def _scale(self, inverse: Array) -> tuple[Array, Array]:
-        """What a change of the gradient does to the memories, and $-1 / M$."""
-        gained = _apply(inverse, self.memory_by_gradient)
-        gain = self.weight_by_gradient + _apply(self.weight_by_memory[None], gained)[0]
-        # A weight that feels no gradient moves as if the shift were infinite. 1e100 times mu is
-        # above any curvature, and its square does not overflow.
-        return gained, -1 / jnp.where(gain == 0, -1e-100, gain)
+    def _split(self, x: Array) -> tuple[Array, tuple[Array, Array] | None]:
+        """What belongs to weights, and to memories and scalars."""
+        memory, weights = self.memory_by_gradient.shape[:2]
+        if len(x) == weights:
+            return x, None
+        x, end = _permuted(x, self.order), (1 + memory) * weights
+        return x[:weights], (x[weights:end].reshape(memory, weights, *x.shape[1:]), x[end:])
+
+    def _join(self, weights: Array, change: Array, others: tuple[Array, Array] | None) -> Array:
+        """The state, with a change of memories."""
+        count = len(self.order) - len(weights) * (1 + len(change))
+        still = jnp.zeros((count, *weights.shape[1:]), weights.dtype)
+        memories, scalars = (change, still) if others is None else (others[0] + change, others[1])
+        x = jnp.concatenate([weights, memories.reshape(-1, *weights.shape[1:]), scalars])
+        return _permuted(x, np.argsort(self.order))
+
+    def _felt(self, memories: Float[Array, "memory weights *sides lanes"]) -> Array:
+        """What memories do to the weights."""
+        return _apply([self.weight_by_memory[None]], memories)[0]
 
 
-def _apply(matrices: Array, x: Array) -> Array:
-    """The products of small matrices, one a weight, and vectors. Written out, which is faster than
-    a reduction."""
-    none = jnp.zeros((len(matrices), *x.shape[1:]), x.dtype)
-    return sum((matrices[:, k] * x[k] for k in range(len(x))), none)
+# A weight that feels no gradient moves as if the shift were infinite. 1e100 times mu is above any
+# curvature, and its square does not overflow.
+_STILL = -1e-100
+
+
+def _apply(blocks: Blocks, x: Float[Array, "memory weights *sides lanes"]) -> Array:
+    """The products of blocks and vectors. Written out, which is faster than a reduction."""
+    products, start = [jnp.zeros((0, *x.shape[1:]), x.dtype)], 0
+    for block in blocks:
+        none, count = jnp.zeros((len(block), *x.shape[1:]), x.dtype), block.shape[1]
+        terms = (_beside(block[:, k], x) * x[start + k] for k in range(count))
+        products.append(sum(terms, none))
+        start += count
+    return jnp.concatenate(products)
+
+
+def _beside(x: Array, y: Array) -> Array:
+    """`x` with the axis of sides that `y` has before its lanes."""
+    return x[..., None, :] if y.ndim == 4 else x
+
+
+def _times(x: Pair, y: Pair) -> Pair:
+    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+
+
+def _reciprocal(x: Pair) -> Pair:
+    # As a matrix of one element, for the sake of the scaling there.
+    real, imaginary = invert_complex(x[0][None, None], x[1][None, None])
+    return real[0, 0], imaginary[0, 0]
 
 
 def _permuted(x: Array, order: np.ndarray) -> Array:
@@ -101,109 +145,114 @@ def _permuted(x: Array, order: np.ndarray) -> Array:
     return x if np.array_equal(order, np.arange(len(order))) else x[order]
 
 
-def _eye(matrices: Array) -> Array:
-    memory, lanes = len(matrices), matrices.ndim - 2
-    return jnp.eye(memory, dtype=matrices.dtype).reshape(memory, memory, *(1,) * lanes)
+def _eye(block: Array) -> Array:
+    return jnp.eye(len(block), dtype=block.dtype)[:, :, None, None]
 
 
 class _Parts:
-    """Where weights, memories and scalars stand in the state of a pointwise flow, whose
-    `auxiliary` has lanes as the last axis of every leaf."""
+    """Where weights, memories and scalars stand in the state of a pointwise flow whose arrays have
+    lanes last. Memories that depend on one another are neighbours, in groups of some `sizes`."""
 
-    def __init__(self, auxiliary: PyTree, size: int) -> None:
-        leaves, self.structure = jax.tree.flatten(auxiliary)
+    def __init__(self, flow: DisplacedFlow, y: Array, gradient: Array) -> None:
+        leaves, self.structure = jax.tree.flatten(flow.auxiliary)
         shapes = [leaf.shape[:-1] for leaf in leaves]
-        self.size, self.own = size, [shape == (size,) for shape in shapes]
+        self.size = size = len(gradient)
         for shape in shapes:
             if shape not in ((), (size,)):
                 raise ValueError(
                     f"`auxiliary` of a pointwise flow must hold one number a weight, shape "
                     f"{(size,)}, or scalars, got shape {shape}; leave `pointwise` out."
                 )
-        self.memories, self.scalars, start = [], [], size
-        for is_own in self.own:
-            end = start + (size if is_own else 1)
-            (self.memories if is_own else self.scalars).append(np.arange(start, end))
-            start = end
+        self.places = _neighbours([size, *(size if shape else 1 for shape in shapes)])[1:]
+        # Numbers of leaves.
+        self.memories = [k for k, shape in enumerate(shapes) if shape]
+        self.scalars = [k for k, shape in enumerate(shapes) if not shape]
+        memories, scalars = self.split(y)
+        changes = over_lanes(lambda *args: self.rates(*args)[1])
+        groups = _joined(
+            _sources(lambda *memories: changes(flow.flow, gradient, memories, scalars), *memories)
+        )
+        self.sizes = [len(group) for group in groups]
+        self.memories = [self.memories[m] for group in groups for m in group]
 
     @property
     def order(self) -> np.ndarray:
-        return np.concatenate([np.arange(self.size), *self.memories, *self.scalars])
+        places = [self.places[k] for k in (*self.memories, *self.scalars)]
+        numbers = [np.arange(place.start, place.stop) for place in places]
+        return np.concatenate([np.arange(self.size), *numbers])
 
-    def split(self, y: Array) -> tuple[list[Array], list[Array]]:
-        return [y[place] for place in self.memories], [y[place[0]] for place in self.scalars]
+    def split(self, y: Float[Array, "state *stages lanes"]) -> tuple[list[Array], list[Array]]:
+        """Memories and scalars."""
+        return (
+            [y[self.places[k]] for k in self.memories],
+            [y[self.places[k].start] for k in self.scalars],
+        )
+
+    def leaves(self, memories: list[Array], scalars: list[Array]) -> list[Array]:
+        """Both in the order of the state."""
+        of = dict(zip((*self.memories, *self.scalars), (*memories, *scalars), strict=True))
+        return [of[k] for k in range(len(of))]
 
     def rates(
         self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
     ) -> tuple[Array, list[Array], list[Array]]:
-        """The velocity of the weights, and the changes of memories and of scalars."""
-        kept, rest = iter(memories), iter(scalars)
-        leaves = [next(kept) if is_own else next(rest) for is_own in self.own]
-        velocity, change = flow.rates(gradient, jax.tree.unflatten(self.structure, leaves))
+        """The velocity of the weights, and the changes of memories and of scalars, of one run."""
+        auxiliary = jax.tree.unflatten(self.structure, self.leaves(memories, scalars))
+        velocity, change = flow.rates(gradient, auxiliary)
         changes = jax.tree.leaves(change)
-        chosen = lambda own: [
-            z for z, is_own in zip(changes, self.own, strict=True) if is_own is own
-        ]
-        return velocity, chosen(True), chosen(False)
+        return velocity, [changes[k] for k in self.memories], [changes[k] for k in self.scalars]
 
-    def groups(
-        self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
-    ) -> list[list[int]]:
-        """Which memories depend on one another, by what their rates are computed from. Those of
-        Adam are two groups of one."""
-        rates = lambda memories: self.rates(flow, gradient, memories, scalars)[1]
-        jaxpr = jax.make_jaxpr(rates)(memories).jaxpr
-        felt = {id(variable): {k} for k, variable in enumerate(jaxpr.invars)}
-        of = lambda variables: set().union(*(felt.get(id(v), set()) for v in variables))
-        for equation in jaxpr.eqns:
-            felt |= dict.fromkeys(map(id, equation.outvars), of(equation.invars))
-        groups: list[set[int]] = []
-        for k, change in enumerate(jaxpr.outvars):
-            joined = {k} | of([change])
-            apart = [group for group in groups if not group & joined]
-            groups = [*apart, joined.union(*(group for group in groups if group & joined))]
-        return [sorted(group) for group in groups]
+    def blocks(self, columns: list[list[Array]]) -> Blocks:
+        """What there is of a matrix within groups."""
+        return [
+            jnp.stack([jnp.stack(column[place]) for column in columns[place]], axis=1)
+            for place in _neighbours(self.sizes)
+        ]
 
     def slopes(
         self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """The derivatives of the velocity and of the changes of memories, by the gradient and, one
-        row a memory, by the memories. Every weight has its own, so that one direction for all of
-        them tells them all."""
-        rates = lambda gradient, memories: self.rates(flow, gradient, memories, scalars)[:2]
-        still = jnp.zeros_like(gradient)
-        stack = lambda rows: jnp.stack(rows) if rows else jnp.zeros((0, self.size), still.dtype)
+    ) -> list[tuple[Array, list[Array]]]:
+        """The derivatives of the velocity and of the changes of memories by the gradient and by
+        every memory, of one run. Every weight has its own, so that one direction for all of them
+        tells them all."""
+        inputs = [gradient, *memories]
 
-        def along(which: int) -> tuple[Array, Array]:
-            directions = [still] * (1 + len(memories))
-            directions[which] = jnp.ones_like(gradient)
-            tangents = (directions[0], directions[1:])
-            velocity, changes = jax.jvp(rates, (gradient, memories), tangents)[1]
-            return velocity, stack(changes)
+        def along(which: int) -> tuple[Array, list[Array]]:
+            # Of one input alone: products of the others with tangents that are 0 would be computed.
+            def rates(x: Array) -> tuple[Array, list[Array]]:
+                gradient, *memories = [*inputs[:which], x, *inputs[which + 1 :]]
+                return self.rates(flow, gradient, memories, scalars)[:2]
 
-        columns = [along(1 + k) for k in range(len(memories))]
-        matrix = [column[1] for column in columns]
-        empty = jnp.zeros((0, 0, self.size), still.dtype)
-        by_memory = jnp.stack(matrix, axis=1) if matrix else empty
-        return along(0), (stack([column[0] for column in columns]), by_memory)
+            return jax.jvp(rates, (inputs[which],), (jnp.ones_like(inputs[which]),))[1]
+
+        return [along(k) for k in range(len(inputs))]
 
 
 def linearise_pointwise(
     flow: DisplacedFlow, y: Array, gradient: Array, curvature: AbstractCurvature, ahead: Array
 ) -> _LinearisedPointwiseFlow:
-    parts = _Parts(flow.auxiliary, len(gradient))
+    parts = _Parts(flow, y, gradient)
 
-    def one(flow: DisplacedFlow, y: Array, gradient: Array, ahead: Array) -> tuple[Array, ...]:
+    def one(
+        flow: AbstractFlow, gradient: Array, memories: list, scalars: list, ahead: Array
+    ) -> list[tuple[Array, list[Array]]]:
         # At time 0 Nesterov's friction and the pace of Adam's averages are infinite, and the flows
         # put 0 in their place. They are finite at `ahead`.
-        memories, scalars = parts.split(y)
-        speeds = parts.rates(flow.flow, gradient, memories, scalars)[2]
+        speeds = parts.rates(flow, gradient, memories, scalars)[2]
         scalars = [z + ahead * speed for z, speed in zip(scalars, speeds, strict=True)]
-        by_gradient, by_memory = parts.slopes(flow.flow, gradient, memories, scalars)
-        return by_gradient[0], by_memory[0], by_gradient[1], by_memory[1]
+        return parts.slopes(flow, gradient, memories, scalars)
 
+    (by_gradient, changes), *by_memory = over_lanes(one)(
+        flow.flow, gradient, *parts.split(y), ahead
+    )
+    stack = lambda rows: jnp.stack(rows) if rows else jnp.zeros((0, *gradient.shape))
     return _LinearisedPointwiseFlow(
-        curvature, parts.order, *over_lanes(one)(flow, y, gradient, ahead)
+        curvature,
+        parts.order,
+        by_gradient,
+        stack([velocity for velocity, _ in by_memory]),
+        stack(changes),
+        parts.blocks([changes for _, changes in by_memory]),
     )
 
 
@@ -214,7 +263,7 @@ def memory_solver(
     dt: Float[Array, " lanes"],
     times: Float[np.ndarray, " stages"],
     inverse: Float[np.ndarray, "stages stages"],
-) -> Callable[[Array, Array], Array]:
+) -> tuple[Callable[[Array, Array], Array], bool]:
     """What makes the memories of a pointwise flow fit the gradients at the stages of a step.
 
     Coefficients that change much within a step, such as those of an average that has just begun,
@@ -229,63 +278,86 @@ def memory_solver(
     **Returns:**
 
     A function from the gradients at the stages, shape `(weights, stages, lanes)`, and the
-    increments up to there, shape `(state, stages, lanes)`, to increments.
+    increments up to there, shape `(state, stages, lanes)`, to increments; and whether all but the
+    weights then obey their equations, up to rounding.
     """
     if not flow.flow.pointwise or flow.auxiliary is None:
-        return lambda gradients, stages: stages
-    size, count = len(gradient), len(times)
-    parts = _Parts(flow.auxiliary, size)
+        return (lambda gradients, stages: stages), False
+    size, count, rate = len(gradient), len(times), 1 / dt
+    parts = _Parts(flow, y, gradient)
+    memories, scalars = parts.split(y)
+    speeds = over_lanes(lambda *args: parts.rates(*args)[2])(flow.flow, gradient, memories, scalars)
+    # Exact: the speed is constant, and A^{-1} times the times is 1.
+    moves = [speed * dt * times[:, None] for speed in speeds]
+    then = [z + move for z, move in zip(scalars, moves, strict=True)]
 
-    def prepare(flow: DisplacedFlow, y: Array, gradient: Array, dt: Array) -> tuple:
-        memories, scalars = parts.split(y)
-        speeds = parts.rates(flow.flow, gradient, memories, scalars)[2]
-        # Exact: the speed is constant, and A^{-1} times the times is 1.
-        moves = [speed * dt * times for speed in speeds]
-        slopes = []
-        for k in range(count):
-            then = [z + move[k] for z, move in zip(scalars, moves, strict=True)]
-            slopes.append(parts.slopes(flow.flow, gradient, memories, then)[1][1])
-        groups = parts.groups(flow.flow, gradient, memories, scalars)
-        return moves, [
-            system([slope[np.ix_(group, group)] for slope in slopes], dt) for group in groups
+    def slopes(flow: AbstractFlow, gradient: Array, memories: list, then: list) -> list:
+        at = lambda scalars: [
+            column for _, column in parts.slopes(flow, gradient, memories, scalars)[1:]
         ]
+        return jax.vmap(at, -1, -1, axis_size=count)(then)
 
-    def system(slopes: list[Array], dt: Array) -> Array:
+    def changes(flow: AbstractFlow, gradients: Array, memories: list, then: list) -> list[Array]:
+        at = lambda *state: parts.rates(flow, *state)[1]
+        return jax.vmap(at, -1, -1)(gradients, memories, then)
+
+    def system(slope: Float[Array, "group group weights stages lanes"]) -> Array:
         """The inverse that takes the memories of every weight to where they belong."""
         # With z_i the increment up to stage i, the memories of a weight obey
         #   sum_k (A^{-1})_ik z_k / dt = s(g_i, z_0 + z_i).
         # They enter linearly in momentum and in averages, and one Newton update is then exact.
-        eye = jnp.broadcast_to(np.eye(len(slopes[0]))[:, :, None], slopes[0].shape)
-        block = lambda i, k: inverse[i, k] / dt * eye - (slopes[i] if i == k else 0)
+        eye = jnp.broadcast_to(_eye(slope), slope[:, :, :, 0].shape)
+        block = lambda i, k: inverse[i, k] * rate * eye - (slope[:, :, :, i] if i == k else 0)
         row = lambda i: jnp.concatenate([block(i, k) for k in range(count)], axis=1)
         return invert_real(jnp.concatenate([row(i) for i in range(count)]))[0]
 
-    def recall(
-        flow: DisplacedFlow, y: Array, gradients: Array, stages: Array, dt: Array, prepared: tuple
-    ) -> Array:
-        memories, scalars = parts.split(y)
-        moves, solves = prepared
-        for place, move in zip(parts.scalars, moves, strict=True):
-            stages = stages.at[place[0]].set(move)
-        gained, _ = parts.split(stages)
-        values = []
-        for k in range(count):
-            here = [z + gain[:, k] for z, gain in zip(memories, gained, strict=True)]
-            then = [z + move[k] for z, move in zip(scalars, moves, strict=True)]
-            values.append(parts.rates(flow.flow, gradients[:, k], here, then)[1])
-        groups = parts.groups(flow.flow, gradients[:, 0], memories, scalars)
-        for group, solve in zip(groups, solves, strict=True):
-            increments = jnp.stack([gained[m] for m in group])  # memory, weights, stages
-            right = [
-                jnp.stack([values[i][m] for m in group])
-                - sum(inverse[i, k] / dt * increments[:, :, k] for k in range(count))
-                for i in range(count)
-            ]
-            change = _apply(solve, jnp.concatenate(right))
-            change = change.reshape(count, len(group), size)
-            for k, m in enumerate(group):
-                stages = stages.at[parts.memories[m]].add(change[:, k].T)
-        return stages
+    slopes_then = lambda gradient, *memories: over_lanes(slopes)(
+        flow.flow, gradient, list(memories), then
+    )
+    systems = [system(slope) for slope in parts.blocks(slopes_then(gradient, *memories))]
+    # Slopes that depend on neither are those of linear equations.
+    linear = not any(_sources(slopes_then, gradient, *memories))
 
-    prepared = over_lanes(prepare)(flow, y, gradient, dt)
-    return lambda gradients, stages: over_lanes(recall)(flow, y, gradients, stages, dt, prepared)
+    def recall(gradients: Array, stages: Array) -> Array:
+        gained, _ = parts.split(stages)
+        here = [z[:, None] + gain for z, gain in zip(memories, gained, strict=True)]
+        wanted = over_lanes(changes)(flow.flow, gradients, here, then)
+        missed = [
+            want - combine(inverse, gain) * rate for want, gain in zip(wanted, gained, strict=True)
+        ]
+        found = []
+        for solve, own in zip(systems, _neighbours(parts.sizes), strict=True):
+            right = jnp.stack([x[:, i] for i in range(count) for x in missed[own]])
+            change, group = _apply([solve], right), len(missed[own])
+            for k, gain in enumerate(gained[own]):
+                found.append(gain + jnp.moveaxis(change[k::group], 0, 1))
+        rows = parts.leaves(found, [move[None] for move in moves])
+        return jnp.concatenate([stages[:size], *rows])
+
+    return recall, linear
+
+
+def _neighbours(sizes: list[int]) -> list[slice]:
+    """Where parts of some sizes are if each begins where the last ends."""
+    ends = itertools.accumulate(sizes)
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _sources(function: Callable, *inputs: Array) -> list[set[int]]:
+    """From which inputs each of the arrays is computed that a function returns."""
+    jaxpr = jax.make_jaxpr(function)(*inputs).jaxpr
+    found = {id(variable): {k} for k, variable in enumerate(jaxpr.invars)}
+    of = lambda variables: set().union(*(found.get(id(v), set()) for v in variables))
+    for equation in jaxpr.eqns:
+        found |= dict.fromkeys(map(id, equation.outvars), of(equation.invars))
+    return [of([variable]) for variable in jaxpr.outvars]
+
+
+def _joined(sources: list[set[int]]) -> list[list[int]]:
+    """Groups that do not depend on one another. The averages of Adam are two groups of one."""
+    groups: list[set[int]] = []
+    for k, source in enumerate(sources):
+        joined = {k} | source
+        apart = [group for group in groups if not group & joined]
+        groups = [*apart, joined.union(*(group for group in groups if group & joined))]
+    return [sorted(group) for group in groups]

@@ -82,11 +82,11 @@ def step_stages(
     # The last step's interpolation goes on, as long as there is one: Newton's iteration starts
     # with an error that is already small, and may be short.
     predicted = _predict(state, RADAU.times)
-    recall = memory_solver(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
+    memories = memory_solver(runs.flow, state.y, here.gradient, dt, RADAU.times, RADAU.inverse)
     solve_pair = jacobian.solver_complex(RADAU.pair.real / dt, RADAU.pair.imag / dt)
 
     def frozen(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-        stages, defect = defects(runs, state, recall, stages, rest)
+        stages, defect = defects(runs, state, *memories, stages, rest)
         first = solve(combine(RADAU.real_row, defect)[:, None])[:, 0]
         second = solve_pair(
             combine(np.real(RADAU.pair_row), defect), combine(np.imag(RADAU.pair_row), defect)
@@ -101,20 +101,23 @@ def step_stages(
     idle = state.result != RUNNING
     open_ = definite & ~idle
     if full:
-        update, most = _full_update(runs, state, recall, here.curvature), 10
+        update, most = _full_update(runs, state, memories, here.curvature), 10
     else:
         update, most = frozen, _ITERATIONS if runs.closed else _ITERATIONS_WITHOUT
     return solve_stages(runs, update, predicted, open_, idle, scale, most, compensated)
 
 
 def _full_update(
-    runs: Runs, state: Lanes, recall: Callable[[Array, Array], Array], start: AbstractCurvature
+    runs: Runs,
+    state: Lanes,
+    memories: tuple[Callable[[Array, Array], Array], bool],
+    start: AbstractCurvature,
 ) -> Callable[..., tuple[Array, Array]]:
     """Newton's update with the Jacobian of every stage: where modes approach each other, the
     Hessians at the stages of one step differ too much for that of its `start`."""
 
     def update(stages: Array, rest: Array | None) -> tuple[Array, Array]:
-        stages, defect = defects(runs, state, recall, stages, rest)
+        stages, defect = defects(runs, state, *memories, stages, rest)
         after, rate = state.y[:, None] + stages, 1 / state.dt
         each_stage = []
         for k in range(3):
@@ -137,6 +140,7 @@ def _full_update(
                 for k, each in enumerate(each_stage)
             ]
             solve = couple_arrays(whole, RADAU.inverse, rate)
+            defect = jnp.pad(defect, ((0, len(stages) - len(defect)), (0, 0), (0, 0)))
         return stages, -solve(defect)
 
     return update

@@ -48,11 +48,13 @@ def defects(
     runs: Runs,
     state: Lanes,
     recall: Callable[[Array, Array], Array],
+    exact: bool,
     stages: Float[Array, "state 3 lanes"],
     rest: Array | None,
-) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "state 3 lanes"]]:
+) -> tuple[Float[Array, "state 3 lanes"], Float[Array, "rows 3 lanes"]]:
     """The stages of a step of every lane, with memories that fit the weights, and by how much they
-    miss the equations of the formula. What the stages are short of in float64 is `rest`."""
+    miss the equations of the formula: only the weights if `recall` is `exact`. What the stages are
+    short of in float64 is `rest`."""
     n = runs.size
     low = None if state.low is None else state.low[:n, None]
     y, low = displace(state.y[:n, None], low, stages[:n], None if rest is None else rest[:n])
@@ -61,8 +63,9 @@ def defects(
     # the iteration is left with the weights.
     stages = recall(gradients, stages)
     velocities = runs.velocity(gradients, state.y[:, None] + stages)
-    defect = combine(RADAU.inverse, stages) / state.dt
-    return stages, defect - velocities
+    missing = slice(n if exact else None)
+    defect = combine(RADAU.inverse, stages[missing]) / state.dt - velocities[missing]
+    return stages, defect
 
 
 def solve_stages(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..curvature import AbstractCurvature
-from ..flows import AbstractFlow, DENSE, DisplacedFlow, GradientFlow, lanes_of
+from ..flows import AbstractFlow, DENSE, DisplacedFlow, GradientFlow, lanes_of, velocities
 from ..losses import AbstractLossLanes, Linearisation, SpectralLanes
 from ..models import AbstractModel
 from ..numerics import fold, over_lanes
@@ -183,12 +183,7 @@ class Runs(eqx.Module):
         """The time derivative of the states of every lane, where the gradient is known."""
         if isinstance(self.flow.flow, GradientFlow):
             return -gradient
-
-        def one(flow: DisplacedFlow, gradient: Array, y: Array) -> Array:
-            at = flow.velocity if gradient.ndim == 1 else jax.vmap(flow.velocity, -1, -1)
-            return at(gradient, y)
-
-        return over_lanes(one)(self.flow, gradient, y)
+        return velocities(self.flow, gradient, y)
 
     def coasting(self, y: Float[Array, "state lanes"]) -> Float[Array, "weights lanes"]:
         """How far the weights of every lane would move on."""
