@@ -29,6 +29,7 @@ import numpy as np
 import _peers
 import memjax as mj
 import plateau_sweep
+from _cores import on_one_core
 from plateau_sweep import Cells, machine, versions
 
 HERE = Path(__file__).resolve().parent
@@ -46,7 +47,6 @@ LANES = (1, 4, 16, 64, 256, 1024)
 BATCH_WIDTHS, BATCH_RTOLS = (4, 16), (1e-4,)
 # A method is not repeated once it has used this many seconds for one row.
 PATIENCE = 20.0
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 # --- Ours ----------------------------------------------------------------------------------
@@ -453,21 +453,6 @@ def table(result: dict[str, Any]) -> str:
 
 def _number(value: float | None, how: str) -> str:
     return "-" if value is None else format(value, how)
-
-
-def on_one_core() -> None:
-    """Pins the process to one core, and starts it again without thread pools.
-
-    The libraries read their number of threads when they are loaded. Where the system cannot pin
-    (macOS, Windows), only the threads are limited.
-    """
-    pinned = not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) == 1
-    if pinned and all(os.environ.get(name) == "1" for name in THREADS):
-        return
-    if not pinned:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import memjax as mj
+from _cores import on_one_core
 from memjax.plateaus import LaneMethod, RUNNING, Runs
 from plateau_sweep import machine, versions
 
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    on_one_core()
     main()
