@@ -12,7 +12,6 @@ import functools
 import gc
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
