@@ -66,7 +66,7 @@ class FitStatistics(eqx.Module):
         """
         level = as_plain(as_share, "confidence", confidence, "pass a level such as 0.95")
         freedom = np.inf if self.absolute_weights else max(int(self.degrees_of_freedom), 1)
-        quantile = float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+        quantile = float(scipy.special.stdtrit(freedom, (1 + level) / 2))
         half = quantile * jnp.sqrt(jnp.diagonal(self.covariance))
         low, high = self._by_name(self.estimates - half), self._by_name(self.estimates + half)
         return {name: (low[name], high[name]) for name in low}

@@ -292,7 +292,7 @@ def stability_radius(
     verdict: Verdict = "undecided"
     if np.unique(x).size >= 3:
         vanishing, positive = fit_line(np.log(x), y), fit_line(1 / x, y)
-        t = float(scipy.stats.t.ppf(0.975, x.size - 2))
+        t = float(scipy.special.stdtrit(x.size - 2, 0.975))
         exponent, error = -vanishing.slope, vanishing.errors().slope
         ends = positive.intercept + t * positive.errors().intercept * np.array([0, -1, 1])
         fits = np.array([exponent, error, *np.exp(ends)])

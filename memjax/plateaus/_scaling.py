@@ -300,7 +300,7 @@ def _find_larger_half(values: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _fit(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, ...]:
     line = fit_line(x, y)
-    t = float(scipy.stats.t.ppf(0.5 + confidence / 2, x.size - 2))
+    t = float(scipy.special.stdtrit(x.size - 2, 0.5 + confidence / 2))
     slope, intercept = line.slope, line.intercept
     ds, di = (t * error for error in line.errors())
     return slope, slope - ds, slope + ds, intercept, intercept - di, intercept + di

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -94,7 +95,13 @@ def check_build(
     except ValueError:
         pass  # a function of C has no signature
     first = grid.rows(np.zeros(1, int))
-    flow, model, exit, record = _build_in_the_open(build, first)
+    with _traceable():
+        try:
+            flow, model, exit, record = shapes_of(build, first)
+        except (TypeError, ValueError):
+            # In the open the error says in which cell.
+            _build_in_the_open(build, first)
+            raise
     check_instance(
         "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
         "return for example memjax.GradientFlow(loss)",
@@ -116,22 +123,30 @@ def check_build(
             )
         check_scalar(f"record[{name!r}]", value)
     for what, value in (("flow", flow), ("model", model), ("exit", exit)):
-        check_float64(what, eqx.filter(value, eqx.is_inexact_array))
+        check_float64(what, [leaf for leaf in jax.tree.leaves(value) if _is_inexact(leaf)])
     # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
     # built once more in the open, where the check says what is wrong.
-    try:
-        shapes = shapes_of(build, first)
+    with _traceable():
         if not own and isinstance(flow, AbstractFlow):
             check_memory(shapes_of(BuildRuns(build), first))
-        row = _suspicious_row(build, grid) if everywhere else None
-        if row is not None:
+        for row in _suspicious_rows(build, grid) if everywhere else [0]:
             _build_in_the_open(build, grid.rows(np.array([row])))
+    return flow, record
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    try:
+        yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
             f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
             "place of `if`, or name the axis in `static`."
         ) from error
-    return shapes[0], shapes[3]
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _build_in_the_open(build: "Build", columns: dict[str, np.ndarray]) -> tuple:
@@ -151,14 +166,20 @@ def _build_in_the_open(build: "Build", columns: dict[str, np.ndarray]) -> tuple:
         raise type(error)(text) from error
 
 
-def _find_nan(build: "Build", columns: dict[str, Array]) -> Bool[Array, " cells"]:
-    def bad(cell: dict[str, Array]) -> Bool[Array, ""]:
-        leaves = jax.tree.leaves(eqx.filter(build(cell)[:3], eqx.is_inexact_array))
-        return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves]))
+def _find_nan(build: "Build", columns: dict[str, Array]) -> tuple[Array, Array]:
+    """Where `build` makes NaN of what is measured, and of what is recorded."""
+
+    def bad(tree: Any) -> Bool[Array, ""]:
+        leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+        return jnp.any(jnp.stack([jnp.array(False), *(jnp.any(jnp.isnan(x)) for x in leaves)]))
+
+    def one(cell: dict[str, Array]) -> tuple[Array, Array]:
+        *measured, record = build(cell)
+        return bad(measured), bad(record)
 
     # In batches, since a build may make large arrays.
     together = max(1, min(64, _BATCH_BYTES // _build_bytes(build, columns)))
-    return jax.lax.map(bad, columns, batch_size=together)
+    return jax.lax.map(one, columns, batch_size=together)
 
 
 def _build_bytes(build: "Build", columns: dict[str, Any]) -> int:
@@ -167,20 +188,25 @@ def _build_bytes(build: "Build", columns: dict[str, Any]) -> int:
     return 1 + sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
 
 
-def _suspicious_row(build: "Build", grid: Grid) -> int | None:
-    """The first row in which `build` makes NaN of something."""
+def _suspicious_rows(build: "Build", grid: Grid) -> list[int]:
+    """The first row in which `build` makes NaN of what is measured, and the first of what is
+    recorded, which may be meant."""
     # Filled up with repeats, so that grids of different sizes share a compilation, unless that
     # costs more than one.
     least = 64 if 64 * _build_bytes(build, grid.rows(np.zeros(1, int))) <= _BATCH_BYTES else 1
     length = min(2**14, least * 2 ** int(np.ceil(np.log2(max(grid.count, least) / least))))
     find_nan = compiled(_find_nan, "least" if is_small(grid.count) else "full")
+    firsts: dict[int, int] = {}
     for start in range(0, grid.count, length):
         rows = np.minimum(np.arange(start, start + length), grid.count - 1)
         columns = {name: jnp.asarray(column) for name, column in grid.rows(rows).items()}
-        found = np.flatnonzero(np.asarray(find_nan(build, columns)))
-        if found.size:
-            return int(rows[found[0]])
-    return None
+        for kind, bad in enumerate(find_nan(build, columns)):
+            found = np.flatnonzero(np.asarray(bad))
+            if found.size:
+                firsts.setdefault(kind, int(rows[found[0]]))
+        if 0 in firsts:
+            break
+    return [firsts[kind] for kind in sorted(firsts)]
 
 
 def _unpack(build: Callable, arguments: Mapping[str, Any]) -> tuple[Any, Any, Any, dict]:

@@ -18,6 +18,10 @@ def build(omega=OMEGA, delta=DELTA, rate=RATE, b=B):
     return mj.GradientFlow(mj.WhiteNoiseLoss(target)), model, mj.RelativeLossDrop(delta)
 
 
+def bound_of(rate):
+    return mj.plateau_lower_bound(OMEGA, delta=DELTA, decay_rate=rate, width=2)
+
+
 WRONG_CELLS = [
     # The rate 8 is above 1 / b = 2 in one corner of the grid only.
     (
@@ -45,6 +49,12 @@ WRONG_CELLS = [
         {"width": [0, 1], "rate": [0.5, 0.7]},
         r"`rates` must be positive, got -0.5; .* \(In the cell width=1, rate=0.5.\)",
     ),
+    # Only what is recorded is out of range, in the second cell.
+    (
+        lambda share: (*build(), {"bound": bound_of(share)}),
+        {"share": [0.5, 0.0, 0.2]},
+        r"`decay_rate` must be positive, got 0.0; .* \(In the cell share=0.0.\)",
+    ),
 ]
 
 
@@ -54,6 +64,14 @@ def test_a_cell_that_is_out_of_range_is_named(build, axes, match):
     with pytest.raises(ValueError, match=match) as caught:
         mj.sweep(build, axes, static=static, progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_nan_may_be_recorded():
+    def record(omega):
+        return *build(omega), {"late": jnp.where(omega > 0.15, omega, jnp.nan)}
+
+    cells = mj.sweep(record, {"omega": [0.1, 0.2]}, progress=False)
+    np.testing.assert_array_equal(cells["late"], [np.nan, 0.2])
 
 
 def test_a_width_that_is_traced_is_one_to_be_named_in_static():
