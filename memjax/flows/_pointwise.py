@@ -6,7 +6,9 @@ shifted Hessian, and at its stages, where memories follow from the gradients the
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,12 +170,37 @@ class _Parts:
         self.memories = [k for k, shape in enumerate(shapes) if shape]
         self.scalars = [k for k, shape in enumerate(shapes) if not shape]
         memories, scalars = self.split(y)
-        changes = over_lanes(lambda *args: self.rates(*args)[1])
-        groups = _joined(
-            _sources(lambda *memories: changes(flow.flow, gradient, memories, scalars), *memories)
-        )
+        changes = lambda flow, gradient, scalars, memories: self.rates(
+            flow, gradient, memories, scalars
+        )[1]
+        groups = _joined(_Trace(changes, flow.flow, gradient, scalars, memories).sources)
         self.sizes = [len(group) for group in groups]
         self.memories = [self.memories[m] for group in groups for m in group]
+
+    def are_linear(
+        self, flow: AbstractFlow, gradient: Array, memories: list[Array], scalars: list[Array]
+    ) -> bool:
+        """Whether memories enter their changes linearly, those of every weight its own alone, and
+        scalars move at a constant speed: as far as the program shows."""
+
+        def changes(flow: AbstractFlow, scalars: list[Array], inputs: list[Array]) -> list[Array]:
+            return self.rates(flow, inputs[0], inputs[1:], scalars)[1]
+
+        def slopes(flow: AbstractFlow, scalars: list[Array], inputs: list[Array]) -> list:
+            columns = self.slopes(flow, inputs[0], inputs[1:], scalars)[1:]
+            return [column for _, column in columns]
+
+        def speeds(flow: AbstractFlow, inputs: list[Array]) -> list[Array]:
+            gradient, *others = inputs
+            count = len(self.memories)
+            return self.rates(flow, gradient, others[:count], others[count:])[2]
+
+        inputs = [gradient, *memories]
+        return (
+            not any(_Trace(speeds, flow, [*inputs, *scalars]).sources)
+            and not any(_Trace(slopes, flow, scalars, inputs).sources)
+            and _Trace(changes, flow, scalars, inputs).is_elementwise
+        )
 
     @property
     def order(self) -> np.ndarray:
@@ -311,12 +338,8 @@ def memory_solver(
         row = lambda i: jnp.concatenate([block(i, k) for k in range(count)], axis=1)
         return invert_real(jnp.concatenate([row(i) for i in range(count)]))[0]
 
-    slopes_then = lambda gradient, *memories: over_lanes(slopes)(
-        flow.flow, gradient, list(memories), then
-    )
-    systems = [system(slope) for slope in parts.blocks(slopes_then(gradient, *memories))]
-    # Slopes that depend on neither are those of linear equations.
-    linear = not any(_sources(slopes_then, gradient, *memories))
+    columns = over_lanes(slopes)(flow.flow, gradient, memories, then)
+    systems = [system(slope) for slope in parts.blocks(columns)]
 
     def recall(gradients: Array, stages: Array) -> Array:
         gained, _ = parts.split(stages)
@@ -334,7 +357,7 @@ def memory_solver(
         rows = parts.leaves(found, [move[None] for move in moves])
         return jnp.concatenate([stages[:size], *rows])
 
-    return recall, linear
+    return recall, parts.are_linear(flow.flow, gradient, memories, scalars)
 
 
 def _neighbours(sizes: list[int]) -> list[slice]:
@@ -343,14 +366,49 @@ def _neighbours(sizes: list[int]) -> list[slice]:
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _sources(function: Callable, *inputs: Array) -> list[set[int]]:
-    """From which inputs each of the arrays is computed that a function returns."""
-    jaxpr = jax.make_jaxpr(function)(*inputs).jaxpr
-    found = {id(variable): {k} for k, variable in enumerate(jaxpr.invars)}
-    of = lambda variables: set().union(*(found.get(id(v), set()) for v in variables))
-    for equation in jaxpr.eqns:
-        found |= dict.fromkeys(map(id, equation.outvars), of(equation.invars))
-    return [of([variable]) for variable in jaxpr.outvars]
+class _Trace:
+    """What the program of a function of one run shows, given arguments with lanes last. The last
+    argument is a list of arrays."""
+
+    def __init__(self, function: Callable, *arguments: Any) -> None:
+        lane = lambda x: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype)
+        arrays, fixed = eqx.partition(arguments, eqx.is_array)
+        program = lambda arrays: function(*eqx.combine(arrays, fixed))
+        self._jaxpr = jax.make_jaxpr(program)(jax.tree.map(lane, arrays)).jaxpr
+        inputs = self._jaxpr.invars[len(self._jaxpr.invars) - len(arguments[-1]) :]
+        self._found = {id(variable): {k} for k, variable in enumerate(inputs)}
+        for equation in self._jaxpr.eqns:
+            found = self._sources_of(equation.invars)
+            self._found |= dict.fromkeys(map(id, equation.outvars), found)
+
+    @property
+    def sources(self) -> list[set[int]]:
+        """From which of the list each of the results is computed."""
+        return [self._sources_of([variable]) for variable in self._jaxpr.outvars]
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether numbers of the list meet those at the same place only."""
+        using = (e for e in self._jaxpr.eqns if self._sources_of(e.invars))
+        return all(map(_is_elementwise, using))
+
+    def _sources_of(self, variables: list[Any]) -> set[int]:
+        return set().union(*(self._found.get(id(variable), set()) for variable in variables))
+
+
+# What makes numbers of those at the same place, as far as flows are made of it.
+_ELEMENTWISE = frozenset(
+    "abs add and broadcast_in_dim clamp convert_element_type copy cos div eq erf exp expm1 ge gt "
+    "integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow rsqrt select_n "
+    "sign sin sqrt square stop_gradient sub tanh".split()
+)
+
+
+def _is_elementwise(equation: Any) -> bool:
+    inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    if equation.primitive.name in ("pjit", "jit", "custom_jvp_call") and inner is not None:
+        return all(map(_is_elementwise, inner.eqns))
+    return equation.primitive.name in _ELEMENTWISE
 
 
 def _joined(sources: list[set[int]]) -> list[list[int]]:

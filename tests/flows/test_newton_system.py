@@ -165,3 +165,26 @@ def test_memories_obey_their_equations_at_the_stages(name):
     missed = np.einsum("ij,njl->nil", RADAU.inverse, stages) / dt - velocity
     largest = np.max(np.abs(np.asarray(missed)[WEIGHTS:]))
     assert (largest < 1e-11) == exact
+
+
+class Mixing(Interleaved):
+    """Not pointwise, as it says: a memory feels the others of its kind."""
+
+    def rates(self, gradient, memory):
+        velocity, change = super().rates(gradient, memory)
+        return velocity, change | {"b": change["b"] - jnp.mean(memory["b"])}
+
+
+class Paced(Interleaved):
+    """The scalar does not move at a constant speed."""
+
+    def rates(self, gradient, memory):
+        velocity, change = super().rates(gradient, memory)
+        return velocity, change | {"time": 1 - memory["time"]}
+
+
+@pytest.mark.parametrize("flow", [Mixing, Paced])
+def test_what_a_flow_says_of_itself_is_not_believed(flow):
+    flows, y, gradient, _ = lanes_of(flow)
+    dt = jnp.array([0.1, 0.2, 0.3])
+    assert not memory_solver(flows, y, gradient, dt, RADAU.times, RADAU.inverse)[1]
