@@ -23,14 +23,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from ..numerics import choose
-from ..plateaus import lane_bytes, LaneMethod, Lanes, REFINEMENT, RUNNING, Runs, state_size
+from ..plateaus import EXITED, lane_bytes, LaneMethod, Lanes, REFINEMENT, RUNNING, Runs, state_size
 from ._calls import Call, first_call
 
 # Finished batches: the number of their program, of their cells, and their variables.
 Stream = Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]
 
-# The result of a lane that holds no run.
-_IDLE = -4
+# The result of a lane that holds no run. Of one that left its plateau there is least to be found
+# out when it is collected: to look whether a lane rests takes long for wide models.
+_IDLE = EXITED
 # Steps in one call: short enough for an interrupt to be noticed.
 _STEPS = 256
 
