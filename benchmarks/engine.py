@@ -39,7 +39,7 @@ TOLERANCES = (1e-3, 1e-4, 1e-6, 1e-8)
 LOOSER = (5e-1, 1e-1, 1e-2)
 # The engine works on so many times as many memories: what a sweep costs once, whatever its
 # size, is a row of its own.
-DENSER = {4: 16, 16: 9, 64: 9}
+DENSER = {4: 16, 16: 9, 64: 9, 256: 9}
 SIZES = (256, 1024, 4096, 16384, 65536)
 LANES = (1, 4, 16, 64, 256, 1024)
 # Where the methods that run in lock-step are measured: they take minutes elsewhere.
