@@ -30,11 +30,13 @@ NARROW = dataclasses.replace(SHORT, widths=(2,), curve_points=0)
 
 @pytest.fixture
 def interruptible():
-    """Python's own answer to an interrupt, which a shell takes from what it runs in the
-    background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Python's own answers to signals: a shell takes that to an interrupt from what it runs in the
+    background, and `nohup` that to the end of a terminal."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, answer) for number, answer in own.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, answer in before.items():
+        signal.signal(number, answer)
 
 
 @pytest.fixture(scope="module")
