@@ -7,7 +7,6 @@ the result.
 """
 
 import argparse
-import datetime
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import numpy as np
 import memjax as mj
 from _cores import on_one_core
 from memjax.plateaus import LaneMethod, RUNNING, Runs
-from plateau_sweep import machine, versions
+from plateau_sweep import write_result
 
 HERE = Path(__file__).resolve().parent
 # Those of a sweep, and the steps that are timed.
@@ -116,15 +115,7 @@ def main() -> None:
             }
             rows.append(row)
             print(json.dumps(row), flush=True)
-    result = {
-        "benchmark": "flows",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, "flows", rows=rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Run `python benchmarks/main_job.py` with nothing beside it.
 """
 
 import argparse
-import datetime
 import json
 import os
 import resource
@@ -16,10 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from plateau_sweep import machine, versions
+from plateau_sweep import write_result
 
 HERE = Path(__file__).resolve().parent
-MAIN = "import sys; from memjax.cli import main; sys.argv = ['memjax', 'sweep']; sys.exit(main())"
 
 
 def run(cache: Path) -> dict[str, float]:
@@ -29,7 +27,7 @@ def run(cache: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         before, begin = _processor(), time.perf_counter()
         subprocess.run(
-            [sys.executable, "-c", MAIN],
+            [sys.executable, "-m", "memjax.cli", "sweep"],
             cwd=folder,
             env=kept | told,
             check=True,
@@ -55,15 +53,7 @@ def main() -> None:
             for kind in ("empty", "kept"):
                 rows.append({"cache": kind, "cores_allowed": cores, **run(Path(cache))})
                 print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "benchmark": "main_job",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, "main_job", rows=rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ read the result.
 """
 
 import argparse
-import datetime
 import json
 import resource
 import subprocess
@@ -22,7 +21,7 @@ import numpy as np
 
 import memjax as mj
 from memjax.solvers import StageNewton
-from plateau_sweep import machine, versions
+from plateau_sweep import write_result
 
 HERE = Path(__file__).resolve().parent
 DELTA = 0.3
@@ -94,15 +93,12 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"width {width}: {method}", file=sys.stderr, flush=True)
-    result = {
-        "benchmark": "nonlinear",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
-        "settings": {"delta": DELTA, "rtol": 1e-5, "paths": 16, "times": 201},
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(
+        options.out,
+        "nonlinear",
+        settings={"delta": DELTA, "rtol": 1e-5, "paths": 16, "times": 201},
+        rows=rows,
+    )
     print("| width | method | exited | steps | cold, processor s | warm, processor s | GB |")
     print("|" + " --- |" * 7)
     for row in rows:

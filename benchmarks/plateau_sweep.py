@@ -711,6 +711,14 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
+def write_result(out: Path, benchmark: str, **content: Any) -> None:
+    """What was measured, with the date, the machine and the versions."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    result = {"benchmark": benchmark, "date": date, "machine": machine(), "versions": versions()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result | content, indent=1) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grid", choices=(*GRIDS, "all"), default="all")

@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -95,13 +94,7 @@ def check_build(
     except ValueError:
         pass  # a function of C has no signature
     first = grid.rows(np.zeros(1, int))
-    with _traceable():
-        try:
-            flow, model, exit, record = shapes_of(build, first)
-        except (TypeError, ValueError):
-            # In the open the error says in which cell.
-            _build_in_the_open(build, first)
-            raise
+    flow, model, exit, record = _build_in_the_open(build, first)
     check_instance(
         "build", flow, (AbstractFlow, AbstractTraining), "a function that returns first a flow",
         "return for example memjax.GradientFlow(loss)",
@@ -123,30 +116,21 @@ def check_build(
             )
         check_scalar(f"record[{name!r}]", value)
     for what, value in (("flow", flow), ("model", model), ("exit", exit)):
-        check_float64(what, [leaf for leaf in jax.tree.leaves(value) if _is_inexact(leaf)])
+        check_float64(what, eqx.filter(value, eqx.is_inexact_array))
     # Traced values cannot be checked, and are NaN where they are out of range: such a cell is
     # built once more in the open, where the check says what is wrong.
-    with _traceable():
+    try:
+        shapes = shapes_of(build, first)
         if not own and isinstance(flow, AbstractFlow):
             check_memory(shapes_of(BuildRuns(build), first))
-        for row in _suspicious_rows(build, grid) if everywhere else [0]:
+        for row in _suspicious_rows(build, grid) if everywhere else ():
             _build_in_the_open(build, grid.rows(np.array([row])))
-    return flow, record
-
-
-@contextmanager
-def _traceable() -> Iterator[None]:
-    try:
-        yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
             f"`build` must work on traced values, got {type(error).__name__}; use jnp.where in "
             "place of `if`, or name the axis in `static`."
         ) from error
-
-
-def _is_inexact(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return shapes[0], shapes[3]
 
 
 def _build_in_the_open(build: "Build", columns: dict[str, np.ndarray]) -> tuple:
