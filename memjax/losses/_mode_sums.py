@@ -4,6 +4,7 @@ What the moves add is formed by itself, and what stood before is in merged ampli
 nothing cancels however small the moves are.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,9 @@ from jaxtyping import Array, Float
 from ..numerics import double_double as dd
 from ..numerics import Pair, sum_over
 
-# The number of exponentials for the sums of wide models. What they leave out of two modes is the
-# product of two numbers that are at most 2e-11 for rates in [0.6, 3], 1e-9 in [0.3, 3] and 3e-6 in
-# [0.1, 10] (measured).
-_NODES = 24
+# The most exponentials for the sums of wide models. They are enough for rates that differ by a
+# factor of up to 4e5; beyond it they leave out more, which is counted as noise.
+_MOST_NODES = 64
 
 
 class Start(NamedTuple):
@@ -34,7 +34,8 @@ class Start(NamedTuple):
 
 class Nodes(NamedTuple):
     """The rates of orthonormal exponentials (`gram_factor`), the coefficients of model minus target
-    at the start in these, and the sums of the moduli of the terms of each coefficient."""
+    at the start in these, and the sums of the moduli of the terms of each coefficient. Those that
+    are not needed come last and have the rate 0: they are functions that are 0."""
 
     rates: Float[Array, "nodes lanes"]
     residue: Float[Array, "nodes lanes"]
@@ -134,8 +135,9 @@ def sums_through_nodes(
     # The transforms are asked for at the moved rates first, and perhaps at others besides.
     zero, one = jnp.zeros_like(s), jnp.ones_like(s)
 
-    def row(carry: tuple, node: Nodes) -> tuple[tuple, None]:
+    def row(k: Any, carry: tuple) -> tuple:
         phis, at_start, change, totals = carry
+        node = jax.tree.map(lambda x: x[k], nodes)
         x = node.rates
         p, q, root = 1 / (s + x), 1 / (before + x), jnp.sqrt(2 * x)
         # The function of a node is psi(s) = root phi(s) / (s + x), and phi is a product of factors
@@ -165,12 +167,13 @@ def sums_through_nodes(
         if order == 2:
             new.append(phis[2] * b + 2 * phis[1] * b1 + phis[0] * b2)
         change = change * b[:size] + at_start * step
-        return (tuple(new), at_start * (before - x) * q, change, tuple(sums)), None
+        return tuple(new), at_start * (before - x) * q, change, tuple(sums)
 
     phis = (one, zero, zero)[: max(2, order + 1)]
     count = order + 1 + min(order + 1, 2) * moduli
     begin = (phis, jnp.ones_like(before), jnp.zeros_like(after), (zero,) * count)
-    (phis, at_start, change, totals), _ = jax.lax.scan(row, begin, nodes)
+    needed = jnp.max(jnp.sum(nodes.rates != 0, axis=0))
+    phis, at_start, change, totals = jax.lax.fori_loop(0, needed, row, begin)
     if not moduli:
         return totals
     # The product of what is left of a mode and of e^(-st), over s + w, and its derivative in s. Of
@@ -233,13 +236,24 @@ def pair_sums(start: Start, s: Pair, alpha: Pair, nu: Pair) -> PairSums:
 
 
 def spread_out(rates: Float[Array, " modes"]) -> Float[Array, " nodes"]:
-    """Rates between and around some: Chebyshev points in their logarithms."""
-    # In logarithms, since 1 / (s + w) is a function of log s - log w but for a factor of s and one
-    # of w. Beyond both ends by a factor of 2, since training moves the rates. The sums do not
-    # depend on where the points lie, so that they have no derivative.
-    low, high = jnp.log(jnp.min(rates) / 2), jnp.log(jnp.max(rates) * 2)
-    points = np.cos((np.arange(_NODES) + 0.5) * np.pi / _NODES)
-    return jax.lax.stop_gradient(jnp.exp((low + high) / 2 + (high - low) / 2 * points))
+    r"""The rates of orthonormal exponentials (`gram_factor`) for these modes, and zeros.
+
+    With rates $x_k$, what is left of $e^{-wt}$ is $\prod_k |w - x_k| / (w + x_k)$. On an interval
+    $[a, b]$ its maximum is least, close to $2 \exp(-n \pi^2 / (2 K))$ with $K = \log(4 b / a)$, for
+    $n$ values of an elliptic function (Zolotarev; Wachspress 1962), which are given here to their
+    leading terms in $a / b$.
+    """
+    # Beyond both ends by a factor of 2, since training moves the rates. The sums do not depend on
+    # where the points lie, so that they have no derivative.
+    low, high = jnp.min(rates) / 2, jnp.max(rates) * 2
+    length = jnp.log(4 * high / low)
+    # The least number that leaves out at most a sixteenth of eps of two modes.
+    eps = float(jnp.finfo(rates.dtype).eps)
+    count = jnp.minimum(jnp.ceil(length * (math.log(64 / eps) / math.pi**2)), _MOST_NODES)
+    index = np.arange(_MOST_NODES)
+    u = (index + 0.5) / count * length
+    chosen = high * (1 / jnp.cosh(u) + 1 / jnp.cosh(2 * length - u))
+    return jax.lax.stop_gradient(jnp.where(index >= count, 0, chosen))
 
 
 def rounding_of_merging(merged: Array, modes: Array, rates: Array) -> Array:

@@ -442,20 +442,22 @@ def whole_lanes(number: int) -> int:
     return number // 8 * 8 if number >= 8 else max(1, number)
 
 
-# How many lanes fit in a core's cache by the largest state of a run, 16 of larger ones (measured).
-_CACHED = (8, 256), (32, 128), (64, 64), (128, 32)
+# How many lanes are best for a core by the largest state of a run, 32 of larger ones (measured).
+# XLA makes loops over up to 40 lanes straight code of one number at a time, three times slower than
+# with vectors, which outweighs that fewer lanes stay in the cache.
+_BEST = (8, 256), (32, 128), (512, 64)
 
 
 def most_lanes(run: Runs) -> int:
     """The number of lanes on one core or device for a large sweep of runs of this size.
 
-    As many as fit in a core's cache (measured), or in 2 GB of an accelerator; fewer where automatic
-    differentiation would take more than 50 MB a core, or 8 GB of an accelerator.
+    As many as are best for a core (measured), or fit in 2 GB of an accelerator; fewer where
+    automatic differentiation would take more than 50 MB a core, or 8 GB of an accelerator.
     """
     n = state_size(run)
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu:
-        number = next((lanes for size, lanes in _CACHED if n <= size), 16)
+        number = next((lanes for size, lanes in _BEST if n <= size), 32)
     else:
         number = max(64, min(16384, int(2e9) // (64 * n**2)))
     if not run.closed:
