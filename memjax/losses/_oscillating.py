@@ -1,15 +1,15 @@
 """The white-noise loss of models whose modes oscillate, for many displacements side by side."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
 
-from ..curvature import DenseCurvature
+from ..curvature import BlockCurvature
 from ..models import AbstractModel, ComplexDiagonalRNN
-from ..numerics import sum_over
+from ..numerics import oscillating_gram_factor, reciprocal, sum_over
 from ..reparam import AbstractReparametrisation
 from ..targets import (
     AbstractKernel,
@@ -22,8 +22,8 @@ from ..targets import (
 from ._lane_base import AbstractLossLanes, Linearisation
 from ._white_noise import merge_modes, underflow, WhiteNoiseLoss
 
-# Hessians are arrays, of up to so many modes, with four weights each.
-_WIDEST = 64
+# Hessians are blocks and a factor with so many rows, see `SpectralLanes`.
+_RANK = 16
 
 
 class _Moved(NamedTuple):
@@ -73,7 +73,7 @@ class OscillatingLanes(AbstractLossLanes):
             return False
         modal = (ExponentialSum, DampedOscillation)
         known = [isinstance(k, modal) or has_complex_transforms(k) for _, k in terms(loss.target)]
-        return all(known) and model.width <= _WIDEST
+        return all(known)
 
     @staticmethod
     def build(loss: WhiteNoiseLoss, model: ComplexDiagonalRNN) -> "OscillatingLanes":
@@ -140,10 +140,12 @@ class OscillatingLanes(AbstractLossLanes):
         # Either part of a complex number may have all of its error.
         sizes = jnp.concatenate([m0, m0, first * abs(c) * m1, abs(c) * m1])
         noise = jnp.where(moving, 16 * jnp.finfo(y.dtype).eps * jnp.abs(sizes) + 2 * lost, 0)
-        hessian = _hessian(c, s, first, second, e1, e2)
+        whole = _curvature(c, s, first, second, e1, e2)
         # A row of zeros says that the loss does not feel a weight, see `AbstractCurvature.inert`.
-        hessian = jnp.where(moving[:, None] & moving[None], hessian, 0)
-        return Linearisation(self.loss(y), gradient, DenseCurvature(hessian), noise)
+        moving = moving.reshape(4, *c.shape)
+        blocks = jnp.where(moving[:, None] & moving[None], whole.blocks, 0)
+        curvature = BlockCurvature(blocks, jnp.where(moving, whole.factor, 0))
+        return Linearisation(self.loss(y), gradient, curvature, noise)
 
     def loss(self, y: Float[Array, "n lanes"]) -> Float[Array, " lanes"]:
         # As in `SpectralLanes.loss`: the inner product of Re c e^(-st) with a real function is the
@@ -216,7 +218,7 @@ class OscillatingLanes(AbstractLossLanes):
         pull, after = self.amplitudes[:, None] * moves[1] / 2, start + moves[1]
 
         def one(alpha: Array, pull: Array, standing: Array, after: Array, start: Array) -> list:
-            p, q = _reciprocal(s + after), _reciprocal(s + start)
+            p, q = reciprocal(s + after), reciprocal(s + start)
             pq = p * q
             parts = [
                 (alpha * p, -pull * pq, standing * q),
@@ -238,16 +240,11 @@ class OscillatingLanes(AbstractLossLanes):
         zero = jnp.zeros_like(s)
         totals = [zero] * (order + 1 + min(order + 1, 2) * moduli)
         for k in range(len(self.target_rates)):
-            b, r = merged[2 * width + k], _reciprocal(s + self.target_rates[k])
+            b, r = merged[2 * width + k], reciprocal(s + self.target_rates[k])
             powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]
             powers += [jnp.abs(x) for x in powers[:2]] if moduli else []
             totals = [total + power for total, power in zip(totals, powers, strict=True)]
         return sum_over(mode, width, tuple(totals))
-
-
-def _reciprocal(z: Complex[Array, "..."]) -> Complex[Array, "..."]:
-    # Rates are of order one: the care that a division takes of overflow would cost most of it.
-    return jnp.conj(z) / (z.real**2 + z.imag**2)
 
 
 def _by_weights(of_amplitudes: Array, of_rates: Array, slope: Array) -> Float[Array, "n ..."]:
@@ -256,52 +253,29 @@ def _by_weights(of_amplitudes: Array, of_rates: Array, slope: Array) -> Float[Ar
     return jnp.concatenate(parts)
 
 
-def _hessian(
+def _curvature(
     c: Complex[Array, "width lanes"],
     s: Complex[Array, "width lanes"],
     first: Float[Array, "width lanes"],
     second: Float[Array, "width lanes"],
     e1: Complex[Array, "width lanes"],
     e2: Complex[Array, "width lanes"],
-) -> Float[Array, "n n lanes"]:
+) -> BlockCurvature:
     """Twice the Gram matrix of the derivatives of the model's kernel, and twice the residual
     against its second derivatives, which couple only weights of one mode."""
-    width = len(c)
-    # The derivative by a weight is the real part of one of these times t^k e^{-st}.
-    one = jnp.ones_like(c)
-    factors = jnp.concatenate([one, -1j * one, -first * c, 1j * c])
-    kind = np.repeat([0, 0, 1, 1], width)
-    power = (kind[:, None] + kind)[..., None]
-    # Twice the integral of Re x Re y is the real part of that of x y + x conj(y), and the integral
-    # of t^k e^(-zt) is k! / z^(k + 1).
-    gram = jnp.zeros((4 * width, 4 * width, c.shape[1]))
-    rates = jnp.concatenate([s] * 4)
-    for other, factor in ((rates, factors), (jnp.conj(rates), jnp.conj(factors))):
-        p = _reciprocal(rates[:, None] + other)
-        moment = jnp.where(power == 0, p, jnp.where(power == 1, p**2, 2 * p**3))
-        gram = gram + (factors[:, None] * factor * moment).real
-
+    factor = oscillating_gram_factor(s, c, first, min(_RANK, 4 * len(c)))
     # A derivative in b brings a factor -i to one in a, in w a factor -t, in nu a factor i t; E' and
     # E'' are the integrals against -t and t^2. So the block of b and nu has the sign of
     # (-i)(i t) = t, against -t in E', that of nu twice the sign of (i t)^2.
     crossed = 2 * e1
     curved = 2 * c * e2
-    blocks = {
-        (0, 2): first * crossed.real,
-        (0, 3): crossed.imag,
-        (1, 2): first * crossed.imag,
-        (1, 3): -crossed.real,
-        (2, 2): first**2 * curved.real + second * (c * crossed).real,
-        (2, 3): first * curved.imag,
-        (3, 3): -curved.real,
-    }
-    place = np.arange(width)
-    rows, columns, values = [], [], []
-    for (i, j), value in blocks.items():
-        # Both triangles; a block of the diagonal is added once.
-        for a, b in {(i, j), (j, i)}:
-            rows.append(a * width + place)
-            columns.append(b * width + place)
-            values.append(value)
-    index = np.concatenate(rows), np.concatenate(columns)
-    return gram.at[index].add(jnp.concatenate(values))
+    zero = jnp.zeros_like(first)
+    steep, bent = first * crossed, first**2 * curved.real + second * (c * crossed).real
+    mixed = first * curved.imag
+    blocks = [
+        [zero, zero, steep.real, crossed.imag],
+        [zero, zero, steep.imag, -crossed.real],
+        [steep.real, steep.imag, bent, mixed],
+        [crossed.imag, -crossed.real, mixed, -curved.real],
+    ]
+    return BlockCurvature(jnp.stack([jnp.stack(row) for row in blocks]), math.sqrt(2) * factor)

@@ -16,6 +16,8 @@ from ._exponential_moments import exponential_moment as exponential_moment
 from ._exponentials import complete_gram_factor as complete_gram_factor
 from ._exponentials import exponential_coefficients as exponential_coefficients
 from ._exponentials import gram_factor as gram_factor
+from ._exponentials import oscillating_gram_factor as oscillating_gram_factor
+from ._exponentials import reciprocal as reciprocal
 from ._fits import fit_line as fit_line
 from ._fits import Line as Line
 from ._gaussian_moments import gaussian_moment as gaussian_moment

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from ._trees import choose
 
@@ -32,13 +32,7 @@ def gram_factor(
     """
 
     def row(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
-        left = _left(rates, weights, carry)
-
-        def larger(j: Any, most: tuple[Array, Array]) -> tuple[Array, Array]:
-            return choose(left[j] > most[0], (left[j], rates[j]), most)
-
-        # Not `argmax`, which XLA runs over one number after the other on a CPU.
-        _, x = lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))
+        x = _where_most(_left(rates, weights, carry), rates)
         return _eliminate(rates, weights, carry, x)
 
     start = (jnp.ones_like(rates), jnp.zeros_like(rates))
@@ -76,6 +70,71 @@ def complete_gram_factor(
     return lax.scan(row, start, None, length=2 * len(rates))[1]
 
 
+def oscillating_gram_factor(
+    rates: Complex[Array, "modes *lanes"],
+    amplitudes: Complex[Array, "modes *lanes"],
+    slopes: Float[Array, "modes *lanes"],
+    rank: int,
+) -> Float[Array, "rank 4 modes *lanes"]:
+    r"""As `gram_factor`, of the derivatives of $\operatorname{Re} c_j e^{-s_j t}$ by the real part
+    of $c_j$, minus its imaginary part, a weight of which the real part of $s_j$ has the derivative
+    `slopes`, and minus the imaginary part of $s_j$.
+
+    The rows come in pairs, from a pole $x$ and its conjugate. With
+    $D(s) = (s + x)(s + \bar x)$ and $\varphi$ the product of
+    $(s - x)(s - \bar x) / D(s)$ over those before, the transforms of two orthonormal real
+    functions (Kautz 1954) are
+
+    $$2 \sqrt{\operatorname{Re} x}\, \frac{s\, \varphi(s)}{D(s)}, \qquad
+    2 \sqrt{\operatorname{Re} x}\, \frac{|x|\, \varphi(s)}{D(s)}.$$
+
+    **Arguments:**
+
+    - `rates`: $s_j$, with positive real parts.
+    - `amplitudes`: $c_j$.
+    - `slopes`: of the real parts of $s_j$.
+    - `rank`: the number of rows, an even one.
+    """
+    s, one = rates, 1 / (2 * rates.real)
+    weights = _square(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
+
+    def pair(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
+        phi, slope = carry
+        # The squared norms of what is left of e^(-st), and of c t e^(-st).
+        left = _square(phi) * one
+        of_slope = (_square(slope - phi * one) + _square(phi * one)) * one
+        x = _where_most(jnp.maximum(left, weights * of_slope), rates)
+        bend, size = x.real, jnp.sqrt(_square(x))
+        p = reciprocal((s + x) * (s + jnp.conj(x)))
+        value = 2 * jnp.sqrt(bend) * p
+        derivative = value * (slope - 2 * phi * (s + bend) * p)
+        value = value * phi
+        first = jnp.stack([s * value, size * value])
+        then = amplitudes * jnp.stack([value + s * derivative, size * derivative])
+        rows = [first.real, first.imag, slopes * then.real, then.imag]
+        factor = (s - x) * (s - jnp.conj(x)) * p
+        its_slope = 4 * bend * (s - size) * (s + size) * p**2
+        return (phi * factor, slope * factor + phi * its_slope), jnp.stack(rows, axis=1)
+
+    start = (jnp.ones_like(rates), jnp.zeros_like(rates))
+    rows = lax.scan(pair, start, None, length=rank // 2)[1]
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _where_most(left: Array, rates: Array) -> Array:
+    """The rate of which most is left."""
+
+    def larger(j: Any, most: tuple[Array, Array]) -> tuple[Array, Array]:
+        return choose(left[j] > most[0], (left[j], rates[j]), most)
+
+    # Not `argmax`, which XLA runs over one number after the other on a CPU.
+    return lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))[1]
+
+
+def _square(z: Array) -> Array:
+    return z.real**2 + z.imag**2
+
+
 def _left(rates: Array, weights: Array, carry: tuple[Array, Array]) -> Array:
     """How much is left of the two functions of every mode, from the product over the rates so far
     and its derivative."""
@@ -110,3 +169,8 @@ def exponential_coefficients(
         return phi * (rates - x) * p, (jnp.sum(terms), jnp.sum(jnp.abs(terms)))
 
     return lax.scan(row, jnp.ones_like(rates), nodes)[1]
+
+
+def reciprocal(z: Complex[Array, "..."]) -> Complex[Array, "..."]:
+    """Of numbers of order one: the care that a division takes of overflow would cost most of it."""
+    return jnp.conj(z) / _square(z)
