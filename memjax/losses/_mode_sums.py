@@ -73,9 +73,6 @@ def direct_sums(
     alpha, nu = moves
     width, terms = start.rates.shape[0], start.target_rates.shape[0]
     before, merged = start.rates[:, None], start.merged[:, None]
-    # With p = 1 / (s + w + nu) and q = 1 / (s + w) a mode that moved has changed by
-    # (a + alpha) p - a q = alpha p - a nu p q. This product carries the difference of two
-    # reciprocals.
     pull = start.amplitudes[:, None] * nu
     after = before + nu
 
@@ -83,21 +80,7 @@ def direct_sums(
         # One division for both reciprocals, which are most of the cost.
         first, second = s + after[j], s + before[j]
         pq = 1 / (first * second)
-        p, q = pq * second, pq * first
-        # Derivatives in s: p' = -p^2, (pq)' = -pq (p + q), (pq)'' = 2 pq (p^2 + pq + q^2). By
-        # Horner's scheme.
-        moved, pulled, standing = alpha[j] * p, pull[j] * pq, merged[j] * q
-        once, again = p * (moved - pulled), q * (standing - pulled)
-        sums = [
-            moved - pulled + standing,
-            -(once + again),
-            2 * (p * (once - q * pulled) + q * again),
-        ]
-        sums = sums[: order + 1]
-        if moduli:
-            a, b, c = jnp.abs(moved), jnp.abs(pulled), jnp.abs(standing)
-            sums += [a + b + c, jnp.abs(p) * a + jnp.abs(p + q) * b + jnp.abs(q) * c][: order + 1]
-        return tuple(sums)
+        return of_mode(alpha[j], pull[j], merged[j], pq * second, pq * first, order, moduli)
 
     # The loop over modes comes last: what it returns stands in memory, while all else might
     # be evaluated anew wherever it is used.
@@ -108,6 +91,37 @@ def direct_sums(
         powers += [jnp.abs(x) for x in powers[:2]] if moduli else []
         totals = [total + power for total, power in zip(totals, powers, strict=True)]
     return sum_over(mode, width, tuple(totals))
+
+
+def of_mode(
+    alpha: Array, pull: Array, standing: Array, p: Array, q: Array, order: int, moduli: bool
+) -> tuple[Array, ...]:
+    """What a mode adds to the sums of `direct_sums`.
+
+    **Arguments:**
+
+    - `alpha`: by how much its amplitude moved.
+    - `pull`: its amplitude at the start times by how much its rate moved.
+    - `standing`: the merged amplitude at its rate.
+    - `p`, `q`: the reciprocals of `s` plus its rate, after it moved and before.
+    - `order`, `moduli`: as there.
+    """
+    # With p = 1 / (s + w + nu) and q = 1 / (s + w) a mode that moved has changed by
+    # (a + alpha) p - a q = alpha p - a nu p q. This product carries the difference of two
+    # reciprocals. Derivatives in s: p' = -p^2, (pq)' = -pq (p + q),
+    # (pq)'' = 2 pq (p^2 + pq + q^2). By Horner's scheme.
+    moved, pulled, standing = alpha * p, pull * (p * q), standing * q
+    once, again = p * (moved - pulled), q * (standing - pulled)
+    sums = [
+        moved - pulled + standing,
+        -(once + again),
+        2 * (p * (once - q * pulled) + q * again),
+    ]
+    sums = sums[: order + 1]
+    if moduli:
+        a, b, c = jnp.abs(moved), jnp.abs(pulled), jnp.abs(standing)
+        sums += [a + b + c, jnp.abs(p) * a + jnp.abs(p + q) * b + jnp.abs(q) * c][: order + 1]
+    return tuple(sums)
 
 
 def sums_through_nodes(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from ..curvature import BlockCurvature
 from ..models import AbstractModel, ComplexDiagonalRNN
-from ..numerics import oscillating_gram_factor, reciprocal, sum_over
+from ..numerics import oscillating_gram_factor, reciprocal, squared_modulus, sum_over
 from ..reparam import AbstractReparametrisation
 from ..targets import (
     AbstractKernel,
@@ -20,6 +20,7 @@ from ..targets import (
     terms,
 )
 from ._lane_base import AbstractLossLanes, Linearisation
+from ._mode_sums import of_mode
 from ._white_noise import merge_modes, underflow, WhiteNoiseLoss
 
 # Hessians are blocks and a factor with so many rows, see `SpectralLanes`.
@@ -165,7 +166,7 @@ class OscillatingLanes(AbstractLossLanes):
         modes = jnp.concatenate([at.amplitudes[:, 0], -self.target_amplitudes])
         s = jnp.concatenate([at.rates, self.target_rates[:, None]])
         own = self._of_modes(s, at.moves, 0, moduli)
-        return modes, own[0][:, 0], self._tails(s, 0)[0][:, 0], own[-1][:, 0].real
+        return modes, own[0][:, 0], self._tails(s, 0)[0][:, 0], own[-1][:, 0]
 
     @property
     def _moving(self) -> Bool[Array, "n *lanes"]:
@@ -196,7 +197,7 @@ class OscillatingLanes(AbstractLossLanes):
         for k, tail in enumerate(self._tails(s, order)):
             totals[k] = totals[k] - tail
             if moduli and k < 2:
-                totals[order + 1 + k] = totals[order + 1 + k].real + jnp.abs(tail)
+                totals[order + 1 + k] = totals[order + 1 + k] + jnp.abs(tail)
         return tuple(totals)
 
     def _tails(self, s: Array, order: int) -> list[Array]:
@@ -214,31 +215,26 @@ class OscillatingLanes(AbstractLossLanes):
         """`_residual` without the remainder, as sums over modes and their conjugates."""
         width, start = len(self.rates), self.rates[:, None]
         merged, change = self.merged[:, None], moves[0] / 2
-        # The product that carries the difference of two reciprocals, see `direct_sums`.
         pull, after = self.amplitudes[:, None] * moves[1] / 2, start + moves[1]
-
-        def one(alpha: Array, pull: Array, standing: Array, after: Array, start: Array) -> list:
-            p, q = reciprocal(s + after), reciprocal(s + start)
-            pq = p * q
-            parts = [
-                (alpha * p, -pull * pq, standing * q),
-                (-alpha * p**2, pull * pq * (p + q), -standing * q**2),
-                (2 * alpha * p**3, -2 * pull * pq * (p**2 + pq + q**2), 2 * standing * q**3),
-            ][: order + 1]
-            sums = [sum(part) for part in parts]
-            if moduli:
-                sums += [sum(jnp.abs(x) for x in part) + 0j for part in parts[:2]]
-            return sums
+        flip = jnp.conj
 
         def mode(j: Any) -> tuple[Any, ...]:
             # The merged amplitude of a conjugate is looked up: where the two were merged it is 0.
-            own = change[j], pull[j], merged[j], after[j], start[j]
-            mirror = [jnp.conj(x) for x in own]
-            mirror[2] = merged[width + j]
-            return tuple(a + b for a, b in zip(one(*own), one(*mirror), strict=True))
+            x, y = change[j], pull[j]
+            terms = [(x, y, merged[j], s + after[j], s + start[j])]
+            terms += [(flip(x), flip(y), merged[width + j], s + flip(after[j]), s + flip(start[j]))]
+            parts = []
+            for *amplitudes, moved, still in terms:
+                # One division for both reciprocals. Rates are of order one: the care that a
+                # division of complex numbers takes of overflow would cost most of it.
+                sizes = squared_modulus(moved), squared_modulus(still)
+                both = 1 / (sizes[0] * sizes[1])
+                p, q = flip(moved) * (both * sizes[1]), flip(still) * (both * sizes[0])
+                parts.append(of_mode(*amplitudes, p, q, order, moduli))
+            return tuple(a + b for a, b in zip(*parts, strict=True))
 
         zero = jnp.zeros_like(s)
-        totals = [zero] * (order + 1 + min(order + 1, 2) * moduli)
+        totals = [zero] * (order + 1) + [zero.real] * (min(order + 1, 2) * moduli)
         for k in range(len(self.target_rates)):
             b, r = merged[2 * width + k], reciprocal(s + self.target_rates[k])
             powers = [b * r, -b * r**2, 2 * b * r**3][: order + 1]

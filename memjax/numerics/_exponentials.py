@@ -96,15 +96,15 @@ def oscillating_gram_factor(
     - `rank`: the number of rows, an even one.
     """
     s, one = rates, 1 / (2 * rates.real)
-    weights = _square(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
+    weights = squared_modulus(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
 
     def pair(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
         phi, slope = carry
         # The squared norms of what is left of e^(-st), and of c t e^(-st).
-        left = _square(phi) * one
-        of_slope = (_square(slope - phi * one) + _square(phi * one)) * one
+        left = squared_modulus(phi) * one
+        of_slope = (squared_modulus(slope - phi * one) + squared_modulus(phi * one)) * one
         x = _where_most(jnp.maximum(left, weights * of_slope), rates)
-        bend, size = x.real, jnp.sqrt(_square(x))
+        bend, size = x.real, jnp.sqrt(squared_modulus(x))
         p = reciprocal((s + x) * (s + jnp.conj(x)))
         value = 2 * jnp.sqrt(bend) * p
         derivative = value * (slope - 2 * phi * (s + bend) * p)
@@ -131,7 +131,8 @@ def _where_most(left: Array, rates: Array) -> Array:
     return lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))[1]
 
 
-def _square(z: Array) -> Array:
+def squared_modulus(z: Array) -> Array:
+    """$|z|^2$, without a square root."""
     return z.real**2 + z.imag**2
 
 
@@ -173,4 +174,4 @@ def exponential_coefficients(
 
 def reciprocal(z: Complex[Array, "..."]) -> Complex[Array, "..."]:
     """Of numbers of order one: the care that a division takes of overflow would cost most of it."""
-    return jnp.conj(z) / _square(z)
+    return jnp.conj(z) / squared_modulus(z)

@@ -443,9 +443,9 @@ def whole_lanes(number: int) -> int:
 
 
 # How many lanes are best for a core by the largest state of a run, 32 of larger ones (measured).
-# XLA makes loops over up to 40 lanes straight code of one number at a time, three times slower than
-# with vectors, which outweighs that fewer lanes stay in the cache.
-_BEST = (8, 256), (32, 128), (512, 64)
+# Fewer stay in the cache, but XLA makes most loops over 16 lanes straight code of one number at a
+# time, which takes three times as long as vectors.
+_BEST = (8, 256), (32, 128), (64, 64)
 
 
 def most_lanes(run: Runs) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memjax.curvature import BlockCurvature, couple, couple_arrays, DenseCurvature, lanczos
-from memjax.numerics import exponential_coefficients, gram_factor
+from memjax.numerics import exponential_coefficients, gram_factor, oscillating_gram_factor
 from memjax.solvers import RADAU
 
 
@@ -178,6 +178,56 @@ def test_solves_keep_their_digits_far_below_rounding(shift):
     found = np.asarray(curvature.shifted(jnp.asarray(shift))(jnp.asarray(side)[:, None])[:, 0])
     with mpmath.workdps(60):
         matrix = gram(rates, weights) + mpmath.mpf(shift) * mpmath.eye(16)
+        exact = np.array([float(x) for x in mpmath.lu_solve(matrix, mpmath.matrix(list(side)))])
+    assert np.linalg.norm(found - exact) < 1e-6 * np.linalg.norm(exact)
+
+
+def oscillating(seed, modes=5):
+    rng = np.random.default_rng(seed)
+    rates = rng.uniform(0.6, 3, modes) - 1j * rng.uniform(0, 2, modes)
+    # One that does not turn, whose two poles are the same.
+    rates[0] = rates[0].real
+    return rates, rng.normal(size=modes) + 1j * rng.normal(size=modes), rng.uniform(0.5, 2, modes)
+
+
+def oscillating_gram(rates, amplitudes, slopes):
+    """The Gram matrix of the derivatives of Re c e^(-st), c = a - ib and s = w - i nu, to 60
+    digits."""
+    with mpmath.workdps(60):
+        s, c = ([mpmath.mpc(complex(x)) for x in part] for part in (rates, amplitudes))
+        functions = [(x, 0, mpmath.mpc(1)) for x in s] + [(x, 0, mpmath.mpc(0, -1)) for x in s]
+        functions += [(x, 1, -y * float(z)) for x, y, z in zip(s, c, slopes, strict=True)]
+        functions += [(x, 1, y * mpmath.mpc(0, 1)) for x, y in zip(s, c, strict=True)]
+
+        def entry(f, g):
+            order = f[1] + g[1]
+            part = lambda k, r: k / (f[0] + r) ** (order + 1)
+            both = part(f[2] * g[2], g[0]) + part(f[2] * mpmath.conj(g[2]), mpmath.conj(g[0]))
+            return mpmath.factorial(order) * both.real / 2
+
+        return mpmath.matrix([[entry(f, g) for g in functions] for f in functions])
+
+
+@pytest.mark.parametrize("rank", [4, 10, 20])
+def test_gram_factor_of_oscillations_leaves_out_what_it_says(rank):
+    given = oscillating(11)
+    factor = np.asarray(oscillating_gram_factor(*map(jnp.asarray, given), rank)).reshape(rank, 20)
+    whole = oscillating_gram(*given)
+    left = np.array((whole - mpmath.matrix(factor.T @ factor)).tolist(), float)
+    assert np.linalg.eigvalsh(left)[0] > -1e-14
+    assert rank < 20 or np.abs(left).max() < 1e-14
+    assert rank != 10 or np.abs(left).max() < 0.02
+
+
+@pytest.mark.parametrize("shift", [1e-8, 1e-14, 1e-20])
+def test_solves_of_oscillations_keep_their_digits_far_below_rounding(shift):
+    given = oscillating(12, modes=4)
+    factor = oscillating_gram_factor(*map(jnp.asarray, given), 16)
+    curvature = BlockCurvature(jnp.zeros((4, 4, 4)), factor)
+    side = np.random.default_rng(13).normal(size=16)
+    found = np.asarray(curvature.shifted(jnp.asarray(shift))(jnp.asarray(side)[:, None])[:, 0])
+    with mpmath.workdps(60):
+        matrix = oscillating_gram(*given) + mpmath.mpf(shift) * mpmath.eye(16)
         exact = np.array([float(x) for x in mpmath.lu_solve(matrix, mpmath.matrix(list(side)))])
     assert np.linalg.norm(found - exact) < 1e-6 * np.linalg.norm(exact)
 
