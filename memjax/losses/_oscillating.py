@@ -224,13 +224,13 @@ class OscillatingLanes(AbstractLossLanes):
             terms = [(x, y, merged[j], s + after[j], s + start[j])]
             terms += [(flip(x), flip(y), merged[width + j], s + flip(after[j]), s + flip(start[j]))]
             parts = []
-            for *amplitudes, moved, still in terms:
+            for alpha, own, standing, moved, still in terms:
                 # One division for both reciprocals. Rates are of order one: the care that a
                 # division of complex numbers takes of overflow would cost most of it.
                 sizes = squared_modulus(moved), squared_modulus(still)
                 both = 1 / (sizes[0] * sizes[1])
                 p, q = flip(moved) * (both * sizes[1]), flip(still) * (both * sizes[0])
-                parts.append(of_mode(*amplitudes, p, q, order, moduli))
+                parts.append(of_mode(alpha, own, standing, p, q, order, moduli))
             return tuple(a + b for a, b in zip(*parts, strict=True))
 
         zero = jnp.zeros_like(s)
