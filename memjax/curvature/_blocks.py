@@ -139,6 +139,7 @@ class BlockCurvature(AbstractCurvature):
             first, second = function(self.factor[:rows])
             return widen(first), widen(second)
 
+        # Few, since each is a program of its own.
         counts = [*range(_FEWEST, rank, max(2, rank // 4)), rank]
         way = sum(jnp.astype(self.used > rows, int) for rows in counts[:-1])
         return lax.switch(way, [functools.partial(of, rows) for rows in counts])

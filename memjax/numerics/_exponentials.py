@@ -94,6 +94,10 @@ def oscillating_gram_factor(
     - `amplitudes`: $c_j$.
     - `slopes`: of the real parts of $s_j$.
     - `rank`: the number of rows, an even one.
+
+    **Returns:**
+
+    The factor. The four derivatives are its second axis, in the order above.
     """
     s, one = rates, 1 / (2 * rates.real)
     weights = squared_modulus(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
@@ -129,11 +133,6 @@ def _where_most(left: Array, rates: Array) -> Array:
 
     # Not `argmax`, which XLA runs over one number after the other on a CPU.
     return lax.fori_loop(1, len(rates), larger, (left[0], rates[0]))[1]
-
-
-def squared_modulus(z: Array) -> Array:
-    """$|z|^2$, without a square root."""
-    return z.real**2 + z.imag**2
 
 
 def _left(rates: Array, weights: Array, carry: tuple[Array, Array]) -> Array:
@@ -172,6 +171,12 @@ def exponential_coefficients(
     return lax.scan(row, jnp.ones_like(rates), nodes)[1]
 
 
+def squared_modulus(z: Complex[Array, "..."]) -> Float[Array, "..."]:
+    """$|z|^2$, without a square root."""
+    return z.real**2 + z.imag**2
+
+
 def reciprocal(z: Complex[Array, "..."]) -> Complex[Array, "..."]:
-    """Of numbers of order one: the care that a division takes of overflow would cost most of it."""
+    """$1 / z$ where $|z|^2$ neither overflows nor underflows. The care that a division of complex
+    numbers takes of that would be most of its cost."""
     return jnp.conj(z) / squared_modulus(z)

@@ -443,8 +443,8 @@ def whole_lanes(number: int) -> int:
 
 
 # How many lanes are best for a core by the largest state of a run, 32 of larger ones (measured).
-# Fewer stay in the cache, but XLA makes most loops over 16 lanes straight code of one number at a
-# time, which takes three times as long as vectors.
+# More do not stay in the cache. Of loops over 16 lanes XLA makes code for one number at a time,
+# which takes three times as long as vectors.
 _BEST = (8, 256), (32, 128), (64, 64)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import memjax as mj
 from memjax.flows import FlowLanes
 from memjax.losses import SpectralLanes
+from memjax.losses._mode_sums import spread_out
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "reference"))
 import multiprecision as mp  # pyright: ignore[reportMissingImports]
@@ -292,6 +293,20 @@ def test_derivatives_of_the_weights_are_those_of_the_kernel():
     automatic = jax.jit(jax.grad(lambda y: jnp.sum(lanes.loss(y))))(y)
     compensated = linearise(lanes, y, 0 * y).gradient
     np.testing.assert_allclose(compensated, automatic, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 5.0, 100.0, 1e5])
+def test_exponentials_of_wide_models_are_as_few_as_their_rates_need(ratio):
+    found = np.asarray(spread_out(jnp.asarray([0.7, 0.7 * ratio])))
+    x = found[found != 0]
+    low, high = 0.7 / 2, 2 * 0.7 * ratio
+    s = np.geomspace(low, high, 20_001)[:, None]
+    left = np.abs(np.prod((s - x) / (s + x), axis=1)).max()
+    enough = np.sqrt(np.finfo(float).eps) / 4
+    assert left <= enough
+    # The least that so many could leave, and one fewer (Zolotarev's problem).
+    least = lambda n: 2 * np.exp(-n * np.pi**2 / (2 * np.log(4 * high / low)))
+    assert left <= 1.15 * least(len(x)) and least(len(x) - 1) > enough
 
 
 @pytest.mark.parametrize("slowest", [0.3, 0.1, 0.01])

@@ -103,6 +103,22 @@ def test_gradient_and_hessian(name):
     assert not hessian[still].any() and not hessian[:, still].any()
 
 
+def test_hessian_of_more_modes_than_its_factor_has_rows():
+    rng = np.random.default_rng(4)
+    rates, frequencies = rng.uniform(0.6, 3, 6), rng.uniform(0, 1, 6)
+    model = mj.ComplexDiagonalRNN(*rng.normal(size=(2, 6)), rates, frequencies, mj.Exp())
+    flow = mj.GradientFlow(mj.WhiteNoiseLoss(target())).displaced(model)
+    lanes = lanes_of(flow, OscillatingLanes.build(flow.loss, model))
+    y = jnp.asarray(0.05 * rng.normal(size=24))
+    found = jax.jit(lambda y: lanes.linearise(y[:, None]).curvature.dense()[..., 0])(y)
+    descent = lambda y: lanes.descent(y[:, None, None])[:, 0, 0]
+    left = -jax.jit(jax.jacfwd(descent))(y) - found
+    # What is missing is a part of the Gram matrix: positive semidefinite, and small.
+    np.testing.assert_allclose(left, left.T, atol=1e-11)
+    values = np.linalg.eigvalsh(left)
+    assert values[0] > -1e-11 and values[-1] < 1e-3 * np.linalg.eigvalsh(found)[-1]
+
+
 @pytest.mark.parametrize("kernel", [mj.Box(2.0, 3.5), mj.GaussianBump(0.25, 0.7, 0.5)])
 def test_transforms_at_complex_arguments(kernel):
     s = jnp.asarray([0.3 + 0.2j, 1.0 - 2.0j, 2.5 + 0j])
