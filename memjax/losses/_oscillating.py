@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from ..curvature import BlockCurvature
 from ..models import AbstractModel, ComplexDiagonalRNN
-from ..numerics import oscillating_gram_factor, reciprocal, squared_modulus, sum_over
+from ..numerics import oscillating_gram_factor, reciprocal, sum_over
 from ..reparam import AbstractReparametrisation
 from ..targets import (
     AbstractKernel,
@@ -225,11 +225,7 @@ class OscillatingLanes(AbstractLossLanes):
             terms += [(flip(x), flip(y), merged[width + j], s + flip(after[j]), s + flip(start[j]))]
             parts = []
             for alpha, own, standing, moved, still in terms:
-                # One division for both reciprocals. Rates are of order one: the care that a
-                # division of complex numbers takes of overflow would cost most of it.
-                sizes = squared_modulus(moved), squared_modulus(still)
-                both = 1 / (sizes[0] * sizes[1])
-                p, q = flip(moved) * (both * sizes[1]), flip(still) * (both * sizes[0])
+                p, q = reciprocal(moved), reciprocal(still)
                 parts.append(of_mode(alpha, own, standing, p, q, order, moduli))
             return tuple(a + b for a, b in zip(*parts, strict=True))
 

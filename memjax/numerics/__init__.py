@@ -18,7 +18,6 @@ from ._exponentials import exponential_coefficients as exponential_coefficients
 from ._exponentials import gram_factor as gram_factor
 from ._exponentials import oscillating_gram_factor as oscillating_gram_factor
 from ._exponentials import reciprocal as reciprocal
-from ._exponentials import squared_modulus as squared_modulus
 from ._fits import fit_line as fit_line
 from ._fits import Line as Line
 from ._gaussian_moments import gaussian_moment as gaussian_moment

@@ -100,15 +100,15 @@ def oscillating_gram_factor(
     The factor. The four derivatives are its second axis, in the order above.
     """
     s, one = rates, 1 / (2 * rates.real)
-    weights = squared_modulus(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
+    weights = _squared_modulus(amplitudes) * jnp.maximum(slopes, 1.0) ** 2
 
     def pair(carry: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], Array]:
         phi, slope = carry
         # The squared norms of what is left of e^(-st), and of c t e^(-st).
-        left = squared_modulus(phi) * one
-        of_slope = (squared_modulus(slope - phi * one) + squared_modulus(phi * one)) * one
+        left = _squared_modulus(phi) * one
+        of_slope = (_squared_modulus(slope - phi * one) + _squared_modulus(phi * one)) * one
         x = _where_most(jnp.maximum(left, weights * of_slope), rates)
-        bend, size = x.real, jnp.sqrt(squared_modulus(x))
+        bend, size = x.real, jnp.sqrt(_squared_modulus(x))
         p = reciprocal((s + x) * (s + jnp.conj(x)))
         value = 2 * jnp.sqrt(bend) * p
         derivative = value * (slope - 2 * phi * (s + bend) * p)
@@ -171,7 +171,7 @@ def exponential_coefficients(
     return lax.scan(row, jnp.ones_like(rates), nodes)[1]
 
 
-def squared_modulus(z: Complex[Array, "..."]) -> Float[Array, "..."]:
+def _squared_modulus(z: Complex[Array, "..."]) -> Float[Array, "..."]:
     """$|z|^2$, without a square root."""
     return z.real**2 + z.imag**2
 
@@ -179,4 +179,4 @@ def squared_modulus(z: Complex[Array, "..."]) -> Float[Array, "..."]:
 def reciprocal(z: Complex[Array, "..."]) -> Complex[Array, "..."]:
     """$1 / z$ where $|z|^2$ neither overflows nor underflows. The care that a division of complex
     numbers takes of that would be most of its cost."""
-    return jnp.conj(z) / squared_modulus(z)
+    return jnp.conj(z) / _squared_modulus(z)
